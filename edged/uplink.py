@@ -1,0 +1,102 @@
+"""Where desired state comes from and where status goes: the Uplink protocol, its inbox, and the local one.
+
+An uplink may do what it likes with networks; the daemon only ever sees the newest document it accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from edged.errors import PermanentError
+from edged.model import Desired, NodeStatus
+
+
+class Inbox:
+    """A slot of size 1 between an uplink and the daemon: the newest accepted document wins.
+
+    Invariant: `generation` never goes down while the daemon runs; it starts with the stored one.
+    """
+
+    def __init__(self, wake: Callable[[], None], generation: int = 0, digest: bytes = b"") -> None:
+        self._wake = wake
+        self._newest: Desired | None = None
+        self.generation = generation
+        self.digest = digest
+        self.refusals = 0
+        self.last_refusal = ""
+
+    def offer(self, desired: Desired, digest: bytes = b"") -> bool:
+        """Take a verified document; False if it is the one we already have. Older ones are refused aloud."""
+        if desired.generation == self.generation and digest == self.digest:
+            return False
+        if desired.generation <= self.generation:
+            kind = "other content for" if desired.generation == self.generation else "an older"
+            self.refuse(f"{kind} generation {desired.generation}; this node has {self.generation}")
+            return False
+        self.generation, self.digest, self._newest = desired.generation, digest, desired
+        self._wake()
+        return True
+
+    def refuse(self, reason: str) -> None:
+        """Count a document that must not be taken, and make the node's status say so."""
+        self.refusals += 1
+        self.last_refusal = reason
+        self._wake()
+
+    def take(self) -> Desired | None:
+        newest, self._newest = self._newest, None
+        return newest
+
+
+class Uplink(Protocol):
+    """What the daemon needs from whoever knows about a hub."""
+
+    async def run(self, inbox: Inbox) -> None:
+        """Deliver documents until cancelled. Survives any outage by itself; ends only on cancellation."""
+
+    def report(self, status: NodeStatus) -> None:
+        """Remember the newest status and send it when possible. Never blocks, never raises."""
+
+    def unseal(self, name: str, sealed: bytes) -> Mapping[str, bytes]:
+        """Open one secret. PermanentError if it was not sealed for this node."""
+
+
+class LocalUplink:
+    """No hub: one compiled document in a folder, read at start and again at each SIGHUP (`reload`).
+
+    The file is `desired.json`, a `Desired` as JSON with base64 bytes; secrets there are plain JSON objects of
+    key -> base64 packed as bytes, protected by the file's own permissions.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._file = folder / "desired.json"
+        self._again = asyncio.Event()
+
+    def reload(self) -> None:
+        self._again.set()
+
+    async def run(self, inbox: Inbox) -> None:
+        while True:
+            self._again.clear()
+            try:
+                raw = self._file.read_bytes()
+                inbox.offer(msgspec.json.decode(raw, type=Desired), raw)
+            except FileNotFoundError:
+                pass
+            except (msgspec.DecodeError, OSError) as e:
+                inbox.refuse(f"{self._file}: {e}")
+            await self._again.wait()
+
+    def report(self, status: NodeStatus) -> None:
+        """Nobody to tell: the control socket serves the status to whoever asks."""
+
+    def unseal(self, name: str, sealed: bytes) -> Mapping[str, bytes]:
+        try:
+            return msgspec.json.decode(sealed, type=dict[str, bytes])
+        except msgspec.DecodeError as e:
+            raise PermanentError(f"secret {name} in the local document is not a JSON object of base64 values: {e}") from e
