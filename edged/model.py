@@ -276,6 +276,23 @@ def container_identity(pod: Pod, container: Container) -> str:
 # ---------------------------------------------------------------- what is there
 
 
+class Image(Value):
+    """An image that is in the store, ready to be stacked. `layers` are folders, the lowest first.
+
+    :ivar id: "sha256:<hex>" of the image's config, as OCI defines the image id.
+    """
+
+    reference: str
+    id: str
+    layers: tuple[str, ...]
+    entrypoint: tuple[str, ...] = ()
+    cmd: tuple[str, ...] = ()
+    env: tuple[str, ...] = ()
+    working_dir: str = ""
+    user: str = ""
+    size: int = 0
+
+
 class ContainerPhase(enum.StrEnum):
     """Where one container is in its life."""
 
@@ -356,12 +373,26 @@ class Setback(Value):
     retry_at: float
 
 
+class ServiceRules(Value):
+    """One Service resolved to addresses: what the machine should forward and answer for.
+
+    `addresses` are pod IPs that are ready, in a stable order; none means connections are refused.
+    """
+
+    namespace: str
+    name: str
+    cluster_ip: str
+    ports: tuple[ServicePort, ...]
+    addresses: tuple[str, ...] = ()
+
+
 class Observed(Value):
     """All that the decider sees. `busy` pods have steps under way and are left alone."""
 
     containers: tuple[ContainerState, ...] = ()
     sandboxes: tuple[SandboxState, ...] = ()
     images: frozenset[str] = frozenset()
+    services: tuple[ServiceRules, ...] = ()
     health: Mapping[str, Health] = {}
     setbacks: Mapping[str, Setback] = {}
     busy: frozenset[str] = frozenset()
