@@ -14,8 +14,8 @@ from collections.abc import Mapping
 import msgspec
 
 
-class Value(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """Base of every struct here: frozen, compared by value, small on the wire."""
+class Value(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Base of every struct here: frozen, compared by value, small on the wire. Subclasses repeat `frozen` for mypy."""
 
 
 # ---------------------------------------------------------------- what is wanted
@@ -29,7 +29,7 @@ class RestartPolicy(enum.StrEnum):
     NEVER = "Never"
 
 
-class Limits(Value):
+class Limits(Value, frozen=True):
     """What a container asks for and may use. None means no limit.
 
     :ivar memory_request: bytes set aside at admission.
@@ -45,7 +45,7 @@ class Limits(Value):
     pids_limit: int = 1024
 
 
-class Env(Value):
+class Env(Value, frozen=True):
     """One environment variable: a literal `value`, or a key of a config or of a secret of the pod's namespace.
 
     Exactly one of the three sources is given. `optional` lets a missing config, secret or key pass as unset.
@@ -59,7 +59,7 @@ class Env(Value):
     optional: bool = False
 
 
-class EnvFrom(Value):
+class EnvFrom(Value, frozen=True):
     """Every key of a config or secret as a variable, names prefixed."""
 
     config: str | None = None
@@ -68,7 +68,7 @@ class EnvFrom(Value):
     optional: bool = False
 
 
-class Mount(Value):
+class Mount(Value, frozen=True):
     """Where a volume of the pod appears inside one container."""
 
     volume: str
@@ -77,7 +77,7 @@ class Mount(Value):
     sub_path: str = ""
 
 
-class KeyToPath(Value):
+class KeyToPath(Value, frozen=True):
     """One key of a config or secret as a file below the mount; mode are permission bits."""
 
     key: str
@@ -85,21 +85,21 @@ class KeyToPath(Value):
     mode: int | None = None
 
 
-class EmptyDir(Value, tag="emptyDir"):
+class EmptyDir(Value, frozen=True, tag="emptyDir"):
     """Scratch space that lives as long as the pod."""
 
     memory: bool = False
     size_limit: int | None = None
 
 
-class HostPath(Value, tag="hostPath"):
+class HostPath(Value, frozen=True, tag="hostPath"):
     """A file or folder of the machine itself. `kind` is Kubernetes' hostPath type ("" = no check)."""
 
     path: str
     kind: str = ""
 
 
-class ConfigFiles(Value, tag="config"):
+class ConfigFiles(Value, frozen=True, tag="config"):
     """A config's keys as files; all of them unless `items` picks some."""
 
     config: str
@@ -108,7 +108,7 @@ class ConfigFiles(Value, tag="config"):
     optional: bool = False
 
 
-class SecretFiles(Value, tag="secret"):
+class SecretFiles(Value, frozen=True, tag="secret"):
     """A secret's keys as files on memory-backed storage."""
 
     secret: str
@@ -120,18 +120,18 @@ class SecretFiles(Value, tag="secret"):
 VolumeSource = EmptyDir | HostPath | ConfigFiles | SecretFiles
 
 
-class Volume(Value):
+class Volume(Value, frozen=True):
     name: str
     source: VolumeSource
 
 
-class ExecAction(Value, tag="exec"):
+class ExecAction(Value, frozen=True, tag="exec"):
     """Healthy when the command ends with 0 inside the container."""
 
     command: tuple[str, ...]
 
 
-class HttpAction(Value, tag="http"):
+class HttpAction(Value, frozen=True, tag="http"):
     """Healthy when GET answers with 200 to 399. `host` "" means the pod's own address."""
 
     port: int
@@ -141,7 +141,7 @@ class HttpAction(Value, tag="http"):
     headers: tuple[tuple[str, str], ...] = ()
 
 
-class TcpAction(Value, tag="tcp"):
+class TcpAction(Value, frozen=True, tag="tcp"):
     """Healthy when the port accepts a connection. `host` "" means the pod's own address."""
 
     port: int
@@ -151,7 +151,7 @@ class TcpAction(Value, tag="tcp"):
 ProbeAction = ExecAction | HttpAction | TcpAction
 
 
-class Probe(Value):
+class Probe(Value, frozen=True):
     """How to ask a container how it is; all times in seconds."""
 
     action: ProbeAction
@@ -162,7 +162,7 @@ class Probe(Value):
     failure_threshold: int = 3
 
 
-class Port(Value):
+class Port(Value, frozen=True):
     """A port that a container says it listens on; `protocol` is TCP or UDP."""
 
     port: int
@@ -170,7 +170,7 @@ class Port(Value):
     protocol: str = "TCP"
 
 
-class Container(Value):
+class Container(Value, frozen=True):
     """One container of a pod.
 
     :ivar command: replaces the image's entrypoint; None keeps it. `$(VAR)` is expanded at start.
@@ -192,7 +192,7 @@ class Container(Value):
     startup: Probe | None = None
 
 
-class Pod(Value):
+class Pod(Value, frozen=True):
     """A group of containers that share one network namespace. `uid` is unique for ever, `name` only now."""
 
     namespace: str
@@ -213,14 +213,14 @@ class Pod(Value):
         return sum(c.limits.memory_request for c in self.containers)
 
 
-class ServicePort(Value):
+class ServicePort(Value, frozen=True):
     port: int
     target_port: int
     name: str = ""
     protocol: str = "TCP"
 
 
-class Service(Value):
+class Service(Value, frozen=True):
     """A stable address for some pods. `pods` are uids on this node, `remote` addresses on others."""
 
     namespace: str
@@ -231,7 +231,7 @@ class Service(Value):
     remote: tuple[str, ...] = ()
 
 
-class Desired(Value):
+class Desired(Value, frozen=True):
     """Everything one node should do, as one document.
 
     :ivar generation: grows with every change; a node never goes back.
@@ -248,7 +248,7 @@ class Desired(Value):
     secrets: dict[str, bytes] = {}
 
 
-class Material(Value):
+class Material(Value, frozen=True):
     """The plain content that one pod refers to: config and secret name (without namespace) -> key -> bytes.
 
     Exists only while a pod is being started; its secrets are never printed, stored or sent.
@@ -276,7 +276,7 @@ def container_identity(pod: Pod, container: Container) -> str:
 # ---------------------------------------------------------------- what is there
 
 
-class Image(Value):
+class Image(Value, frozen=True):
     """An image that is in the store, ready to be stacked. `layers` are folders, the lowest first.
 
     :ivar id: "sha256:<hex>" of the image's config, as OCI defines the image id.
@@ -302,7 +302,7 @@ class ContainerPhase(enum.StrEnum):
     UNKNOWN = "unknown"  # there are traces of it, but neither a process nor an exit code
 
 
-class ContainerState(Value):
+class ContainerState(Value, frozen=True):
     """One attempt at running one container, as seen on the machine.
 
     Times are seconds of CLOCK_BOOTTIME, which no wrong clock can move; wall times are for people only.
@@ -335,7 +335,7 @@ class ContainerState(Value):
     stop_reason: str = ""
 
 
-class SandboxState(Value):
+class SandboxState(Value, frozen=True):
     """What a pod has before its containers: its folders and its network namespace.
 
     :ivar ready: False when a part is missing (the namespace, after a power cut, say) and it must be made again.
@@ -349,7 +349,7 @@ class SandboxState(Value):
     termination_grace: float = 30.0
 
 
-class Health(Value):
+class Health(Value, frozen=True):
     """What the probes of one running container have said so far, folded by decide.health."""
 
     started: bool
@@ -361,7 +361,7 @@ class Health(Value):
     liveness_run: int = 0
 
 
-class Setback(Value):
+class Setback(Value, frozen=True):
     """The last failure of a step for one pod, kept until a step of it succeeds.
 
     :ivar retry_at: CLOCK_BOOTTIME second before which the pod isn't tried again; infinity for permanent ones.
@@ -373,7 +373,7 @@ class Setback(Value):
     retry_at: float
 
 
-class ServiceRules(Value):
+class ServiceRules(Value, frozen=True):
     """One Service resolved to addresses: what the machine should forward and answer for.
 
     `addresses` are pod IPs that are ready, in a stable order; none means connections are refused.
@@ -386,7 +386,7 @@ class ServiceRules(Value):
     addresses: tuple[str, ...] = ()
 
 
-class Observed(Value):
+class Observed(Value, frozen=True):
     """All that the decider sees. `busy` pods have steps under way and are left alone."""
 
     containers: tuple[ContainerState, ...] = ()
@@ -411,7 +411,7 @@ class Phase(enum.StrEnum):
     UNKNOWN = "Unknown"  # the node could not be asked
 
 
-class ContainerStatus(Value):
+class ContainerStatus(Value, frozen=True):
     """One container as it is told to people: `state` is waiting, running or terminated (v1 ContainerState)."""
 
     name: str
@@ -433,7 +433,7 @@ class ContainerStatus(Value):
     last_finished_wall: float = 0.0
 
 
-class PodStatus(Value):
+class PodStatus(Value, frozen=True):
     uid: str
     namespace: str
     name: str
@@ -446,7 +446,7 @@ class PodStatus(Value):
     containers: tuple[ContainerStatus, ...] = ()
 
 
-class Event(Value):
+class Event(Value, frozen=True):
     """Something that a person may want to know. `seq` grows within one boot of one daemon (`NodeStatus.epoch`).
 
     :ivar kind: Normal or Warning, as in Kubernetes' Event.type.
@@ -463,7 +463,7 @@ class Event(Value):
     container: str = ""
 
 
-class Capacity(Value):
+class Capacity(Value, frozen=True):
     """What the board has. Memory in bytes, CPU in thousandths of a core."""
 
     memory: int
@@ -476,7 +476,7 @@ class Capacity(Value):
     runtime: str = ""
 
 
-class Refusal(Value):
+class Refusal(Value, frozen=True):
     """Documents that the node would not take: how many, and why the last one."""
 
     count: int
@@ -484,7 +484,7 @@ class Refusal(Value):
     wall: float
 
 
-class NodeStatus(Value):
+class NodeStatus(Value, frozen=True):
     """What one node says of itself; sent whole, and only when it differs from the last one sent.
 
     :ivar generation: of the desired document that this status speaks of.
@@ -506,7 +506,7 @@ class NodeStatus(Value):
     dashboard: str = ""
 
 
-class ContainerUsage(Value):
+class ContainerUsage(Value, frozen=True):
     """What a container uses right now; for the local dashboard and the bench, never in NodeStatus."""
 
     memory: int = 0

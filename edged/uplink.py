@@ -99,4 +99,6 @@ class LocalUplink:
         try:
             return msgspec.json.decode(sealed, type=dict[str, bytes])
         except msgspec.DecodeError as e:
-            raise PermanentError(f"secret {name} in the local document is not a JSON object of base64 values: {e}") from e
+            raise PermanentError(
+                f"secret {name} in the local document is not a JSON object of base64 values: {e}"
+            ) from e

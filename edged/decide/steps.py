@@ -5,7 +5,7 @@ from __future__ import annotations
 from edged.model import Container, ContainerState, Pod, ServiceRules, Value
 
 
-class PrepareSandbox(Value):
+class PrepareSandbox(Value, frozen=True):
     """Make a pod's folders, volumes and network namespace; harmless where they exist."""
 
     pod: Pod
@@ -19,7 +19,7 @@ class PrepareSandbox(Value):
         return f"prepare sandbox of {self.pod.title}: {self.reason}"
 
 
-class StartContainer(Value):
+class StartContainer(Value, frozen=True):
     """Start attempt number `attempt` of one container."""
 
     pod: Pod
@@ -36,7 +36,7 @@ class StartContainer(Value):
         return f"start {self.container.name} of {self.pod.title} (attempt {self.attempt}): {self.reason}"
 
 
-class StopContainer(Value):
+class StopContainer(Value, frozen=True):
     """Ask a container to end (its stop signal); the plan kills it when the grace period is over."""
 
     container: ContainerState
@@ -50,7 +50,7 @@ class StopContainer(Value):
         return f"stop {self.container.id}: {self.reason}"
 
 
-class KillContainer(Value):
+class KillContainer(Value, frozen=True):
     """SIGKILL, after grace or where none is due."""
 
     container: ContainerState
@@ -64,7 +64,7 @@ class KillContainer(Value):
         return f"kill {self.container.id}: {self.reason}"
 
 
-class RemoveContainer(Value):
+class RemoveContainer(Value, frozen=True):
     """Take away an ended container: its cgroup, root file system and records."""
 
     container: ContainerState
@@ -78,7 +78,7 @@ class RemoveContainer(Value):
         return f"remove {self.container.id}: {self.reason}"
 
 
-class RemoveSandbox(Value):
+class RemoveSandbox(Value, frozen=True):
     """Take away a pod's namespace, volumes and folders, once no container is left in it."""
 
     pod_uid: str
@@ -89,7 +89,7 @@ class RemoveSandbox(Value):
         return f"remove sandbox of {self.title}: {self.reason}"
 
 
-class SyncServices(Value):
+class SyncServices(Value, frozen=True):
     """Make forwarding and names say exactly this, in one transaction."""
 
     services: tuple[ServiceRules, ...]
@@ -104,7 +104,7 @@ class SyncServices(Value):
 Step = PrepareSandbox | StartContainer | StopContainer | KillContainer | RemoveContainer | RemoveSandbox | SyncServices
 
 
-class Plan(Value):
+class Plan(Value, frozen=True):
     """Steps to take now, in order (steps of different pods don't depend on each other).
 
     :ivar wake_at: CLOCK_BOOTTIME second at which to plan again even if nothing happens; infinity = never.

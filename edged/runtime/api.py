@@ -26,7 +26,7 @@ class Verdict(enum.StrEnum):
     FAILURE = "failure"  # the probe got its answer, and the answer is no (or none came in time)
 
 
-class ProbeResult(Value):
+class ProbeResult(Value, frozen=True):
     verdict: Verdict
     message: str = ""
 
@@ -50,7 +50,7 @@ class Runtime(Protocol):
         """Let go without touching any container."""
 
     async def teardown(self) -> None:
-        """Remove everything this node's configuration ever made: containers, namespaces, mounts, bridge, tables, cgroups."""
+        """Remove all that this node ever made: containers, namespaces, mounts, bridge, tables, cgroups."""
 
     def observe(self) -> tuple[Sequence[SandboxState], Sequence[ContainerState]]:
         """Everything of ours that is on the machine, read afresh."""

@@ -1,0 +1,1 @@
+"""The hub: takes manifests, decides who runs what, and keeps the fleet's state."""

@@ -1,0 +1,1 @@
+"""Controllers: pure functions from objects to changes."""

@@ -1,0 +1,1 @@
+"""The scheduler: pods x nodes -> bindings. Pure."""
