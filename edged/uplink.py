@@ -59,6 +59,10 @@ class Uplink(Protocol):
     async def run(self, inbox: Inbox) -> None:
         """Deliver documents until cancelled. Survives any outage by itself; ends only on cancellation."""
 
+    @property
+    def state(self) -> str:
+        """How things stand with the hub, in words for the dashboard ("connected", "away: connection refused")."""
+
     def report(self, status: NodeStatus) -> None:
         """Remember the newest status and send it when possible. Never blocks, never raises."""
 
@@ -76,6 +80,10 @@ class LocalUplink:
     def __init__(self, folder: Path) -> None:
         self._file = folder / "desired.json"
         self._again = asyncio.Event()
+
+    @property
+    def state(self) -> str:
+        return "local"
 
     def reload(self) -> None:
         self._again.set()

@@ -1,0 +1,85 @@
+"""Folds probe results into one Health per container; says which probes are due in which state.
+
+Kubernetes' rules: while a startup probe has not succeeded, the others wait; liveness and startup failures end
+the container, readiness failures only take it out of Services.
+"""
+
+from __future__ import annotations
+
+import enum
+
+import msgspec
+
+from edged.model import Container, ContainerPhase, ContainerState, Health, Probe
+
+
+class ProbeKind(enum.StrEnum):
+    STARTUP = "startup"
+    LIVENESS = "liveness"
+    READINESS = "readiness"
+
+
+def initial(container: Container) -> Health:
+    """What is believed of a container that has just been started."""
+    started = container.startup is None
+    return Health(started=started, ready=started and container.readiness is None)
+
+
+def of(container: Container, state: ContainerState | None, health: Health | None) -> Health:
+    """The health of a container now; one that does not run is neither started nor ready."""
+    if state is None or state.phase is not ContainerPhase.RUNNING:
+        return Health(started=False, ready=False)
+    return health or initial(container)
+
+
+def probes_of(container: Container) -> tuple[tuple[ProbeKind, Probe], ...]:
+    pairs = (
+        (ProbeKind.STARTUP, container.startup),
+        (ProbeKind.LIVENESS, container.liveness),
+        (ProbeKind.READINESS, container.readiness),
+    )
+    return tuple((kind, probe) for kind, probe in pairs if probe is not None)
+
+
+def wanted(kind: ProbeKind, health: Health) -> bool:
+    """Is this probe to be asked in this state?"""
+    return (not health.started) if kind is ProbeKind.STARTUP else health.started
+
+
+def run_length(previous: int, success: bool) -> int:
+    """Consecutive results: positive counts successes, negative counts failures. Bounded, so that equal health
+    compares equal once a threshold is long passed."""
+    if success:
+        return min(max(previous, 0) + 1, 1000)
+    return max(min(previous, 0) - 1, -1000)
+
+
+def fold(health: Health, kind: ProbeKind, probe: Probe, success: bool, message: str, container: Container) -> Health:
+    """The new health after one result."""
+    if kind is ProbeKind.STARTUP:
+        run = run_length(health.startup_run, success)
+        if run >= probe.success_threshold:
+            return msgspec.structs.replace(
+                health, startup_run=run, started=True, ready=container.readiness is None, reason=""
+            )
+        dead = -run >= probe.failure_threshold
+        reason = f"startup probe failed: {message}" if not success else health.reason
+        return msgspec.structs.replace(health, startup_run=run, live=health.live and not dead, reason=reason)
+    if kind is ProbeKind.LIVENESS:
+        run = run_length(health.liveness_run, success)
+        dead = -run >= probe.failure_threshold
+        reason = f"liveness probe failed: {message}" if not success else ""
+        return msgspec.structs.replace(health, liveness_run=run, live=health.live and not dead, reason=reason)
+    run = run_length(health.readiness_run, success)
+    ready = health.ready
+    if run >= probe.success_threshold:
+        ready = True
+    elif -run >= probe.failure_threshold:
+        ready = False
+    reason = f"readiness probe failed: {message}" if not success else ""
+    return msgspec.structs.replace(health, readiness_run=run, ready=ready, reason=reason)
+
+
+def same_story(a: Health, b: Health) -> bool:
+    """Do both mean the same to the planner and to people? Counters alone don't wake anybody."""
+    return (a.started, a.ready, a.live, a.reason) == (b.started, b.ready, b.live, b.reason)

@@ -1,0 +1,92 @@
+"""The board itself: capacity, identity of the boot, memory facts, and word to systemd.
+
+Plain reads of /proc instead of psutil: each number here is one line of one file, and psutil costs the resident
+process 0.9 MB. The dashboard and the bench, which need more, use psutil in their own processes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+from edged.config import NodeConfig
+from edged.model import Capacity
+
+PROC = Path("/proc")
+
+
+def memory_info() -> dict[str, int]:
+    """/proc/meminfo in bytes (proc(5))."""
+    facts: dict[str, int] = {}
+    for line in (PROC / "meminfo").read_text().splitlines():
+        name, _, rest = line.partition(":")
+        amount = rest.split()
+        if amount:
+            facts[name] = int(amount[0]) * (1024 if len(amount) > 1 else 1)
+    return facts
+
+
+def pss(pid: int | str = "self") -> int:
+    """Proportional set size in bytes from smaps_rollup; 0 if the process is gone."""
+    try:
+        for line in (PROC / str(pid) / "smaps_rollup").read_text().splitlines():
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def boot_id() -> str:
+    return (PROC / "sys/kernel/random/boot_id").read_text().strip()
+
+
+def os_name() -> str:
+    """PRETTY_NAME of os-release(5)."""
+    for candidate in (Path("/etc/os-release"), Path("/usr/lib/os-release")):
+        try:
+            lines = candidate.read_text().splitlines()
+        except OSError:
+            continue
+        for line in lines:
+            if line.startswith("PRETTY_NAME="):
+                return line.partition("=")[2].strip('"')
+    return "Linux"
+
+
+OCI_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "riscv64": "riscv64"}
+
+
+def capacity(config: NodeConfig) -> Capacity:
+    """What pods may use: all memory minus the system's reserve, or what the settings say."""
+    uname = os.uname()
+    total = memory_info()["MemTotal"]
+    return Capacity(
+        memory=total,
+        memory_allocatable=config.memory_allocatable or max(total - config.system_reserve, 0),
+        cpu=len(os.sched_getaffinity(0)) * 1000,
+        architecture=OCI_ARCHITECTURES.get(uname.machine, uname.machine),
+        kernel=uname.release,
+        os=os_name(),
+        runtime="crun+conmon",
+    )
+
+
+def notify_systemd(message: str) -> None:
+    """sd_notify(3): "READY=1", "STOPPING=1", "STATUS=...". Nothing without NOTIFY_SOCKET."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as peer:
+        try:
+            peer.sendto(message.encode(), address)
+        except OSError:
+            return  # systemd went away; the daemon doesn't depend on being heard
+
+
+def watchdog_interval() -> float:
+    """Seconds between two keep-alives: half of WATCHDOG_USEC (sd_watchdog_enabled(3)); 0 = no watchdog."""
+    return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6
