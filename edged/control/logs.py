@@ -1,0 +1,117 @@
+"""Reading a container's log while somebody else writes, cuts or replaces the file.
+
+The form is the CRI's ("<RFC3339Nano> stdout|stderr F|P <text>", as conmon's k8s-file driver writes it). Memory is
+bounded by one chunk and one line, whatever the file holds.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import BinaryIO
+
+from edged.model import Value
+
+CHUNK = 16 << 10
+MAX_LINE = 64 << 10  # a longer line is handed on in parts
+
+
+class LogLine(Value, frozen=True):
+    """:ivar time: RFC 3339 with nanoseconds, as the monitor wrote it; "" where a line isn't in CRI form.
+    :ivar stream: stdout or stderr; "" where unknown.
+    :ivar partial: the line goes on in the next LogLine of the same stream.
+    """
+
+    time: str
+    stream: str
+    text: str
+    partial: bool = False
+
+
+def parse_line(raw: bytes) -> LogLine:
+    """One line without its newline. Anything unexpected is shown whole rather than dropped."""
+    parts = raw.split(b" ", 3)
+    if len(parts) >= 3 and parts[1] in (b"stdout", b"stderr") and parts[2] in (b"F", b"P"):
+        text = parts[3] if len(parts) == 4 else b""
+        return LogLine(
+            parts[0].decode(errors="replace"), parts[1].decode(), text.decode(errors="replace"), parts[2] == b"P"
+        )
+    return LogLine("", "", raw.decode(errors="replace"))
+
+
+class LogReader:
+    """Use as a context manager. `read` gives what is new, () when there is nothing more for now."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+        self._rest = b""
+
+    def __enter__(self) -> LogReader:
+        self._open()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def _open(self) -> None:
+        if self._file is not None:
+            self._file.close()
+        self._rest = b""
+        try:
+            self._file = self._path.open("rb", buffering=0)
+        except FileNotFoundError:
+            self._file = None  # nothing written yet
+
+    def seek_tail(self, lines: int) -> None:
+        """Go to the start of the last `lines` complete lines; an unfinished one after them comes too."""
+        if self._file is None:
+            return
+        position = self._file.seek(0, os.SEEK_END)
+        wanted = lines + 1  # the newline before the first wanted line
+        while position > 0:
+            size = min(CHUNK, position)
+            position -= size
+            self._file.seek(position)
+            block = self._file.read(size)
+            found = block.count(b"\n")
+            if found < wanted:
+                wanted -= found
+                continue
+            at = len(block)
+            for _ in range(wanted):
+                at = block.rindex(b"\n", 0, at)
+            self._file.seek(position + at + 1)
+            return
+        self._file.seek(0)
+
+    def read(self) -> tuple[LogLine, ...]:
+        """At most one chunk's lines. A file that was cut or replaced is read again from its start."""
+        if self._file is None:
+            self._open()
+            if self._file is None:
+                return ()
+        block = self._file.read(CHUNK)
+        if not block:
+            if self._stale(self._file):
+                self._open()
+            return ()
+        *lines, self._rest = (self._rest + block).split(b"\n")
+        if len(self._rest) > MAX_LINE:
+            lines.append(self._rest)
+            self._rest = b""
+        return tuple(parse_line(line) for line in lines)
+
+    def finish(self) -> tuple[LogLine, ...]:
+        """The last line, where the writer ended without a newline."""
+        rest, self._rest = self._rest, b""
+        return (parse_line(rest),) if rest else ()
+
+    def _stale(self, file: BinaryIO) -> bool:
+        mine = os.fstat(file.fileno())
+        try:
+            named = self._path.stat()
+        except FileNotFoundError:
+            return False  # taken away; what we hold is all there will be
+        return (mine.st_dev, mine.st_ino) != (named.st_dev, named.st_ino) or mine.st_size < file.tell()
