@@ -365,12 +365,15 @@ class Setback(Value, frozen=True):
     """The last failure of a step for one pod, kept until a step of it succeeds.
 
     :ivar retry_at: CLOCK_BOOTTIME second before which the pod isn't tried again; infinity for permanent ones.
+    :ivar clearing: it was a stop, a removal or the services that failed: nothing of this pod is tried before then.
+        Otherwise only starts wait.
     """
 
     reason: str
     message: str
     count: int
     retry_at: float
+    clearing: bool = False
 
 
 class ServiceRules(Value, frozen=True):

@@ -13,6 +13,8 @@ from edged.errors import EdgedError
 from edged.model import Container, ContainerState, Health, Probe, Value
 from edged.runtime.api import Runtime, Verdict
 
+FAST_TRIES = 6  # 0.25, 0.5, 1, 2, 4, 8 s
+
 
 class Patient(Value, frozen=True):
     """A running container that has probes."""
@@ -77,13 +79,14 @@ class Prober:
             await asyncio.sleep(self._pause(kind, probe, container_id))
 
     def _pause(self, kind: healths.ProbeKind, probe: Probe, container_id: str) -> float:
-        """Until a container is first ready it is asked more often than its period: a rollout shouldn't wait ten
-        seconds for an answer that is there after one. Kubernetes' kubelet asks at once after start-up, too."""
+        """Until a container is first ready, its readiness is asked more often than its period: a rollout shouldn't
+        wait ten seconds for an answer that is there after one. Harmless, because a readiness failure ends nothing;
+        the other kinds count failures towards a kill and keep their period."""
         health = self.health.get(container_id)
-        if kind is not healths.ProbeKind.LIVENESS and health is not None and not health.ready:
-            tries = abs(health.readiness_run if kind is healths.ProbeKind.READINESS else health.startup_run)
-            if probe.initial_delay == 0 and tries < probe.failure_threshold:
-                return min(probe.period, 0.25 * 2.0 ** min(tries, 6))
+        if kind is healths.ProbeKind.READINESS and health is not None and not health.ready:
+            tries = abs(health.readiness_run)
+            if probe.initial_delay == 0 and tries < FAST_TRIES:
+                return float(min(probe.period, 0.25 * 2**tries))
         return probe.period
 
     async def _result(self, container_id: str, probe: Probe, ip: str) -> tuple[bool, str]:

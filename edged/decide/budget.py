@@ -46,7 +46,7 @@ def admit(pods: Sequence[Pod], present: Collection[str], budget: Budget) -> Admi
             refused[pod.uid] = f"needs {format_bytes(needs)} of memory, {format_bytes(max(free, 0))} free"
         elif count >= budget.pods:
             refused[pod.uid] = f"the node runs {count} pods, its limit"
-        else:
+        if pod.uid in present or pod.uid not in refused:  # what is there uses its memory, refused or not
             requested += needs
             count += 1
     return Admission(requested, refused)

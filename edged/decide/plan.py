@@ -28,13 +28,17 @@ from edged.decide.steps import (
     SyncServices,
 )
 from edged.model import (
+    ConfigFiles,
     Container,
     ContainerPhase,
     ContainerState,
     Desired,
+    Env,
+    EnvFrom,
     Observed,
     Pod,
     SandboxState,
+    SecretFiles,
     ServiceRules,
     container_identity,
 )
@@ -60,16 +64,19 @@ def plan(desired: Desired | None, observed: Observed, budget: budgets.Budget, no
     wanted = {p.uid: p for p in desired.pods}
     steps: list[Step] = []
     wake_at = NEVER
-    found: list[Found] = [
+    stuck = {uid: s.retry_at for uid, s in observed.setbacks.items() if s.clearing and s.retry_at > now}
+    found: list[Found] = [iter(stuck.values())]
+    found += [
         wind_down(uid, sandboxes.get(uid), containers.get(uid, []), now)
-        for uid in sorted(present - set(wanted) - observed.busy)
+        for uid in sorted(present - set(wanted) - observed.busy - set(stuck))
     ]
     found += [
         keep(pod, sandboxes.get(pod.uid), containers.get(pod.uid, []), observed, now)
         for pod in desired.pods
-        if pod.uid not in observed.busy and pod.uid not in admission.refused
+        if pod.uid not in observed.busy and pod.uid not in admission.refused and pod.uid not in stuck
     ]
-    found.append(sync_services(desired, observed, sandboxes, containers))
+    if "" not in observed.busy and "" not in stuck:
+        found.append(sync_services(desired, observed, sandboxes, containers))
     for part in found:
         for item in part:
             if isinstance(item, float):
@@ -138,6 +145,22 @@ def keep(
     for container in pod.containers:
         mine = [c for c in attempts if c.name == container.name]
         yield from keep_container(pod, container, mine, ready_to_start and not held, observed, now)
+
+
+def references(pod: Pod) -> tuple[frozenset[str], frozenset[str]]:
+    """Names of the configs and of the secrets (in the pod's namespace) that its containers and volumes refer to."""
+    configs: set[str] = set()
+    secrets: set[str] = set()
+    for container in pod.containers:
+        sources: tuple[Env | EnvFrom, ...] = (*container.env, *container.env_from)
+        configs.update(s.config for s in sources if s.config)
+        secrets.update(s.secret for s in sources if s.secret)
+    for volume in pod.volumes:
+        if isinstance(volume.source, ConfigFiles):
+            configs.add(volume.source.config)
+        elif isinstance(volume.source, SecretFiles):
+            secrets.add(volume.source.secret)
+    return frozenset(configs), frozenset(secrets)
 
 
 def wants_sandbox(pod: Pod, attempts: list[ContainerState]) -> bool:
@@ -241,5 +264,5 @@ def sync_services(
     containers: Mapping[str, list[ContainerState]],
 ) -> Found:
     rules = resolve_services(desired, observed, sandboxes, containers)
-    if rules != observed.services and "" not in observed.busy:
+    if rules != observed.services:
         yield SyncServices(rules, "services or their ready pods have changed")

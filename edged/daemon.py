@@ -1,0 +1,354 @@
+"""The node's one loop: observe -> plan -> apply -> report; the only TaskGroup and the only clock.
+
+    inbox (newest desired) ---+
+    container exits (pidfd) --+--> wake --> cycle --> steps, one task per pod --> outcomes --> wake
+    probe stories, wake_at ---+               +-----> status, only when it changed --> uplink, control socket
+
+A pod with a task under way is `busy` and left alone by the planner; every other pod is planned in every cycle.
+Nothing is polled: an idle node sleeps.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import deque
+from collections.abc import Coroutine, Iterable, Mapping
+from typing import Any
+
+from edged import __version__, host
+from edged.apply import REASONS, Executor, Images, Outcome
+from edged.config import NodeConfig
+from edged.decide import budget as budgets
+from edged.decide import happenings, summary
+from edged.decide import health as healths
+from edged.decide import plan as planning
+from edged.decide.steps import Plan, PrepareSandbox, StartContainer, Step, StopContainer, SyncServices
+from edged.errors import EdgedError
+from edged.model import (
+    ContainerPhase,
+    Desired,
+    Event,
+    Material,
+    NodeStatus,
+    Observed,
+    Pod,
+    Refusal,
+    ServiceRules,
+    Setback,
+)
+from edged.prober import Patient, Prober
+from edged.runtime.api import Runtime
+from edged.store import Saved, StateStore
+from edged.uplink import Inbox, Uplink
+
+log = logging.getLogger("edged")
+
+MAX_EVENTS = 64  # in the status; older ones are the hub's to keep
+PARALLEL_PODS = 8  # pods worked on at once; more only makes each of them slower on a small board
+FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # seconds between tries of a failing step
+LETTING_GO = 5.0  # seconds that steps under way get to finish when the daemon is asked to stop
+
+
+def boottime() -> float:
+    """Seconds since boot, sleep included; no wrong or jumping clock can move it (clock_gettime(2))."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Daemon:
+    """Owns the state between two cycles. Everything it knows can be lost at any moment without harm."""
+
+    def __init__(self, config: NodeConfig, runtime: Runtime, images: Images, store: StateStore, uplink: Uplink) -> None:
+        self.config = config
+        self.uplink = uplink
+        self.capacity = host.capacity(config)
+        self.budget = budgets.Budget(self.capacity.memory_allocatable, self.capacity.pods)
+        self._seen: Observed | None = None
+        self.started = boottime()
+        self._runtime = runtime
+        self._images = images
+        self._store = store
+        self._executor = Executor(runtime, images, self._material)
+        self._desired: Desired | None = None
+        self._wake = asyncio.Event()
+        self._stop = asyncio.Event()
+        self._changed = asyncio.Condition()
+        self._inbox = Inbox(self._wake.set)
+        self._busy: set[str] = set()
+        self._slots = asyncio.Semaphore(PARALLEL_PODS)
+        self._setbacks: dict[str, Setback] = {}
+        self._services: tuple[ServiceRules, ...] = ()
+        self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
+        self._numbers = itertools.count(1)
+        self._told: NodeStatus | None = None
+        self._degraded: list[str] = []
+        self._refusal: Refusal | None = None
+        self._epoch = f"{time.time_ns():x}"
+        self._boot_id = host.boot_id()
+        self._prober: Prober
+
+    # ------------------------------------------------------------ life
+
+    async def run(self, services: Iterable[Coroutine[Any, Any, None]] = ()) -> None:
+        """Until `stop()`. `services` are further coroutines to run beside the loop (the control socket)."""
+        self._load()
+        await self._runtime.open(self._on_exit)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                self._prober = Prober(self._runtime, tasks, self._wake.set, boottime)
+                around = [
+                    tasks.create_task(self.uplink.run(self._inbox), name="uplink"),
+                    tasks.create_task(self._feed_watchdog(), name="watchdog"),
+                    *(tasks.create_task(service, name=f"service {n}") for n, service in enumerate(services)),
+                ]
+                await self._cycles(tasks)
+                for task in around:
+                    task.cancel()
+                self._prober.sync({})
+        finally:
+            await self._runtime.close()
+
+    def stop(self) -> None:
+        """Let go of everything; the containers run on."""
+        self._stop.set()
+        self._wake.set()
+
+    async def refresh(self) -> None:
+        """Something outside changed (an image was brought in): forget setbacks and look again."""
+        self._setbacks.clear()
+        self._wake.set()
+
+    def _load(self) -> None:
+        saved = self._store.load()
+        for sentence in self._store.damaged:
+            log.warning("stored state: %s", sentence)
+            self._event("Warning", "StateDamaged", sentence)
+        if saved is not None:
+            self._desired = saved.desired
+            self._inbox = Inbox(self._wake.set, saved.desired.generation, saved.digest)
+
+    def _on_exit(self, container_id: str) -> None:
+        self._wake.set()
+
+    async def _feed_watchdog(self) -> None:
+        interval = host.watchdog_interval()
+        while interval:
+            host.notify_systemd("WATCHDOG=1")
+            await asyncio.sleep(interval)
+
+    # ------------------------------------------------------------ the loop
+
+    async def _cycles(self, tasks: asyncio.TaskGroup) -> None:
+        first = True
+        while not self._stop.is_set():
+            self._wake.clear()
+            wake_at = self._cycle(tasks)
+            await self._notify_watchers()
+            if first:
+                host.notify_systemd("READY=1")
+                first = False
+            pause = None if wake_at == planning.NEVER else max(wake_at - boottime(), 0.0)
+            try:
+                async with asyncio.timeout(pause):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+        host.notify_systemd("STOPPING=1")
+        deadline = boottime() + LETTING_GO
+        while self._busy and boottime() < deadline:
+            self._wake.clear()
+            try:
+                async with asyncio.timeout(0.5):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _cycle(self, tasks: asyncio.TaskGroup) -> float:
+        """One round; returns when to look again if nothing happens."""
+        self._accept()
+        before, self._seen = self._seen, self._observe()
+        if before is not None:  # what the first look finds was there before us and is no news
+            for item in happenings.between(before, self.observed):
+                self._event(item.kind, item.reason, item.message, item.pod, item.container)
+        self._prober.sync(self._patients())
+        planned = self._plan()
+        for uid, steps in _by_pod(planned.steps).items():
+            self._busy.add(uid)
+            tasks.create_task(self._carry_out(uid, steps), name=f"pod {uid}")
+        if planned.steps:
+            log.info("generation %d: %s", self.generation, "; ".join(s.describe() for s in planned.steps))
+        self._report()
+        return planned.wake_at
+
+    def _plan(self) -> Plan:
+        return planning.plan(self._desired, self.observed, self.budget, boottime())
+
+    def _accept(self) -> None:
+        """Take the newest document, save it, then act on it: in this order, so a power cut can't undo it."""
+        if self._inbox.refusals != (self._refusal.count if self._refusal else 0):
+            self._refusal = Refusal(self._inbox.refusals, self._inbox.last_refusal, time.time())
+            self._event("Warning", "DesiredRefused", self._inbox.last_refusal)
+        desired = self._inbox.take()
+        if desired is None:
+            return
+        try:
+            self._store.save(Saved(desired, self._inbox.digest))
+        except EdgedError as e:
+            log.error("%s", e)
+            self._event("Warning", "StateNotSaved", str(e))
+        self._desired = desired
+        self._setbacks.clear()
+
+    def _observe(self) -> Observed:
+        sandboxes, containers = self._runtime.observe()
+        wanted = {c.image for p in self._desired.pods for c in p.containers} if self._desired else set()
+        return Observed(
+            containers=tuple(containers),
+            sandboxes=tuple(sandboxes),
+            images=frozenset(name for name in wanted if self._images.resolve(name) is not None),
+            services=self._services,
+            health=dict(self._prober.health),
+            setbacks=dict(self._setbacks),
+            busy=frozenset(self._busy),
+        )
+
+    def _patients(self) -> dict[str, Patient]:
+        """The running containers that have probes, with the newest spec of each."""
+        pods = {p.uid: p for p in self._desired.pods} if self._desired else {}
+        ips = {s.pod_uid: s.ip for s in self.observed.sandboxes}
+        patients = {}
+        for state in self.observed.containers:
+            pod = pods.get(state.pod_uid)
+            if pod is None or state.phase is not ContainerPhase.RUNNING:
+                continue
+            container = next((c for c in pod.containers if c.name == state.name), None)
+            if container is not None and healths.probes_of(container):
+                patients[state.id] = Patient(state, container, ips.get(state.pod_uid, ""))
+        return patients
+
+    # ------------------------------------------------------------ deeds
+
+    async def _carry_out(self, uid: str, steps: list[Step]) -> None:
+        """The steps of one pod, in order, up to the first that fails; the next cycle sees what became of them."""
+        try:
+            async with self._slots:
+                for step in steps:
+                    if isinstance(step, StopContainer):
+                        told = step.container
+                        self._event("Normal", "Killing", f"stopping {told.name}: {step.reason}", uid, told.name)
+                    outcome = await self._executor.execute(step)
+                    self._remember(uid, outcome)
+                    if outcome.error:
+                        break
+        except Exception:  # a bug in a step must not take the other pods' daemon down
+            log.exception("bug while working on pod %s", uid)
+            self._set_back(uid, "InternalError", "a bug in edged; its log has the details", FIRST_RETRY)
+        finally:
+            self._busy.discard(uid)
+            self._wake.set()
+
+    def _remember(self, uid: str, outcome: Outcome) -> None:
+        step = outcome.step
+        if outcome.error:
+            log.warning("%s: %s", step.describe(), outcome.error)
+            clearing = not isinstance(step, PrepareSandbox | StartContainer)
+            self._set_back(uid, REASONS[type(step)], outcome.error, outcome.retry_after, clearing)
+            return
+        if isinstance(step, SyncServices):
+            self._services = step.services
+        if not isinstance(step, PrepareSandbox):  # a sandbox alone doesn't prove that the start works
+            self._setbacks.pop(uid, None)
+
+    def _set_back(self, uid: str, reason: str, message: str, after: float, clearing: bool = False) -> None:
+        """A permanent failure of a start waits for a new document; taking things away is never given up."""
+        count = self._setbacks[uid].count + 1 if uid in self._setbacks else 1
+        if clearing:
+            after = min(after, LAST_RETRY)
+        pause = min(max(after, FIRST_RETRY * 2 ** min(count - 1, 10)), max(LAST_RETRY, after))
+        self._setbacks[uid] = Setback(reason, message, count, boottime() + pause, clearing)
+
+    def _material(self, pod: Pod) -> Material:
+        """The configs and secrets that the pod refers to, secrets opened; those that are missing are left out."""
+        desired = self._desired
+        if desired is None:
+            return Material()
+        configs, secrets = planning.references(pod)
+        opened: dict[str, Mapping[str, bytes]] = {}
+        for name in secrets:
+            sealed = desired.secrets.get(f"{pod.namespace}/{name}")
+            if sealed is not None:
+                opened[name] = self.uplink.unseal(f"{pod.namespace}/{name}", sealed)
+        found = {name: desired.configs.get(f"{pod.namespace}/{name}") for name in configs}
+        return Material({name: content for name, content in found.items() if content is not None}, opened)
+
+    # ------------------------------------------------------------ telling
+
+    def _event(self, kind: str, reason: str, message: str, pod: str = "", container: str = "") -> None:
+        title = ""
+        if pod and self._desired is not None:
+            title = next((p.title for p in self._desired.pods if p.uid == pod), "")
+        if pod and not title:
+            title = next((s.pod for s in self.observed.sandboxes if s.pod_uid == pod), "")
+        if pod and not title and self._events:  # it may be gone by now: an earlier event knew it
+            title = next((e.title for e in reversed(self._events) if e.pod == pod), "")
+        self._events.append(Event(next(self._numbers), time.time(), kind, reason, message, pod, title, container))
+
+    def _report(self) -> None:
+        status = self.status()
+        if status != self._told:
+            self._told = status
+            self.uplink.report(status)
+
+    def status(self) -> NodeStatus:
+        return NodeStatus(
+            node=self.config.name,
+            generation=self.generation,
+            epoch=self._epoch,
+            capacity=self.capacity,
+            pods=summary.summarise(self._desired, self.observed, self.budget, boottime()),
+            events=tuple(self._events),
+            degraded=tuple(self._runtime.degraded),
+            refused=self._refusal,
+            boot_id=self._boot_id,
+            version=__version__,
+        )
+
+    async def _notify_watchers(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    # ------------------------------------------------------------ what control.py asks for
+
+    async def changed(self) -> None:
+        async with self._changed:
+            await self._changed.wait()
+
+    @property
+    def observed(self) -> Observed:
+        return self._seen or Observed()
+
+    @property
+    def generation(self) -> int:
+        return self._desired.generation if self._desired else 0
+
+    @property
+    def runtime(self) -> Runtime:
+        return self._runtime
+
+    def requested(self) -> int:
+        """Bytes that admitted pods have set aside."""
+        pods = self._desired.pods if self._desired else ()
+        present = {s.pod_uid for s in self.observed.sandboxes}
+        return budgets.admit(pods, present, self.budget).requested
+
+    def plan_text(self) -> str:
+        return self._plan().describe()
+
+
+def _by_pod(steps: Iterable[Step]) -> dict[str, list[Step]]:
+    groups: dict[str, list[Step]] = {}
+    for step in steps:
+        groups.setdefault(step.pod_uid, []).append(step)
+    return groups

@@ -1,0 +1,1 @@
+"""Fakes: code with a contract that the real thing passes too."""
