@@ -1,0 +1,189 @@
+"""The images that this node has, content-addressed on disk; this module is the resident daemon's side: it only reads.
+
+    <root>/                     mode 0700: layers contain set-uid programs that the machine's own users must not reach
+    ├── index.json              references -> manifest digests, and the layers that are complete, with their sizes
+    ├── lock                    held (flock) by whoever writes
+    ├── blobs/sha256/<64 hex>   manifests and configs, byte for byte; compressed layers are not kept
+    ├── layers/<32 hex>/        one unpacked layer each, ready to be an overlay lowerdir; the name is the start of
+    │                           its diff_id, because overlay's mount options must fit into one page
+    └── tmp/<random>/           being unpacked or being deleted; the next writer empties it
+
+`index.json` is the only file that ever changes; it is replaced by rename, after everything it speaks of has reached
+the disk. So a power loss at any moment leaves the old state or the new one. Writing is edged.images.writer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import msgspec
+
+from edged.errors import PermanentError
+from edged.images import oci
+from edged.images.reference import normalise, parse
+from edged.model import Image, Value
+
+LAYER_NAME_DIGITS = 32  # 128 bits of the diff_id; the full one stands in index.json
+
+
+class ImageEntry(Value, frozen=True):
+    """:ivar manifest: digest of the image's manifest, which is in blobs/."""
+
+    manifest: str
+
+
+class StoreIndex(Value, frozen=True):
+    """The content of index.json.
+
+    :ivar images: canonical reference -> entry.
+    :ivar layers: diff_id -> size in bytes of the unpacked files. A layer folder that isn't listed isn't complete.
+    """
+
+    images: dict[str, ImageEntry] = msgspec.field(default_factory=dict)
+    layers: dict[str, int] = msgspec.field(default_factory=dict)
+
+
+def layer_name(diff_id: str) -> str:
+    return diff_id.removeprefix("sha256:")[:LAYER_NAME_DIGITS]
+
+
+class ImageStore:
+    """Images by reference. Cheap to ask: one stat() while nothing has changed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root.absolute()
+        self.blobs = self.root / "blobs" / "sha256"
+        self.layers = self.root / "layers"
+        self.index_file = self.root / "index.json"
+        self._signature: tuple[int, ...] | None = None
+        self._images: dict[str, Image] = {}
+        self._by_digest: dict[str, str] = {}
+        self.damage: tuple[str, ...] = ()
+
+    def resolve(self, reference: str) -> Image | None:
+        """The image of that name, complete and ready to be stacked, or None.
+
+        :raises PermanentError: the reference itself is malformed.
+        """
+        self._refresh()
+        wanted = normalise(reference)
+        image = self._images.get(self._by_digest.get(wanted, wanted))
+        if image is None or not all(Path(layer).is_dir() for layer in image.layers):
+            return None
+        return image
+
+    def present(self, references: Iterable[str]) -> frozenset[str]:
+        """Those of `references`, as they are written, that resolve. Malformed ones don't."""
+        found = set()
+        for reference in references:
+            try:
+                if self.resolve(reference) is not None:
+                    found.add(reference)
+            except PermanentError:
+                continue
+        return frozenset(found)
+
+    def references(self) -> frozenset[str]:
+        """Canonical names of all images."""
+        self._refresh()
+        return frozenset(self._images)
+
+    def list(self) -> tuple[Image, ...]:
+        """All images, by name. Sizes count a layer for each image that shares it."""
+        self._refresh()
+        return tuple(image for _, image in sorted(self._images.items()))
+
+    def disk_usage(self) -> int:
+        """Bytes of all unpacked layers, each counted once."""
+        return sum(self.read_index().layers.values())
+
+    def remove(self, reference: str) -> None:
+        """Forget one image and delete the layers that no other image and no mount uses. Not for the daemon's loop.
+
+        :raises PermanentError: there is no such image.
+        """
+        from edged.images.writer import StoreWriter  # shutil and ctypes: not in the resident process
+
+        with StoreWriter(self.root) as writer:
+            writer.remove_image(normalise(reference))
+
+    def read_index(self) -> StoreIndex:
+        """index.json as it is now; empty where there is none.
+
+        :raises PermanentError: the file is damaged.
+        """
+        try:
+            raw = self.index_file.read_bytes()
+            return msgspec.json.decode(raw, type=StoreIndex)
+        except FileNotFoundError:
+            return StoreIndex()
+        except (msgspec.DecodeError, UnicodeDecodeError) as e:
+            raise PermanentError(
+                f"{self.index_file} is damaged ({e}); move it away and import the images again: edged image import FILE"
+            ) from e
+
+    def read_blob(self, digest: str, what: str) -> bytes:
+        """A manifest or config, checked against its digest."""
+        file = self.blobs / oci.hex_of(digest, what)
+        try:
+            with file.open("rb") as f:
+                raw = f.read(oci.LARGEST_DOCUMENT + 1)
+        except OSError as e:
+            raise PermanentError(f"{what}: cannot read {file}: {e.strerror}; import the image again") from e
+        if oci.digest_of(raw) != digest:
+            raise PermanentError(f"{what}: {file} no longer has the digest it is named by; import the image again")
+        return raw
+
+    def _refresh(self) -> None:
+        try:
+            s = self.index_file.stat()
+            signature: tuple[int, ...] | None = (s.st_ino, s.st_mtime_ns, s.st_ctime_ns, s.st_size)
+        except OSError:
+            signature = None
+        if signature == self._signature:
+            return
+        images, by_digest, damage = {}, {}, []
+        try:
+            index = self.read_index()
+        except PermanentError as e:
+            index, damage = StoreIndex(), [str(e)]
+        for reference, entry in index.images.items():
+            try:
+                images[reference] = self._load(reference, entry, index)
+                by_digest[f"{parse(reference).name}@{entry.manifest}"] = reference
+            except PermanentError as e:
+                damage.append(str(e))
+        self._images, self._by_digest, self.damage = images, by_digest, tuple(damage)
+        self._signature = signature
+
+    def _load(self, reference: str, entry: ImageEntry, index: StoreIndex) -> Image:
+        what = f"image {reference}"
+        manifest = oci.decode(self.read_blob(entry.manifest, what), oci.Manifest, f"manifest of {what}")
+        raw_config = self.read_blob(manifest.config.digest, what)
+        config = oci.decode(raw_config, oci.ImageConfig, f"config of {what}")
+        diff_ids = config.rootfs.diff_ids or ()
+        for diff_id in diff_ids:
+            oci.hex_of(diff_id, f"layer of {what}")
+            if diff_id not in index.layers:
+                raise PermanentError(f"{what}: layer {diff_id} is missing; import the image again")
+        run = config.config or oci.RunConfig()
+        return Image(
+            reference=reference,
+            id=manifest.config.digest,
+            layers=tuple(str(self.layers / layer_name(d)) for d in stacking_order(diff_ids)),
+            entrypoint=run.entrypoint or (),
+            cmd=run.cmd or (),
+            env=run.env or (),
+            working_dir=run.working_dir or "",
+            user=run.user or "",
+            size=sum(index.layers[d] for d in set(diff_ids)),
+        )
+
+
+def stacking_order(diff_ids: tuple[str, ...]) -> tuple[str, ...]:
+    """Lowest first, each once: overlayfs refuses the same folder twice.
+
+    Of a repeated layer the topmost occurrence stays; it covers all that the lower ones did.
+    """
+    return tuple(reversed(dict.fromkeys(reversed(diff_ids))))
