@@ -1,0 +1,321 @@
+"""core/v1: Namespace, ConfigMap, Secret, Service, Node, Event, and Pod with its parts (from `pod`)."""
+
+from __future__ import annotations
+
+import base64
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from cloudlink.kube.meta import (
+    Condition,
+    Empty,
+    IntOrString,
+    KubeObject,
+    Many,
+    Model,
+    ObjectMeta,
+    Report,
+    ResourceList,
+    StringMap,
+)
+from cloudlink.kube.pod import (
+    ConfigMapVolume,
+    Container,
+    ContainerPort,
+    ContainerState,
+    ContainerStateRunning,
+    ContainerStateTerminated,
+    ContainerStateWaiting,
+    ContainerStatus,
+    EmptyDirVolume,
+    EnvFromRef,
+    EnvFromSource,
+    EnvVar,
+    EnvVarSource,
+    ExecAction,
+    HostPathVolume,
+    HTTPGetAction,
+    HTTPHeader,
+    KeySelector,
+    KeyToPath,
+    Pod,
+    PodCondition,
+    PodIP,
+    PodSpec,
+    PodStatus,
+    PodTemplateSpec,
+    Probe,
+    Protocol,
+    ResourceRequirements,
+    SecretVolume,
+    TCPSocketAction,
+    Toleration,
+    Volume,
+    VolumeMount,
+    put,
+)
+
+# ---------------------------------------------------------------- Namespace
+
+
+class NamespaceSpec(Model):
+    finalizers: Many[str] = ()
+
+
+class NamespaceStatus(Report):
+    phase: Literal["", "Active", "Terminating"] = ""
+    conditions: Many[Condition] = ()
+
+
+class Namespace(KubeObject):
+    api_version: Literal["v1"] = "v1"
+    kind: Literal["Namespace"] = "Namespace"
+    spec: NamespaceSpec = NamespaceSpec()
+    status: NamespaceStatus = NamespaceStatus()
+
+
+# ---------------------------------------------------------------- ConfigMap and Secret
+
+
+class ConfigMap(KubeObject):
+    """`data` is text, `binary_data` base64; no key may be in both."""
+
+    api_version: Literal["v1"] = "v1"
+    kind: Literal["ConfigMap"] = "ConfigMap"
+    data: StringMap = Field(default={})
+    binary_data: StringMap = Field(default={})
+    immutable: bool | None = None
+
+
+class Secret(KubeObject):
+    """`data` is base64. `stringData` is only for writing: it is merged into `data` at once, as in Kubernetes."""
+
+    api_version: Literal["v1"] = "v1"
+    kind: Literal["Secret"] = "Secret"
+    type: str = "Opaque"
+    data: StringMap = Field(default={}, repr=False)
+    string_data: StringMap = Field(default={}, repr=False)
+    immutable: bool | None = None
+
+    @model_validator(mode="after")
+    def _string_data_is_data(self) -> Secret:
+        if self.string_data:
+            # surrogatepass: a lone surrogate can come out of JSON; it must not crash us here
+            plain = {k: v.encode("utf-8", "surrogatepass") for k, v in self.string_data.items()}
+            encoded = {k: base64.b64encode(v).decode("ascii") for k, v in plain.items()}
+            put(self, data=self.data | encoded, string_data={})
+        return self
+
+
+# ---------------------------------------------------------------- Service
+
+
+class ServicePort(Model):
+    """`target_port` is a number or the name of a container port; the same as `port` where not given."""
+
+    port: int
+    name: str = ""
+    protocol: Protocol = "TCP"
+    app_protocol: str = ""
+    target_port: IntOrString = 0
+
+    unsupported: ClassVar = frozenset({"nodePort"})
+
+    @model_validator(mode="after")
+    def _target_is_port(self) -> ServicePort:
+        if self.target_port in (0, ""):
+            put(self, target_port=self.port)
+        return self
+
+
+class ServiceSpec(Model):
+    """`cluster_ip` "" means not assigned yet, "None" a headless Service."""
+
+    type: Literal["ClusterIP"] = "ClusterIP"
+    selector: StringMap = Field(default={})
+    ports: Many[ServicePort] = ()
+    cluster_ip: str = ""
+    cluster_ips: Many[str] = ()
+    session_affinity: Literal["None"] = "None"
+    internal_traffic_policy: Literal["Cluster"] = "Cluster"
+    ip_families: Many[Literal["IPv4"]] = ()
+    ip_family_policy: Literal["SingleStack"] = "SingleStack"
+
+    unsupported: ClassVar = frozenset(
+        {"allocateLoadBalancerNodePorts", "externalIPs", "externalName", "externalTrafficPolicy"}
+        | {"healthCheckNodePort", "loadBalancerClass", "loadBalancerIP", "loadBalancerSourceRanges"}
+        | {"publishNotReadyAddresses", "sessionAffinityConfig", "trafficDistribution"}
+    )
+
+
+class ServiceStatus(Report):
+    load_balancer: Empty = Empty()
+    conditions: Many[Condition] = ()
+
+
+class Service(KubeObject):
+    api_version: Literal["v1"] = "v1"
+    kind: Literal["Service"] = "Service"
+    spec: ServiceSpec = ServiceSpec()
+    status: ServiceStatus = ServiceStatus()
+
+
+# ---------------------------------------------------------------- Node
+
+
+class Taint(Model):
+    key: str
+    value: str = ""
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
+    time_added: str = ""
+
+
+class NodeSpec(Model):
+    unschedulable: bool = False
+    taints: Many[Taint] = ()
+    pod_cidr: str = ""
+    pod_cidrs: Many[str] = ()
+    provider_id: str = ""
+
+    unsupported: ClassVar = frozenset({"configSource", "externalID"})
+
+
+class NodeCondition(Condition):
+    last_heartbeat_time: str = ""
+
+
+class NodeAddress(Report):
+    type: str
+    address: str
+
+
+class NodeSystemInfo(Report):
+    """Every field is present in documents, empty or not, because kubectl describe prints them all."""
+
+    machine_id: str = ""
+    system_uuid: str = ""
+    boot_id: str = ""
+    kernel_version: str = ""
+    os_image: str = ""
+    container_runtime_version: str = ""
+    kubelet_version: str = ""
+    kube_proxy_version: str = ""
+    operating_system: str = "linux"
+    architecture: str = ""
+
+
+class NodeStatus(Report):
+    capacity: ResourceList = Field(default={})
+    allocatable: ResourceList = Field(default={})
+    conditions: Many[NodeCondition] = ()
+    addresses: Many[NodeAddress] = ()
+    node_info: NodeSystemInfo = NodeSystemInfo()
+
+
+class Node(KubeObject):
+    api_version: Literal["v1"] = "v1"
+    kind: Literal["Node"] = "Node"
+    spec: NodeSpec = NodeSpec()
+    status: NodeStatus = NodeStatus()
+
+
+# ---------------------------------------------------------------- Event
+
+
+class ObjectReference(Model):
+    kind: str = ""
+    namespace: str = ""
+    name: str = ""
+    uid: str = ""
+    api_version: str = ""
+    resource_version: str = ""
+    field_path: str = ""
+
+
+class EventSource(Model):
+    component: str = ""
+    host: str = ""
+
+
+class EventSeries(Model):
+    count: int = 0
+    last_observed_time: str = ""
+
+
+class Event(KubeObject):
+    """core/v1 Event, as `kubectl describe` and `kubectl get events` read it."""
+
+    api_version: Literal["v1"] = "v1"
+    kind: Literal["Event"] = "Event"
+    involved_object: ObjectReference
+    reason: str = ""
+    message: str = ""
+    type: str = ""
+    count: int = 0
+    source: EventSource = EventSource()
+    first_timestamp: str = ""
+    last_timestamp: str = ""
+    event_time: str = ""
+    series: EventSeries | None = None
+    action: str = ""
+    related: ObjectReference | None = None
+    reporting_component: str = ""
+    reporting_instance: str = ""
+
+
+__all__ = [
+    "ConfigMap",
+    "ConfigMapVolume",
+    "Container",
+    "ContainerPort",
+    "ContainerState",
+    "ContainerStateRunning",
+    "ContainerStateTerminated",
+    "ContainerStateWaiting",
+    "ContainerStatus",
+    "EmptyDirVolume",
+    "EnvFromRef",
+    "EnvFromSource",
+    "EnvVar",
+    "EnvVarSource",
+    "Event",
+    "EventSeries",
+    "EventSource",
+    "ExecAction",
+    "HTTPGetAction",
+    "HTTPHeader",
+    "HostPathVolume",
+    "KeySelector",
+    "KeyToPath",
+    "Namespace",
+    "NamespaceSpec",
+    "NamespaceStatus",
+    "Node",
+    "NodeAddress",
+    "NodeCondition",
+    "NodeSpec",
+    "NodeStatus",
+    "NodeSystemInfo",
+    "ObjectMeta",
+    "ObjectReference",
+    "Pod",
+    "PodCondition",
+    "PodIP",
+    "PodSpec",
+    "PodStatus",
+    "PodTemplateSpec",
+    "Probe",
+    "ResourceRequirements",
+    "Secret",
+    "SecretVolume",
+    "Service",
+    "ServicePort",
+    "ServiceSpec",
+    "ServiceStatus",
+    "TCPSocketAction",
+    "Taint",
+    "Toleration",
+    "Volume",
+    "VolumeMount",
+]

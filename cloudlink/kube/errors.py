@@ -1,0 +1,56 @@
+"""What is wrong with an object: every cause at once, in the words of Kubernetes' metav1.StatusCause."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from edged.errors import PermanentError
+
+Reason = Literal[
+    "FieldValueInvalid",  # present, but not acceptable
+    "FieldValueRequired",  # absent, and must not be
+    "FieldValueNotSupported",  # Kubernetes knows it, or lists alternatives; this version does not
+    "FieldValueDuplicate",  # a second one where names must be unique
+    "FieldValueForbidden",  # not allowed together with something else
+    "FieldValueTooLong",
+    "FieldValueTypeInvalid",  # a number where a string belongs, and the like
+    "FieldValueNotFound",  # refers to something that isn't there
+]
+
+MAX_CAUSES = 100  # a person can't use more; bounds the answer to a hostile document
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """One thing that is wrong.
+
+    :ivar field: path in the names people write, e.g. `spec.template.spec.containers[0].image`; "" = the whole.
+    :ivar message: a sentence without the path.
+    """
+
+    field: str
+    reason: Reason
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.field}: {self.message}" if self.field else self.message
+
+
+class Invalid(PermanentError):  # noqa: N818 - Kubernetes' own word (StatusReasonInvalid)
+    """An object that can't be accepted.
+
+    :ivar causes: all that is wrong, at most MAX_CAUSES, in the order of the document as far as possible.
+    :ivar kind: of the object, "" where unknown; `name` likewise.
+    """
+
+    def __init__(self, causes: Sequence[Cause], kind: str = "", name: str = "") -> None:
+        left_out = len(causes) - MAX_CAUSES
+        self.causes: tuple[Cause, ...] = tuple(causes[:MAX_CAUSES])
+        if left_out > 0:
+            self.causes += (Cause("", "FieldValueInvalid", f"and {left_out} more errors"),)
+        self.kind = kind
+        self.name = name
+        text = "; ".join(map(str, self.causes))
+        super().__init__(f'{kind} "{name}" is invalid: {text}' if kind else text)

@@ -1,0 +1,174 @@
+"""What every Kubernetes object has in common (apimachinery's metav1), and the base of all models here.
+
+Attributes are Kubernetes' names in snake_case (`pod.metadata.resource_version`), documents carry camelCase. An
+absent value is the field's falsy default (None, "", 0, False, (), {}), as Go's omitempty has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from cloudlink.kube.quantity import QuantityError, canonical
+
+T = TypeVar("T")
+
+# Documents carry lists; frozen models carry tuples. Only the outer type is lax, items stay strict.
+Many = Annotated[tuple[T, ...], Field(strict=False)]
+
+_INITIALS = {
+    "api_group": "apiGroup",
+    "boot_id": "bootID",
+    "cluster_ip": "clusterIP",
+    "cluster_ips": "clusterIPs",
+    "container_id": "containerID",
+    "host_ip": "hostIP",
+    "host_ips": "hostIPs",
+    "image_id": "imageID",
+    "machine_id": "machineID",
+    "pod_cidr": "podCIDR",
+    "pod_cidrs": "podCIDRs",
+    "pod_ip": "podIP",
+    "pod_ips": "podIPs",
+    "provider_id": "providerID",
+    "system_uuid": "systemUUID",
+}
+
+
+def camel(name: str) -> str:
+    """snake_case -> the name in documents, initials included: pod_ip -> podIP."""
+    return _INITIALS.get(name) or to_camel(name)
+
+
+def _int_or_string(value: object) -> int | str:
+    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise PydanticCustomError("int_or_string_type", "must be a whole number or a string")
+
+
+def _quantity(value: object) -> str:
+    try:
+        return canonical(value)  # type: ignore[arg-type]  # it refuses everything else by itself
+    except QuantityError as e:
+        raise PydanticCustomError("quantity", "{problem}", {"problem": str(e)}) from None
+
+
+IntOrString = Annotated[int | str, PlainValidator(_int_or_string)]
+Quantity = Annotated[str, PlainValidator(_quantity)]  # canonical text; see cloudlink.kube.quantity
+StringMap = dict[str, str]
+ResourceList = dict[str, Quantity]
+
+
+class Model(BaseModel):
+    """Base of every part of an object.
+
+    :cvar unsupported: names that Kubernetes knows in this place and this version refuses.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=camel, populate_by_name=True)
+
+    unsupported: ClassVar[frozenset[str]] = frozenset()
+
+
+class Report(Model):
+    """Base of status models: written by nodes and controllers, so fields from other clusters are passed over."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class Empty(Model):
+    """A field that is accepted as long as it asks for nothing."""
+
+
+class OwnerReference(Model):
+    api_version: str
+    kind: str
+    name: str
+    uid: str
+    controller: bool = False
+    block_owner_deletion: bool = False
+
+
+class ObjectMeta(Model):
+    """metav1.ObjectMeta. Times are RFC 3339 text; `managedFields` and `selfLink` are accepted and dropped."""
+
+    name: str = ""
+    generate_name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: str = ""
+    deletion_timestamp: str = ""
+    deletion_grace_period_seconds: int | None = None
+    labels: StringMap = {}
+    annotations: StringMap = {}
+    owner_references: Many[OwnerReference] = ()
+    finalizers: Many[str] = ()
+    managed_fields: Annotated[tuple[()], PlainValidator(lambda _: ())] = ()
+    self_link: Annotated[Literal[""], PlainValidator(lambda _: "")] = ""
+
+
+class LabelSelectorRequirement(Model):
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: Many[str] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        match self.operator:
+            case "In":
+                return labels.get(self.key) in self.values
+            case "NotIn":
+                return labels.get(self.key) not in self.values
+            case "Exists":
+                return self.key in labels
+            case "DoesNotExist":
+                return self.key not in labels
+
+
+class LabelSelector(Model):
+    """metav1.LabelSelector; all requirements must hold, and none at all matches everything."""
+
+    match_labels: StringMap = {}
+    match_expressions: Many[LabelSelectorRequirement] = ()
+
+    def matches(self, labels: Mapping[str, str]) -> bool:
+        return all(labels.get(k) == v for k, v in self.match_labels.items()) and all(
+            e.matches(labels) for e in self.match_expressions
+        )
+
+
+class KubeObject(Model):
+    """Anything with a kind and a name. `metadata.namespace` is "" for kinds that live outside namespaces."""
+
+    api_version: str
+    kind: str
+    metadata: ObjectMeta = ObjectMeta()
+
+    @property
+    def title(self) -> str:
+        """ "namespace/name", or the name alone."""
+        meta = self.metadata
+        return f"{meta.namespace}/{meta.name}" if meta.namespace else meta.name
+
+
+def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
+    """A Service's or nodeSelector's plain form: every pair must be there."""
+    return all(labels.get(k) == v for k, v in selector.items())
+
+
+class Condition(Report):
+    """What conditions of all kinds share; `status` is True, False or Unknown."""
+
+    type: str
+    status: Literal["True", "False", "Unknown"]
+    last_transition_time: str = ""
+    reason: str = ""
+    message: str = ""
+
+
+Fields = dict[str, Any]  # a document's mapping, as it came

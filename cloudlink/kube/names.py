@@ -1,0 +1,115 @@
+"""The syntax of names, labels and keys, as apimachinery's validation package defines it.
+
+Each check returns "" when the text is fine and otherwise a sentence fragment that says what it must be.
+"""
+
+from __future__ import annotations
+
+import re
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?", re.ASCII)
+_LABEL_1035 = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?", re.ASCII)
+_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*", re.ASCII)
+_QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]", re.ASCII)
+_CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]+", re.ASCII)
+_ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*", re.ASCII)
+_PORT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", re.ASCII)
+
+
+def dns_label(text: str) -> str:
+    """RFC 1123 label: containers, volumes, namespaces, service ports."""
+    if len(text) > 63:
+        return "must be no more than 63 characters"
+    if _LABEL.fullmatch(text):
+        return ""
+    return (
+        "a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', "
+        "and must start and end with an alphanumeric character (e.g. 'my-name' or '123-abc')"
+    )
+
+
+def dns_label_1035(text: str) -> str:
+    """RFC 1035 label: Services, whose names become DNS names."""
+    if len(text) > 63:
+        return "must be no more than 63 characters"
+    if _LABEL_1035.fullmatch(text):
+        return ""
+    return (
+        "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic "
+        "character, and end with an alphanumeric character (e.g. 'my-name' or 'abc-123')"
+    )
+
+
+def dns_subdomain(text: str) -> str:
+    """RFC 1123 subdomain: the names of most objects."""
+    if len(text) > 253:
+        return "must be no more than 253 characters"
+    if _SUBDOMAIN.fullmatch(text):
+        return ""
+    return (
+        "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', "
+        "and must start and end with an alphanumeric character (e.g. 'example.com')"
+    )
+
+
+def label_key(text: str) -> str:
+    """Qualified name: an optional DNS prefix and a name, as for keys of labels, annotations and taints."""
+    prefix, slash, name = text.rpartition("/")
+    if slash and dns_subdomain(prefix):
+        return f"prefix part {dns_subdomain(prefix)}"
+    if len(name) > 63:
+        return "name part must be no more than 63 characters"
+    if _QUALIFIED.fullmatch(name):
+        return ""
+    return (
+        "name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an "
+        "alphanumeric character (e.g. 'MyName' or 'my.name'), with an optional DNS subdomain prefix and '/' "
+        "(e.g. 'example.com/MyName')"
+    )
+
+
+def label_value(text: str) -> str:
+    if len(text) > 63:
+        return "must be no more than 63 characters"
+    if not text or _QUALIFIED.fullmatch(text):
+        return ""
+    return (
+        "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must "
+        "start and end with an alphanumeric character (e.g. 'MyValue' or 'my_value')"
+    )
+
+
+def config_key(text: str) -> str:
+    """Keys of ConfigMaps and Secrets; they become file names."""
+    if len(text) > 253:
+        return "must be no more than 253 characters"
+    if text == "." or text.startswith(".."):
+        return "must not be '.' and must not start with '..'"
+    if _CONFIG_KEY.fullmatch(text):
+        return ""
+    return "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name')"
+
+
+def env_name(text: str) -> str:
+    if _ENV_NAME.fullmatch(text):
+        return ""
+    return (
+        "a valid environment variable name must consist of alphabetic characters, digits, '_', '-', or '.', "
+        "and must not start with a digit (e.g. 'MY_ENV.VAR-1')"
+    )
+
+
+def port_name(text: str) -> str:
+    """IANA_SVC_NAME (RFC 6335): names of container ports."""
+    if len(text) > 15:
+        return "must be no more than 15 characters"
+    if _PORT_NAME.fullmatch(text) and "--" not in text and re.search("[a-z]", text):
+        return ""
+    return (
+        "must contain only lower case letters, digits and '-', at least one letter, no '--', "
+        "and start and end with a letter or digit"
+    )
+
+
+def port_number(number: int) -> str:
+    return "" if 1 <= number <= 65535 else "must be between 1 and 65535, inclusive"

@@ -1,0 +1,187 @@
+"""Documents in, objects out, and back: `parse` checks everything and says all that is wrong at once.
+
+`parse(dump(obj)) == obj` for every object that `parse` has made.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from cloudlink.kube.errors import Cause, Invalid, Reason
+from cloudlink.kube.manifest import load_yaml
+from cloudlink.kube.meta import KubeObject, Model
+from cloudlink.kube.registry import RESOURCES, Resource, by_kind
+from cloudlink.kube.schema import causes_of, json_type, without
+from cloudlink.kube.validate import validate
+
+__all__ = ["Cause", "Invalid", "Reason", "dump", "load_yaml", "parse", "revive"]
+
+MAX_DEPTH = 64  # levels of nesting; a Deployment needs about 12
+
+# Mappings whose keys belong to people: a null there is a forgotten value, not an absent field.
+_PEOPLE_S_KEYS = frozenset({"data", "binaryData", "stringData", "labels", "annotations", "matchLabels", "nodeSelector"})
+
+
+def parse(data: object) -> KubeObject:
+    """One document, as JSON or YAML gave it, checked and with Kubernetes' defaults filled in.
+
+    Nulls count as absent, as in Kubernetes. Raises Invalid with every cause; nothing else, whatever comes.
+    """
+    document, resource = _recognise(data)
+    name = _name(document)
+    try:
+        obj = resource.model.model_validate(document, by_alias=True, by_name=False)
+    except ValidationError as e:
+        causes = _structural(e, document, resource)
+        raise Invalid(causes, resource.kind, name) from None
+    found = validate(obj)
+    if found:
+        raise Invalid(found, resource.kind, name)
+    return obj
+
+
+def revive(data: object) -> KubeObject:
+    """A document that `dump` has made, from a place that we trust (the hub's own store): only its structure is
+    checked. Raises Invalid."""
+    document, resource = _recognise(data)
+    try:
+        return resource.model.model_validate(document, by_alias=True, by_name=False)
+    except ValidationError as e:
+        raise Invalid(causes_of(e, resource.model)[0], resource.kind, _name(document)) from None
+
+
+def _structural(error: ValidationError, document: dict[str, Any], resource: Resource) -> list[Cause]:
+    """What is wrong with the structure, and then whatever else is wrong with the parts that are right."""
+    causes, places = causes_of(error, resource.model)
+    rest = without(document, places)
+    if rest is None:
+        return causes
+    try:
+        obj = resource.model.model_validate(rest, by_alias=True, by_name=False)
+    except ValidationError:
+        return causes
+    wrong = [c.field for c in causes]
+    return causes + [c for c in validate(obj) if not any(_related(c.field, w) for w in wrong)]
+
+
+def _related(one: str, other: str) -> bool:
+    """Whether one path is the other or lies above or below it."""
+    short, long = sorted((one, other), key=len)
+    return long.startswith(short) and (len(long) == len(short) or long[len(short)] in ".[" or not short)
+
+
+def _recognise(data: object) -> tuple[dict[str, Any], Resource]:
+    if not isinstance(data, dict):
+        raise Invalid([Cause("", "FieldValueTypeInvalid", f"a Kubernetes object is a mapping, not {json_type(data)}")])
+    document = _without_nulls(data, MAX_DEPTH)
+    missing = [
+        Cause(field, "FieldValueRequired", f"Required value: such as {example}")
+        for field, example in (("apiVersion", '"v1" or "apps/v1"'), ("kind", '"Pod" or "Deployment"'))
+        if document.get(field) in (None, "")
+    ]
+    if missing:
+        raise Invalid(missing, name=_name(document))
+    api_version, kind = document["apiVersion"], document["kind"]
+    for field, value in (("apiVersion", api_version), ("kind", kind)):
+        if not isinstance(value, str):
+            raise Invalid([Cause(field, "FieldValueTypeInvalid", f"must be a string, not {json_type(value)}")])
+    resource = by_kind(api_version, kind)
+    if resource is None:
+        raise Invalid([_unknown_kind(api_version, kind)], name=_name(document))
+    return document, resource
+
+
+def _unknown_kind(api_version: str, kind: str) -> Cause:
+    for resource in RESOURCES:
+        if resource.kind == kind:
+            message = f'no kind "{kind}" in "{api_version[:64]}"; write apiVersion: {resource.api_version}'
+            return Cause("apiVersion", "FieldValueNotSupported", message)
+    kinds = {r.kind: r.api_version for r in RESOURCES}
+    close = difflib.get_close_matches(kind[:64], kinds, n=1)
+    hint = f'did you mean "{close[0]}"?' if close else f"supported kinds: {', '.join(kinds)}"
+    return Cause("kind", "FieldValueNotSupported", f'no kind "{kind[:64]}" in "{api_version[:64]}"; {hint}')
+
+
+def _name(document: Mapping[str, Any]) -> str:
+    metadata = document.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    return name[:253] if isinstance(name, str) else ""
+
+
+def _without_nulls(data: dict[str, Any], depth: int) -> dict[str, Any]:
+    """The mapping without its nulls; itself where there are none, so that the usual case copies nothing."""
+    changed: dict[str, Any] = {}
+    nulls = False
+    for key, value in data.items():
+        if value is None:
+            nulls = True
+        elif isinstance(value, dict):
+            if value and key not in _PEOPLE_S_KEYS:
+                inner = _without_nulls(value, _deeper(depth))
+                if inner is not value:
+                    changed[key] = inner
+        elif isinstance(value, list) and value:
+            items = _items_without_nulls(value, _deeper(depth))
+            if items is not value:
+                changed[key] = items
+    if not nulls and not changed:
+        return data
+    return {k: changed.get(k, v) for k, v in data.items() if v is not None}
+
+
+def _items_without_nulls(items: list[Any], depth: int) -> list[Any]:
+    cleaned = [
+        _without_nulls(i, depth)
+        if isinstance(i, dict)
+        else _items_without_nulls(i, _deeper(depth))
+        if isinstance(i, list)
+        else i
+        for i in items
+    ]
+    return cleaned if any(a is not b for a, b in zip(cleaned, items, strict=True)) else items
+
+
+def _deeper(depth: int) -> int:
+    if depth == 0:
+        raise Invalid([Cause("", "FieldValueInvalid", f"nested deeper than {MAX_DEPTH} levels")])
+    return depth - 1
+
+
+# ---------------------------------------------------------------- back to documents
+
+_SHAPES: dict[type[Model], tuple[tuple[str, str, object], ...]] = {}  # one entry per model class
+
+
+def _shape(model: type[Model]) -> tuple[tuple[str, str, object], ...]:
+    """Attribute, name in documents, and the value that stands for absent (a required field has none)."""
+    shape = _SHAPES.get(model)
+    if shape is None:
+        absent = object()  # equal to nothing
+        shape = _SHAPES[model] = tuple(
+            (name, field.alias or name, absent if field.is_required() or field.default else field.default)
+            for name, field in model.model_fields.items()
+        )
+    return shape
+
+
+def dump(obj: Model) -> dict[str, Any]:
+    """The document of an object (or of any part of one): camelCase, JSON-able, nothing that is absent."""
+    values = obj.__dict__
+    document: dict[str, Any] = {}
+    for name, alias, absent in _shape(type(obj)):
+        value = values[name]
+        if isinstance(value, str | bool | int | None):
+            if value is not None and value != absent:
+                document[alias] = value
+        elif isinstance(value, Model):
+            document[alias] = dump(value)
+        elif isinstance(value, dict):
+            if value:
+                document[alias] = dict(value)
+        elif value:
+            document[alias] = [dump(v) if isinstance(v, Model) else v for v in value]
+    return document
