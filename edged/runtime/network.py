@@ -1,0 +1,365 @@
+"""Pod networking: a namespace per pod, joined to the node's bridge, with an address of its own.
+
+    run_dir/netns/10.88.0.5           the namespace, pinned by a bind mount; its name is its address
+    run_dir/netns/pods/<pod uid>      whose it is (a `Netns` as JSON)
+    run_dir/netns/spares/10.88.0.6    made ahead, nobody's yet: taking it is one rename
+
+A namespace exists for us once its record does: whatever has none was half made when somebody was killed, and is
+swept at `open`. One path for each address means that no address is ever given out twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import shutil
+import socket
+import weakref
+from collections.abc import Coroutine, Iterator, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edged.config import NetworkConfig
+from edged.errors import EdgedError, PermanentError, RetryError
+from edged.model import Value
+from edged.runtime import process
+from edged.runtime.wiring import (
+    EnsureBridge,
+    PodRange,
+    RemoveBridge,
+    Unwire,
+    Wire,
+    Worker,
+    veth_name,
+    veth_prefix,
+)
+
+log = logging.getLogger(__name__)
+
+REFILL_DELAY = 1.0  # seconds: a spare is made when the pod that took the last one has had its start
+UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+class Netns(Value, frozen=True):
+    """One namespace that is ready. `path` is what crun joins; `gateway` is the bridge's address."""
+
+    path: str
+    ip: str
+    gateway: str
+    host_veth: str
+
+
+def masquerade_script(table: str, bridge: str, cidr: str, egress: bool) -> str:
+    """For `nft -f -`: the table replaced in one transaction, or removed where pods may not go out."""
+    gone = f"table ip {table}\ndelete table ip {table}\n"
+    if not egress:
+        return gone
+    return gone + (
+        f"table ip {table} {{\n"
+        f"  chain postrouting {{\n"
+        f"    type nat hook postrouting priority srcnat; policy accept;\n"
+        f'    ip saddr {cidr} oifname != "{bridge}" masquerade\n'
+        f"  }}\n"
+        f"}}\n"
+    )
+
+
+class Network:
+    """Namespaces for pods. One instance for a run_dir at a time; methods are called from one loop.
+
+    :ivar degraded: sentences, one for each thing this machine can't do fully; complete after `open`.
+    """
+
+    def __init__(self, config: NetworkConfig, run_dir: Path) -> None:
+        """:raises PermanentError: the settings make no sense."""
+        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,15}", config.bridge):
+            raise PermanentError(f"network.bridge {config.bridge!r} must be 1 to 15 letters, digits, '_', '.' or '-'")
+        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,63}", config.nft_table):
+            raise PermanentError(f"network.nft_table {config.nft_table!r} must be a word of letters, digits and '_'")
+        self.degraded: Sequence[str] = ()
+        self._config = config
+        self._range = PodRange.parse(config.pod_cidr)
+        self._folder = run_dir / "netns"
+        self._pods_folder = self._folder / "pods"
+        self._spares_folder = self._folder / "spares"
+        self._worker = Worker(self._folder)
+        self._pods: dict[str, Netns] = {}
+        self._spares: dict[int, Netns] = {}
+        self._taken: set[int] = set()  # every index in use or being made or removed
+        self._locks: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
+        self._tasks: set[asyncio.Task[None]] = set()  # a refill and some discards; all end by themselves
+        self._refill_due: asyncio.TimerHandle | None = None
+        self._refilling = False
+        self._closing = False
+
+    # ------------------------------------------------------------ life
+
+    async def open(self) -> None:
+        """Bridge and masquerade; what is alive is taken over, what is half made swept; spares follow by themselves.
+
+        :raises PermanentError: pod_cidr or the bridge's name is used by something else on this machine.
+        :raises RetryError: the kernel refused for now.
+        """
+        for folder in (self._pods_folder, self._spares_folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        bridge, masquerade = await asyncio.gather(
+            self._worker.call(EnsureBridge(self._config.bridge, self._range)), self._apply_masquerade()
+        )
+        self.degraded = tuple(s for s in (bridge.degraded, masquerade) if s)
+        await self._take_over()
+        self._refill_soon(0.0)
+
+    async def close(self) -> None:
+        """Let go, touching nothing."""
+        await self._stop_tasks()
+        await self._worker.close()
+
+    async def teardown(self) -> None:
+        """Remove every namespace, veth, the bridge and the table, also those left by others of this run_dir.
+
+        Works without `open`. What can't be removed is reported once everything else has gone.
+        """
+        await self._stop_tasks()
+        results: list[object] = []
+        results += await asyncio.gather(*map(self._worker.call, self._traces(keep=())), return_exceptions=True)
+        table = self._config.nft_table
+        results += await asyncio.gather(
+            self._worker.call(RemoveBridge(self._config.bridge)),
+            process.run(["nft", "-f", "-"], stdin=f"table ip {table}\ndelete table ip {table}\n".encode()),
+            return_exceptions=True,
+        )
+        await self._worker.close()
+        self._pods, self._spares, self._taken = {}, {}, set()
+        failed = [e for e in results if isinstance(e, BaseException) and "nft is not installed" not in str(e)]
+        if failed:
+            raise RetryError(f"the network is not wholly removed: {'; '.join(map(str, failed))}") from failed[0]
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    # ------------------------------------------------------------ pods
+
+    async def attach(self, pod_uid: str) -> Netns:
+        """The pod's namespace, made if there is none that lives. Quick where a spare is ready.
+
+        :raises RetryError: no address is free, or the kernel refused for now.
+        """
+        record = self._record(pod_uid)
+        async with self._lock(pod_uid):
+            known = self._pods.get(pod_uid)
+            if known is not None:
+                if self._alive(known):
+                    return known
+                await self._remove(pod_uid, known)
+            netns = self._take_spare(record)
+            if netns is None:
+                netns = await self._make()
+                _write(record, netns)
+            self._pods[pod_uid] = netns
+            return netns
+
+    async def detach(self, pod_uid: str) -> None:
+        """No namespace for the pod; its address is free again. Nothing happens if there is none."""
+        self._record(pod_uid)
+        async with self._lock(pod_uid):
+            known = self._pods.get(pod_uid)
+            if known is not None:
+                await self._remove(pod_uid, known)
+
+    def observe(self) -> dict[str, Netns]:
+        """Pod uid -> namespace, only those that are really there, read afresh."""
+        return {name: netns for name, netns in _records(self._pods_folder) if self._alive(netns)}
+
+    # ------------------------------------------------------------ inside
+
+    def _lock(self, pod_uid: str) -> asyncio.Lock:
+        return self._locks.setdefault(pod_uid, asyncio.Lock())
+
+    def _record(self, pod_uid: str) -> Path:
+        if not UID.fullmatch(pod_uid):
+            raise PermanentError(f"pod uid {pod_uid!r} can't name a file; use letters, digits, '.', '_' and '-'")
+        return self._pods_folder / pod_uid
+
+    def _alive(self, netns: Netns) -> bool:
+        """Its mount is there (a file on another file system than its folder) and so is its cable."""
+        try:
+            socket.if_nametoindex(netns.host_veth)
+            return os.stat(netns.path).st_dev != os.stat(self._folder).st_dev  # noqa: PTH116 (a hot path)
+        except OSError:
+            return False
+
+    def _netns(self, index: int) -> Netns:
+        ip = self._range.pod_address(index)
+        return Netns(
+            path=os.fspath(self._folder / ip),
+            ip=ip,
+            gateway=self._range.gateway,
+            host_veth=veth_name(self._config.bridge, index),
+        )
+
+    async def _make(self) -> Netns:
+        """Wire a namespace with the lowest free address."""
+        index = next((i for i in range(self._range.capacity) if i not in self._taken), None)
+        if index is None:
+            raise RetryError(
+                f"all {self._range.capacity} addresses of network.pod_cidr {self._config.pod_cidr} are in use;"
+                " remove pods or set a larger one",
+                after=10.0,
+            )
+        netns = self._netns(index)
+        self._taken.add(index)
+        try:
+            await self._worker.call(
+                Wire(netns.path, netns.ip, netns.gateway, veth=netns.host_veth, bridge=self._config.bridge)
+            )
+        except EdgedError:
+            self._taken.discard(index)  # the worker has rolled back, or the next to use this address will
+            raise
+        except asyncio.CancelledError:
+            if not self._closing:
+                self._own(self._discard(index), f"network-discard-{netns.ip}")
+            raise
+        return netns
+
+    async def _discard(self, index: int) -> None:
+        """A request whose caller gave up may still be carried out; this removal queues behind it."""
+        netns = self._netns(index)
+        with contextlib.suppress(EdgedError):
+            await self._worker.call(Unwire(netns.path, netns.host_veth))
+            self._taken.discard(index)
+
+    async def _remove(self, pod_uid: str, netns: Netns) -> None:
+        await self._worker.call(Unwire(netns.path, netns.host_veth))
+        self._record(pod_uid).unlink(missing_ok=True)
+        self._pods.pop(pod_uid, None)
+        index = self._range.index(netns.ip)
+        if index is not None:
+            self._taken.discard(index)
+
+    def _take_spare(self, record: Path) -> Netns | None:
+        while self._spares:
+            index = min(self._spares)
+            netns = self._spares.pop(index)
+            self._refill_soon(REFILL_DELAY)
+            if self._alive(netns):
+                (self._spares_folder / netns.ip).rename(record)
+                return netns
+            (self._spares_folder / netns.ip).unlink(missing_ok=True)
+            self._taken.discard(index)  # what is left of it is removed when the address is used again
+        return None
+
+    # ------------------------------------------------------------ spares
+
+    def _refill_soon(self, delay: float) -> None:
+        if self._refill_due is None and not self._closing:
+            self._refill_due = asyncio.get_running_loop().call_later(delay, self._start_refill)
+
+    def _start_refill(self) -> None:
+        self._refill_due = None
+        if not self._refilling and len(self._spares) < self._config.spares:
+            self._refilling = True
+            self._own(self._make_spares(), "network-spares")
+
+    async def _make_spares(self) -> None:
+        try:
+            while (missing := self._config.spares - len(self._spares)) > 0:
+                await asyncio.gather(*(self._make_spare() for _ in range(missing)))
+        except EdgedError as e:
+            log.warning("no spare network namespace for now, pods will start a little later: %s", e)
+        finally:
+            self._refilling = False
+
+    async def _make_spare(self) -> None:
+        netns = await self._make()
+        _write(self._spares_folder / netns.ip, netns)
+        index = self._range.index(netns.ip)
+        assert index is not None
+        self._spares[index] = netns
+
+    def _own(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _stop_tasks(self) -> None:
+        self._closing = True
+        if self._refill_due is not None:
+            self._refill_due.cancel()
+            self._refill_due = None
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    # ------------------------------------------------------------ what is there already
+
+    async def _take_over(self) -> None:
+        """Believe the records that are true, and remove every trace of anything else."""
+        self._closing = False
+        self._pods = {uid: netns for uid, netns in _records(self._pods_folder) if self._usable(netns)}
+        spares = [netns for _, netns in _records(self._spares_folder) if self._usable(netns)]
+        self._spares = {index: n for n in spares if (index := self._range.index(n.ip)) is not None}
+        kept = [*self._pods.values(), *spares]
+        self._taken = {index for netns in kept if (index := self._range.index(netns.ip)) is not None}
+        traces = self._traces(kept)
+        for unwire, failure in zip(
+            traces, await asyncio.gather(*map(self._worker.call, traces), return_exceptions=True), strict=True
+        ):
+            if isinstance(failure, BaseException):
+                log.warning("left over from before, and staying: %s", failure)
+                index = self._range.index(Path(unwire.path).name)
+                if index is not None:
+                    self._taken.add(index)
+        for folder, names in ((self._pods_folder, set(self._pods)), (self._spares_folder, {n.ip for n in spares})):
+            for record in folder.iterdir():
+                if record.name not in names:
+                    record.unlink(missing_ok=True)
+
+    def _usable(self, netns: Netns) -> bool:
+        """Alive, and what today's settings would make."""
+        index = self._range.index(netns.ip)
+        return index is not None and netns == self._netns(index) and self._alive(netns)
+
+    def _traces(self, keep: Sequence[Netns]) -> list[Unwire]:
+        """What there is of ours on the machine beside `keep`: pinned files, cables, and what records tell of."""
+        paths, veths = {n.path for n in keep}, {n.host_veth for n in keep}
+        found: dict[str, str] = {}  # path -> veth
+        for _, netns in (*_records(self._pods_folder), *_records(self._spares_folder)):
+            found[netns.path] = netns.host_veth
+        with contextlib.suppress(FileNotFoundError):
+            for file in os.scandir(self._folder):
+                index = self._range.index(file.name)
+                if index is not None:
+                    found[file.path] = veth_name(self._config.bridge, index)
+        traces = [Unwire(path, veth) for path, veth in found.items() if path not in paths]
+        prefix = veth_prefix(self._config.bridge)
+        loose = {name for _, name in socket.if_nameindex() if name.startswith(prefix)} - veths - set(found.values())
+        return traces + [Unwire("", veth) for veth in sorted(loose)]
+
+    async def _apply_masquerade(self) -> str:
+        """Returns a sentence if it can't be had."""
+        config = self._config
+        script = masquerade_script(config.nft_table, config.bridge, config.pod_cidr, config.egress)
+        try:
+            await process.run(["nft", "-f", "-"], stdin=script.encode(), timeout=10.0)
+        except EdgedError as e:
+            return f"pods can't reach beyond this machine, for masquerading was refused: {e}" if config.egress else ""
+        return ""
+
+
+def _records(folder: Path) -> Iterator[tuple[str, Netns]]:
+    """(file name, record) of every readable record; one that isn't is worth as much as none."""
+    with contextlib.suppress(FileNotFoundError):
+        for entry in os.scandir(folder):
+            if entry.name.startswith("."):
+                continue  # not yet renamed into place
+            with contextlib.suppress(OSError, msgspec.DecodeError):
+                yield entry.name, msgspec.json.decode(Path(entry.path).read_bytes(), type=Netns)
+
+
+def _write(record: Path, netns: Netns) -> None:
+    """Whole or not at all. Its folder is memory, so nothing is flushed."""
+    new = record.with_name(f".{record.name}.new")
+    new.write_bytes(msgspec.json.encode(netns))
+    new.rename(record)

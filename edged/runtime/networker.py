@@ -1,0 +1,323 @@
+"""The network worker: a process that does what `wiring` asks for with pyroute2, and ends when nothing is asked.
+
+    python -m edged.runtime.networker FOLDER    (descriptor 0 is one end of a SOCK_SEQPACKET pair)
+
+It is apart because pyroute2 costs more memory than all the rest of the node. One worker at a time serves a folder
+of namespaces (it holds a lock on FOLDER/.lock); a request half done by one that was killed is begun anew by the next.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import fcntl
+import importlib.util
+import os
+import select
+import socket
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edged.errors import PermanentError
+from edged.runtime.wiring import (
+    ALIAS,
+    INTERFACE,
+    PACKET,
+    EnsureBridge,
+    RemoveBridge,
+    Reply,
+    Request,
+    Unwire,
+    Wire,
+    bridge_mac,
+    decode_requests,
+    ip_number,
+)
+
+
+def _bare_package(name: str) -> None:
+    """Let submodules of a package be imported without its `__init__`.
+
+    pyroute2's own imports everything it has (NDB, WireGuard, Plan 9): 60 ms here and a third of a second on a Pi,
+    which every cold start of a pod would wait for. Only its public submodule `pyroute2.iproute` is used.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.submodule_search_locations is not None and name not in sys.modules:
+        package = types.ModuleType(name)
+        package.__path__ = list(spec.submodule_search_locations)
+        package.__spec__ = spec
+        sys.modules[name] = package
+
+
+_bare_package("pyroute2")
+
+from pyroute2.iproute import IPRoute  # noqa: E402
+from pyroute2.netlink.exceptions import NetlinkError  # noqa: E402
+
+IDLE_SECONDS = 3.0
+CLONE_NEWNET = 0x40000000
+MS_BIND = 0x1000
+MNT_DETACH = 2
+RT_TABLE_MAIN = 254
+RTNH_F_ONLINK = 4
+IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
+MACHINE_LOCK = Path("/proc/sys/net/ipv4")  # what every node of this machine (of this network namespace) shares
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _check(result: int, what: str) -> None:
+    if result != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"{what}: {os.strerror(number)}")
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except (FileNotFoundError, NotADirectoryError, OSError):
+        return ""
+
+
+def _quiet_ipv6(interface: str) -> None:
+    """No link-local address: it would only bring multicast chatter, which wakes an idle board."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6").write_text("1")
+
+
+@contextlib.contextmanager
+def _machine_lock() -> Iterator[None]:
+    fd = os.open(MACHINE_LOCK, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)
+
+
+class Wirer:
+    """Carries requests out in this process's network namespace."""
+
+    def __init__(self) -> None:
+        self._host = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        self._netlink: Any = IPRoute()
+
+    def do(self, request: Request) -> str:
+        """Returns a sentence on what could not be had fully, or "".
+
+        :raises PermanentError: asking again can't help.
+        :raises OSError: and NetlinkError: the kernel refused.
+        """
+        match request:
+            case EnsureBridge():
+                return self._ensure_bridge(request)
+            case Wire():
+                self._wire(request)
+            case Unwire():
+                self._unwire(request.path, request.veth)
+            case RemoveBridge():
+                self._remove_bridge(request.bridge)
+        return ""
+
+    # ------------------------------------------------------------ namespaces
+
+    def _wire(self, wire: Wire) -> None:
+        self._unwire(wire.path, wire.veth)
+        bridge = _index(wire.bridge)
+        if not bridge:
+            raise OSError(errno.ENODEV, f"bridge {wire.bridge} is gone; the next start of the node makes it again")
+        os.close(os.open(wire.path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
+        try:
+            _check(_libc.unshare(CLONE_NEWNET), "unshare(CLONE_NEWNET)")
+            try:
+                self._pin_and_configure(wire, bridge)
+            finally:
+                _check(_libc.setns(self._host, CLONE_NEWNET), "setns back to the machine's namespace")
+            _quiet_ipv6(wire.veth)
+        except BaseException:
+            self._unwire(wire.path, wire.veth)
+            raise
+
+    def _pin_and_configure(self, wire: Wire, bridge: int) -> None:
+        """Runs inside the new namespace; `self._netlink` still belongs to the machine's."""
+        source = b"/proc/self/ns/net"
+        _check(_libc.mount(source, os.fsencode(wire.path), b"none", MS_BIND, None), f"bind mount on {wire.path}")
+        with open(source, "rb") as here, IPRoute() as inside:  # noqa: PTH123
+            self._netlink.link(
+                "add",
+                ifname=wire.veth,
+                kind="veth",
+                master=bridge,
+                state="up",
+                peer={"ifname": INTERFACE, "net_ns_fd": here.fileno()},
+            )
+            # Every packet goes through the machine, even to a pod on the same bridge, because only there can the
+            # answer of a Service's pod get the Service's address back. Hence a host address (/32), a gateway that
+            # is declared to be on the link, and no heed to hints that a neighbour were nearer.
+            for name in ("all", INTERFACE):
+                Path(f"/proc/sys/net/ipv4/conf/{name}/accept_redirects").write_text("0")
+            _quiet_ipv6(INTERFACE)
+            index = socket.if_nametoindex(INTERFACE)
+            inside.link("set", index=1, state="up")  # lo, always the first
+            inside.link("set", index=index, state="up")
+            inside.addr("add", index=index, address=wire.ip, prefixlen=32)
+            inside.route("add", dst="default", gateway=wire.gateway, oif=index, flags=RTNH_F_ONLINK)
+
+    def _unwire(self, path: str, veth: str) -> None:
+        if index := veth and _index(veth):
+            with _gone_is_fine():
+                self._netlink.link("del", index=index)  # at once; left to the namespace's own end it comes later
+        if path and os.path.lexists(path):
+            while _libc.umount2(os.fsencode(path), MNT_DETACH) == 0:
+                pass
+            number = ctypes.get_errno()
+            if number not in (errno.EINVAL, errno.ENOENT):  # EINVAL: it is not, or no longer, a mount
+                raise OSError(number, f"unmount of {path}: {os.strerror(number)}")
+            # Since Linux 3.18 this also ends the copies of the mount in other mount namespaces (conmon's, say).
+            Path(path).unlink(missing_ok=True)
+
+    # ------------------------------------------------------------ bridge
+
+    def _ensure_bridge(self, wanted: EnsureBridge) -> str:
+        name, pods = wanted.bridge, wanted.pods
+        self._refuse_overlap(name, pods.base, pods.prefix, pods.cidr)
+        with _machine_lock():
+            index = _index(name)
+            ours = _text(Path("/sys/class/net", name, "ifalias")).startswith(ALIAS)
+            if not index:
+                self._netlink.link("add", ifname=name, kind="bridge", address=bridge_mac(name))
+                index, ours = _index(name), True
+            elif not Path("/sys/class/net", name, "bridge").exists():
+                raise PermanentError(f"there is an interface {name} that is no bridge; set network.bridge to another")
+            self._ensure_address(name, index, pods.gateway, pods.prefix, ours)
+            alias, degraded = self._turn_on_forwarding(name)
+            self._netlink.link("set", index=index, state="up", ifalias=alias)
+        return degraded
+
+    def _ensure_address(self, name: str, index: int, address: str, prefix: int, ours: bool) -> None:
+        there = [(dict(m["attrs"])["IFA_LOCAL"], m["prefixlen"]) for m in self._netlink.get_addr(family=2, index=index)]
+        for other in there:
+            if other == (address, prefix):
+                continue
+            if not ours:
+                raise PermanentError(f"bridge {name} has {other[0]}/{other[1]} and isn't ours; choose another name")
+            self._netlink.addr("del", index=index, address=other[0], prefixlen=other[1])
+        if (address, prefix) not in there:
+            broadcast = ip_number(address) | ((1 << (32 - prefix)) - 1)
+            self._netlink.addr(
+                "add",
+                index=index,
+                address=address,
+                prefixlen=prefix,
+                broadcast=socket.inet_ntoa(broadcast.to_bytes(4, "big")),
+            )
+
+    def _refuse_overlap(self, bridge: str, base: int, prefix: int, cidr: str) -> None:
+        for route in self._netlink.get_routes(family=2, table=RT_TABLE_MAIN):
+            attributes = dict(route["attrs"])
+            destination, bits = attributes.get("RTA_DST"), route["dst_len"]
+            if not destination or not bits:
+                continue
+            shorter = min(bits, prefix)
+            if (ip_number(destination) ^ base) >> (32 - shorter):
+                continue
+            try:
+                interface = socket.if_indextoname(attributes.get("RTA_OIF", 0))
+            except OSError:
+                interface = "nowhere"
+            if interface != bridge:
+                raise PermanentError(
+                    f"network.pod_cidr {cidr} overlaps the route {destination}/{bits} of {interface}; choose another"
+                )
+
+    def _turn_on_forwarding(self, bridge: str) -> tuple[str, str]:
+        """(the bridge's alias, a sentence or ""). What it was before the first node is kept in every node's bridge."""
+        before = IP_FORWARD.read_text().strip()
+        known = [alias.removeprefix(ALIAS) for alias in _our_bridges().values()]
+        degraded = ""
+        if before != "1":
+            try:
+                IP_FORWARD.write_text("1")
+            except OSError as e:
+                degraded = f"{IP_FORWARD} can't be set to 1 ({e.strerror}): pods reach only this machine"
+        return ALIAS + ("0" if "0" in known or (before == "0" and "1" not in known) else "1"), degraded
+
+    def _remove_bridge(self, name: str) -> None:
+        with _machine_lock():
+            mine = _our_bridges().get(name)
+            if mine is None:
+                return  # not there, or not made by us
+            if index := _index(name):
+                with _gone_is_fine():
+                    self._netlink.link("del", index=index)
+            if mine == ALIAS + "0" and not _our_bridges():
+                with contextlib.suppress(OSError):
+                    IP_FORWARD.write_text("0")
+
+
+def _our_bridges() -> dict[str, str]:
+    """Name -> alias of the bridges of all nodes on this machine."""
+    aliases = {name: _text(Path("/sys/class/net", name, "ifalias")) for _, name in socket.if_nameindex()}
+    return {name: alias for name, alias in aliases.items() if alias.startswith(ALIAS)}
+
+
+def _index(interface: str) -> int:
+    try:
+        return socket.if_nametoindex(interface)
+    except OSError:
+        return 0
+
+
+@contextlib.contextmanager
+def _gone_is_fine() -> Iterator[None]:
+    try:
+        yield
+    except NetlinkError as e:
+        if e.code not in (errno.ENODEV, errno.ENXIO):
+            raise
+
+
+def answer(wirer: Wirer, number: int, request: Request) -> Reply:
+    """Carry out one request; whatever the kernel says becomes a sentence."""
+    try:
+        return Reply(number, degraded=wirer.do(request))
+    except PermanentError as e:
+        return Reply(number, error=str(e), permanent=True)
+    except NetlinkError as e:
+        return Reply(number, error=f"the kernel's routing refused it: {os.strerror(e.code)} ({e.code})")
+    except OSError as e:
+        return Reply(number, error=e.strerror or str(e))
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    parent = os.getppid()
+    channel = socket.socket(fileno=0)
+    channel.setblocking(True)
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_EX)  # a worker of a daemon that was killed may still be at its last request
+    wirer = Wirer()
+    idle = select.poll()
+    idle.register(channel, select.POLLIN)
+    while idle.poll(IDLE_SECONDS * 1000):
+        packet = channel.recv(PACKET)
+        if not packet:
+            return
+        for number, request in decode_requests(packet):
+            if os.getppid() != parent:
+                return  # nobody would record what is made now
+            try:
+                channel.send(msgspec.msgpack.encode(answer(wirer, number, request)))
+            except OSError:
+                return
+
+
+if __name__ == "__main__":
+    main()
