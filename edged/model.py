@@ -509,6 +509,24 @@ class NodeStatus(Value, frozen=True):
     dashboard: str = ""
 
 
+class LinkState(enum.StrEnum):
+    """How this node stands to its hub."""
+
+    CONNECTED = "connected"  # the broker is there and we are subscribed
+    AWAY = "away"  # there is a hub, but no connection to it now; the node carries on alone
+    LOCAL = "local"  # no hub by choice: desired state comes from a file
+
+
+class HubLink(Value, frozen=True):
+    """:ivar since_wall: when `state` began, seconds since 1970; 0 where unknown.
+    :ivar reason: why it is away ("" when connected or local), a sentence for people.
+    """
+
+    state: LinkState = LinkState.LOCAL
+    since_wall: float = 0.0
+    reason: str = ""
+
+
 class ContainerUsage(Value, frozen=True):
     """What a container uses right now; for the local dashboard and the bench, never in NodeStatus."""
 

@@ -13,7 +13,7 @@ from typing import Protocol
 import msgspec
 
 from edged.errors import PermanentError
-from edged.model import Desired, NodeStatus
+from edged.model import Desired, HubLink, NodeStatus
 
 
 class Inbox:
@@ -60,8 +60,8 @@ class Uplink(Protocol):
         """Deliver documents until cancelled. Survives any outage by itself; ends only on cancellation."""
 
     @property
-    def state(self) -> str:
-        """How things stand with the hub, in words for the dashboard ("connected", "away: connection refused")."""
+    def state(self) -> HubLink:
+        """How things stand with the hub."""
 
     def report(self, status: NodeStatus) -> None:
         """Remember the newest status and send it when possible. Never blocks, never raises."""
@@ -82,8 +82,8 @@ class LocalUplink:
         self._again = asyncio.Event()
 
     @property
-    def state(self) -> str:
-        return "local"
+    def state(self) -> HubLink:
+        return HubLink()
 
     def reload(self) -> None:
         self._again.set()

@@ -7,8 +7,9 @@ it decides nothing and changes nothing on the machine. It may import `edged.mode
 from edged.control.client import ControlClient
 from edged.control.facts import machine_facts
 from edged.control.logs import LogLine
-from edged.control.protocol import Budget, DaemonFacts, HubLink, LinkState, Machine, Snapshot
+from edged.control.protocol import Budget, DaemonFacts, Machine, Snapshot
 from edged.control.server import ControlServer, ControlSource
+from edged.model import HubLink, LinkState
 
 __all__ = [
     "Budget",

@@ -16,36 +16,17 @@ the client can't tell those apart for `watch`, which never ends by itself).
 
 from __future__ import annotations
 
-import enum
 from typing import Annotated
 
 import msgspec
 
 from edged.control.logs import LogLine
-from edged.model import ContainerUsage, NodeStatus, Value
+from edged.model import ContainerUsage, HubLink, NodeStatus, Value
 
 MAX_REQUEST = 4096  # bytes of one request line; the longest legal one is far below
 MAX_REPLY = 16 << 20  # bytes of one reply line that a client takes; 110 pods make about 150 kB
 
 # ---------------------------------------------------------------- what is told
-
-
-class LinkState(enum.StrEnum):
-    """How this node stands to its hub."""
-
-    CONNECTED = "connected"  # the broker is there and we are subscribed
-    AWAY = "away"  # there is a hub, but no connection to it now; the node carries on alone
-    LOCAL = "local"  # no hub by choice: desired state comes from a file
-
-
-class HubLink(Value, frozen=True):
-    """:ivar since_wall: when `state` began, seconds since 1970; 0 where unknown.
-    :ivar reason: why it is away ("" when connected or local), a sentence for people.
-    """
-
-    state: LinkState = LinkState.LOCAL
-    since_wall: float = 0.0
-    reason: str = ""
 
 
 class Budget(Value, frozen=True):

@@ -1,0 +1,37 @@
+# What a newcomer needs: `make demo` and `make test`. Everything else is listed by `make help`.
+PY := .venv/bin/python
+ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+# pytest-xdist: one worker a core; the integration part needs root (namespaces, cgroups, mounts).
+WORKERS ?= $(shell nproc)
+
+.PHONY: help demo demo-up demo-down test unit lint bench setup setup-test lock
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup ## hub, broker, one node and the demo pods on this machine, in the foreground; Ctrl-C leaves nothing behind
+	@$(ROOT) $(PY) -m cloudlink.cli demo run
+
+demo-up: setup ## the same in the background; returns when the demo's pods are Ready
+	@$(ROOT) $(PY) -m cloudlink.cli demo up
+
+demo-down: ## takes the demo down; returns when nothing is left of it
+	@if [ -x $(PY) ]; then $(ROOT) $(PY) -m cloudlink.cli demo down; else echo "nothing to take down: no .venv here"; fi
+
+test: setup-test ## every test that can run on this machine
+	@$(ROOT) $(PY) -m pytest -n $(WORKERS) --dist worksteal tests
+
+unit: setup-test ## the pure tests alone, without root
+	@$(PY) -m pytest -n $(WORKERS) tests/unit
+
+lint: setup-test ## ruff, mypy --strict, the layer contracts
+	@$(PY) -m pytest -q tests/test_linters.py
+
+bench: setup-test ## benchmarks, one JSON object a line; each with its floor or peer from the same run
+	@$(ROOT) $(PY) -m tests.bench
+
+setup: ## Debian packages and .venv, if missing
+	@tools/setup.sh demo
+
+setup-test:
+	@tools/setup.sh test

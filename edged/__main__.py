@@ -1,0 +1,102 @@
+"""`edged`: the node's daemon and what its owner asks of it on the spot.
+
+edged run       [--config FILE]             run the node until SIGTERM; containers go on without it
+edged plan      [--config FILE]             print what would be done now, and do nothing
+edged status    [--config FILE]             pods, as the daemon sees them
+edged logs      [--config FILE] POD [CONTAINER]
+edged image     [--config FILE] import FILE [--name REFERENCE] | list | remove REFERENCE
+edged teardown  [--config FILE] --yes       remove every container, namespace, mount and cgroup of this node
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import importlib
+import logging
+import signal
+import sys
+from pathlib import Path
+
+from edged import config as configs
+from edged.errors import EdgedError, PermanentError
+
+USAGE = __doc__
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Entry point. argparse would cost the resident process half a megabyte; the grammar above is small."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        config_file, words = take_option(words, "--config", str(configs.DEFAULT_FILE))
+        command, rest = (words[0], words[1:]) if words else ("help", [])
+        if command in ("help", "--help", "-h"):
+            print(USAGE)
+        elif command == "run" and not rest:
+            run(configs.load(Path(config_file)))
+        else:
+            from edged import commands
+
+            commands.dispatch(command, rest, configs.load(Path(config_file)), USAGE or "")
+    except EdgedError as e:
+        print(f"edged: {e}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def take_option(words: list[str], name: str, default: str) -> tuple[str, list[str]]:
+    """Split `--name value` or `--name=value` off the words."""
+    for i, word in enumerate(words):
+        if word == name:
+            if i + 1 == len(words):
+                raise PermanentError(f"{name} needs a value")
+            return words[i + 1], words[:i] + words[i + 2 :]
+        if word.startswith(name + "="):
+            return word.partition("=")[2], words[:i] + words[i + 1 :]
+    return default, words
+
+
+def run(config: configs.NodeConfig) -> None:
+    """The resident process. Imports are here, so that the other commands don't pay for them."""
+    from edged.control import ControlServer
+    from edged.daemon import Daemon
+    from edged.images.store import ImageStore
+    from edged.runtime.pods import PodRuntime
+    from edged.source import DaemonSource
+    from edged.store import StateStore
+    from edged.uplink import LocalUplink, Uplink
+
+    async def node() -> None:
+        uplink: Uplink
+        if config.uplink.factory:
+            uplink = load_factory(config.uplink.factory)(config)
+        else:
+            uplink = LocalUplink(config.state)
+        daemon = Daemon(
+            config, PodRuntime(config), ImageStore(config.state / "images"), StateStore(config.state), uplink
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, daemon.stop)
+        if isinstance(uplink, LocalUplink):
+            loop.add_signal_handler(signal.SIGHUP, uplink.reload)
+        await daemon.run([ControlServer(config.control_socket, DaemonSource(daemon)).run()])
+
+    gc.collect()
+    gc.freeze()  # what was imported stays: the collector need not visit (and so dirty) its pages again
+    asyncio.run(node())
+
+
+def load_factory(name: str):  # type: ignore[no-untyped-def]  # whoever it names is above this package
+    """ "package.module:function" -> the function."""
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as e:
+        raise PermanentError(f'uplink factory "{name}" can\'t be loaded: {e}') from e
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""The commands of `edged` that end: they talk to the daemon's socket where it runs, and do without where they can."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import time
+
+from edged.config import NodeConfig
+from edged.control import ControlClient
+from edged.decide import plan as planning
+from edged.decide.budget import Budget, format_bytes
+from edged.errors import EdgedError, PermanentError
+from edged.model import Observed, PodStatus
+
+
+def dispatch(command: str, words: list[str], config: NodeConfig, usage: str) -> None:
+    match (command, words):
+        case ("plan", []):
+            print(asyncio.run(plan(config)))
+        case ("status", []):
+            asyncio.run(status(config))
+        case ("logs", [pod, *rest]) if len(rest) <= 1:
+            asyncio.run(logs(config, pod, rest[0] if rest else ""))
+        case ("image", [_, *_]):
+            image(config, words)
+        case ("teardown", ["--yes"]):
+            asyncio.run(teardown(config))
+        case ("teardown", _):
+            raise PermanentError("this stops and removes every pod on this node; say `edged teardown --yes` to mean it")
+        case _:
+            raise PermanentError(f'no such command: "{" ".join([command, *words])}"{usage}')
+
+
+def client(config: NodeConfig) -> ControlClient:
+    return ControlClient(config.control_socket)
+
+
+def daemon_answers(config: NodeConfig) -> bool:
+    try:
+        asyncio.run(client(config).ping())
+    except EdgedError:
+        return False
+    return True
+
+
+async def plan(config: NodeConfig) -> str:
+    """Ask the daemon; where none runs, look at the machine ourselves. Nothing is changed either way."""
+    try:
+        return await client(config).plan()
+    except EdgedError:
+        from edged import host
+        from edged.images.store import ImageStore
+        from edged.runtime.pods import PodRuntime
+        from edged.store import StateStore
+
+        saved = StateStore(config.state).load()
+        if saved is None:
+            return "nothing to do: this node never accepted a desired state"
+        sandboxes, containers = PodRuntime(config).observe()
+        images = ImageStore(config.state / "images")
+        wanted = {c.image for p in saved.desired.pods for c in p.containers}
+        observed = Observed(
+            containers=tuple(containers),
+            sandboxes=tuple(sandboxes),
+            images=frozenset(i for i in wanted if images.resolve(i)),
+        )
+        budget = Budget(host.capacity(config).memory_allocatable)
+        now = time.clock_gettime(time.CLOCK_BOOTTIME)
+        return planning.plan(saved.desired, observed, budget, now).describe()
+
+
+async def status(config: NodeConfig) -> None:
+    snapshot = await client(config).status()
+    budget = snapshot.budget
+    print(
+        f"node {snapshot.status.node}, generation {snapshot.generation}, hub {snapshot.hub.state}; "
+        f"memory for pods: {format_bytes(budget.used)} used, {format_bytes(budget.requested)} requested, "
+        f"{format_bytes(budget.allocatable)} allocatable; daemon {format_bytes(snapshot.daemon.pss)}"
+    )
+    for sentence in snapshot.status.degraded:
+        print(f"note: {sentence}")
+    for pod in snapshot.status.pods:
+        print(pod_line(pod))
+
+
+def pod_line(pod: PodStatus) -> str:
+    restarts = sum(c.restarts for c in pod.containers)
+    ready = f"{sum(c.ready for c in pod.containers)}/{len(pod.containers)}"
+    reason = next((c.reason for c in pod.containers if c.reason), pod.reason)
+    message = next((c.message for c in pod.containers if c.message), pod.message)
+    words = f"{pod.namespace}/{pod.name:40} {ready:5} {reason or pod.phase:20} restarts {restarts:<4} {pod.ip:15}"
+    return f"{words} {message}".rstrip()
+
+
+async def logs(config: NodeConfig, pod: str, container: str) -> None:
+    """Print the newest attempt's log. `pod` is "name" or "namespace/name"."""
+    snapshot = await client(config).status()
+    namespace, _, name = pod.rpartition("/")
+    found = [p for p in snapshot.status.pods if p.name == name and p.namespace == (namespace or p.namespace)]
+    if not found:
+        raise PermanentError(f'no pod "{pod}" on this node; `edged status` lists them')
+    named = [c for c in found[0].containers if c.name == (container or c.name) and c.container_id]
+    if not named:
+        raise PermanentError(f'pod "{pod}" has no started container {container}'.rstrip())
+    async for line in client(config).logs(named[0].container_id, tail=10_000):
+        stream = sys.stderr if line.stream == "stderr" else sys.stdout
+        print(line.text, file=stream)
+
+
+def image(config: NodeConfig, words: list[str]) -> None:
+    """Importing is done by a process of its own that ends: unpacking needs memory the daemon doesn't have."""
+    root = os.fspath(config.state / "images")
+    command = [sys.executable, "-m", "edged.images", words[0], "--root", root, *words[1:]]
+    done = subprocess.run(command, check=False)
+    if done.returncode == 0 and words[0] != "list" and daemon_answers(config):
+        asyncio.run(client(config).refresh())
+    sys.exit(done.returncode)
+
+
+async def teardown(config: NodeConfig) -> None:
+    from edged.runtime.pods import PodRuntime
+
+    try:
+        await client(config).ping()
+    except EdgedError:
+        await PodRuntime(config).teardown()
+        return
+    raise PermanentError(f"the daemon of node {config.name} still runs; stop it first")

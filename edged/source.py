@@ -1,0 +1,50 @@
+"""What the control socket may know of the daemon: a view, with usage read only when somebody asks."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from edged import host
+from edged.control import Budget, DaemonFacts, Snapshot, machine_facts
+from edged.daemon import Daemon, boottime
+from edged.model import ContainerPhase
+
+
+class DaemonSource:
+    """Implements control.ControlSource on a running daemon."""
+
+    def __init__(self, daemon: Daemon) -> None:
+        self._daemon = daemon
+
+    def snapshot(self) -> Snapshot:
+        daemon = self._daemon
+        running = [c.id for c in daemon.observed.containers if c.phase is ContainerPhase.RUNNING]
+        usage = {container_id: daemon.runtime.usage(container_id) for container_id in running}
+        return Snapshot(
+            status=daemon.status(),
+            wall=time.time(),
+            usage=usage,
+            budget=Budget(
+                allocatable=daemon.budget.memory,
+                requested=daemon.requested(),
+                used=sum(u.memory for u in usage.values()),
+            ),
+            machine=machine_facts(daemon.config.state, host.memory_info()),
+            daemon=DaemonFacts(pss=host.pss(), uptime=boottime() - daemon.started),
+            hub=daemon.uplink.state,
+            generation=daemon.generation,
+        )
+
+    async def changed(self) -> None:
+        await self._daemon.changed()
+
+    def plan_text(self) -> str:
+        return self._daemon.plan_text()
+
+    def log_file(self, container_id: str) -> Path | None:
+        known = {c.id for c in self._daemon.observed.containers}
+        return self._daemon.runtime.log_file(container_id) if container_id in known else None
+
+    async def refresh(self) -> None:
+        await self._daemon.refresh()

@@ -1,0 +1,35 @@
+"""What holds for every test: root or a loud skip, no leftover process of ours, and in CI no skip at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+
+import pytest
+
+CI = os.environ.get("CI") == "true"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what this machine can't run, with the reason; CI can't pass by skipping what must run there."""
+    for item in items:
+        reason = cannot_run(item)
+        if reason and not (CI and "root" in item.keywords):
+            item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def cannot_run(item: pytest.Item) -> str:
+    if "root" in item.keywords and os.geteuid() != 0:
+        return "needs root: namespaces, cgroups and mounts (make test uses sudo)"
+    if "kubectl" in item.keywords and shutil.which("kubectl") is None:
+        return "needs kubectl, which Debian 12 does not package: install it and put it on PATH"
+    if "browser" in item.keywords and shutil.which("chromium") is None:
+        return "needs chromium (Debian package chromium)"
+    return ""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say plainly which tests this machine could not run."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if skipped:
+        terminalreporter.write_line(f"{len(skipped)} tests could not run here; the reasons are listed above.")

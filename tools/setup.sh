@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Brings what `make demo` (or, with "test", `make test`) needs: Debian packages and a virtual environment with
+# pinned, hash-checked Python packages. Does nothing where everything is there. Debian 12 and 13.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+purpose="${1:-demo}"
+
+# Each package with the program by which we notice that it is missing.
+runtime=(crun:crun conmon:conmon mosquitto:mosquitto nft:nftables dnsmasq:dnsmasq-base busybox:busybox-static
+    ip:iproute2 unshare:util-linux)
+testing=(skopeo:skopeo umoci:umoci chromium:chromium nsenter:util-linux)
+wanted=("${runtime[@]}")
+[ "$purpose" = test ] && wanted+=("${testing[@]}")
+
+missing=()
+export PATH="$PATH:/usr/sbin:/sbin"
+for pair in "${wanted[@]}"; do
+    program="${pair%%:*}" package="${pair#*:}"
+    if [ "$package" = busybox-static ]; then # another package may bring a dynamic busybox
+        dpkg -s busybox-static >/dev/null 2>&1 || missing+=("$package")
+    elif ! command -v "$program" >/dev/null 2>&1; then
+        missing+=("$package")
+    fi
+done
+python3 -c 'import venv, ensurepip' 2>/dev/null || missing+=(python3-venv)
+
+as_root() { if [ "$(id -u)" = 0 ]; then "$@"; else sudo "$@"; fi; }
+
+if [ "${#missing[@]}" -gt 0 ]; then
+    echo "setup: installing Debian packages: ${missing[*]}"
+    if [ "$(id -u)" != 0 ] && ! command -v sudo >/dev/null; then
+        echo "setup: this needs root once, and there is no sudo here; as root: apt-get install ${missing[*]}" >&2
+        exit 1
+    fi
+    as_root apt-get update -qq
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    # The hub runs a mosquitto of its own; the package's service would only take memory.
+    case " ${missing[*]} " in
+    *" mosquitto "*) [ -d /run/systemd/system ] && as_root systemctl disable --now mosquitto >/dev/null 2>&1 || true ;;
+    esac
+fi
+
+# The stamp is the lock file itself: pip runs only when it changed.
+if ! cmp -s requirements.lock .venv/requirements.lock || ! .venv/bin/python -c 'import edged, cloudlink' 2>/dev/null; then
+    echo "setup: virtual environment .venv ($(python3 --version))"
+    [ -x .venv/bin/python ] || python3 -m venv .venv
+    .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+    .venv/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+    # Compiled ahead for -OO, which the daemon runs with: compiling at start would cost it 4 MB that never return.
+    .venv/bin/python -OO -m compileall -q edged cloudlink .venv/lib/python3*/site-packages/{aiomqtt,paho,msgspec,nacl} || true
+    cp requirements.lock .venv/requirements.lock
+fi
