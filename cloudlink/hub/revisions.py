@@ -1,0 +1,270 @@
+"""What a commit's changes do to the objects: a pure step from (objects, changes, now) to a list of writes.
+
+Nothing here touches the database or a clock. Either every change is answered by a write, or a StoreError says
+which one can't be done and nothing has happened.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar, assert_never
+
+from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, Update, UpdateStatus
+from cloudlink.hub.errors import AlreadyExists, Conflict, NotFound, StoreError, Terminating
+from cloudlink.hub.watch import EventType
+from cloudlink.kube.meta import KubeObject, ObjectMeta
+from cloudlink.kube.registry import RESOURCES
+
+Key = tuple[str, str, str]  # kind, namespace ("" outside of any), name
+Object = TypeVar("Object", bound=KubeObject)
+
+EVENTS_KEPT = 1000
+_RESOURCE = {r.kind: r for r in RESOURCES}
+_FIRST_PHASE = {"Pod": "Pending", "Namespace": "Active"}  # as Kubernetes' own create strategies set it
+
+
+def key_of(obj: KubeObject) -> Key:
+    return obj.kind, obj.metadata.namespace, obj.metadata.name
+
+
+def with_meta(obj: Object, **values: object) -> Object:
+    """The same object with some of its metadata replaced (attribute names, not checked)."""
+    return obj.model_copy(update={"metadata": obj.metadata.model_copy(update=values)})
+
+
+def timestamp(seconds: float) -> str:
+    """Unix seconds as Kubernetes writes metav1.Time: RFC 3339, UTC, whole seconds."""
+    return dt.datetime.fromtimestamp(int(seconds), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Objects:
+    """All objects in memory, by kind, namespace and name. `get` and `list` are what the whole hub reads."""
+
+    def __init__(self) -> None:
+        self._kinds: dict[str, dict[str, dict[str, KubeObject]]] = {kind: {} for kind in _RESOURCE}
+
+    def get(self, key: Key) -> KubeObject | None:
+        kind, namespace, name = key
+        return self._kinds.get(kind, {}).get(namespace, {}).get(name)
+
+    def list(self, kind: str, namespace: str | None = None) -> list[KubeObject]:
+        """Ordered by namespace and name, as etcd has it."""
+        by_namespace = self._kinds.get(kind, {})
+        spaces = sorted(by_namespace) if namespace is None else [namespace]
+        return [obj for space in spaces for _, obj in sorted(by_namespace.get(space, {}).items())]
+
+    def count(self, kind: str) -> int:
+        return sum(map(len, self._kinds.get(kind, {}).values()))
+
+    def within(self, namespace: str) -> Iterator[KubeObject]:
+        """Everything that lives in a namespace."""
+        for by_namespace in self._kinds.values():
+            yield from by_namespace.get(namespace, {}).values()
+
+    def put(self, obj: KubeObject) -> None:
+        kind, namespace, name = key_of(obj)
+        self._kinds[kind].setdefault(namespace, {})[name] = obj
+
+    def remove(self, key: Key) -> None:
+        kind, namespace, name = key
+        space = self._kinds[kind].get(namespace, {})
+        space.pop(name, None)
+        if not space:
+            self._kinds[kind].pop(namespace, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One object's step to a new revision. For DELETED, `object` is its last state."""
+
+    type: EventType
+    object: KubeObject
+    before: KubeObject | None
+    revision: int
+
+
+class Draft:
+    """The objects as they will be once a commit is done, and the writes that lead there."""
+
+    def __init__(self, objects: Objects, revision: int, now: float, new_uid: Callable[[], str]) -> None:
+        self._objects = objects
+        self._changed: dict[Key, KubeObject | None] = {}
+        self._now = now
+        self._new_uid = new_uid
+        self.revision = revision
+        self.writes: list[Write] = []
+
+    # ------------------------------------------------------------ reading through
+
+    def get(self, key: Key) -> KubeObject | None:
+        return self._changed[key] if key in self._changed else self._objects.get(key)
+
+    def _need(self, kind: str, namespace: str, name: str, uid: str | None, expect: str | None) -> KubeObject:
+        """The object as the caller thinks it is, or a StoreError."""
+        there = self.get((kind, namespace, name))
+        if there is None:
+            raise NotFound(kind, namespace, name)
+        if uid and uid != there.metadata.uid:
+            raise Conflict(kind, namespace, name, f"its uid is {there.metadata.uid}, not {uid}: it was made anew")
+        if expect and expect != there.metadata.resource_version:
+            raise Conflict(
+                kind,
+                namespace,
+                name,
+                "the object has been modified; please apply your changes to the latest version and try again"
+                f" (resourceVersion is {there.metadata.resource_version}, not {expect})",
+            )
+        return there
+
+    # ------------------------------------------------------------ changes
+
+    def apply(self, change: ObjectChange) -> KubeObject | None:
+        """Do one change; what became of its object, or None for an Event that had nowhere to go."""
+        match change:
+            case Create(obj):
+                return self._create(obj)
+            case Update(obj, expect):
+                return self._update(obj, expect)
+            case UpdateStatus(obj, expect):
+                return self._update_status(obj, expect)
+            case Delete(kind, namespace, name, uid, expect):
+                return self._remove(self._need(kind, namespace or "", name, uid, expect))
+            case MarkDeleted(kind, namespace, name, grace):
+                return self._mark(self._need(kind, namespace or "", name, None, None), grace)
+            case _:
+                assert_never(change)
+
+    def _create(self, obj: KubeObject) -> KubeObject | None:
+        kind, namespace, name = key_of(obj)
+        resource = _RESOURCE.get(kind)
+        if resource is None or not name or resource.namespaced != bool(namespace):
+            place = "a namespace" if resource and resource.namespaced else "no namespace"
+            raise StoreError(f'{kind} "{name}" needs a name and {place}; it has {namespace!r}', kind, namespace, name)
+        if namespace:
+            home = self.get(("Namespace", "", namespace))
+            if home is None and kind == "Event":
+                return None
+            if home is None:
+                raise NotFound("Namespace", "", namespace)
+            if home.metadata.deletion_timestamp and kind != "Event":
+                raise Terminating(kind, namespace, name)
+        if self.get((kind, namespace, name)) is not None:
+            raise AlreadyExists(kind, namespace, name)
+        made = with_meta(
+            obj,
+            uid=self._new_uid(),
+            creation_timestamp=timestamp(self._now),
+            generation=1 if kind in _WITH_GENERATION else 0,
+            deletion_timestamp="",
+            deletion_grace_period_seconds=None,
+        )
+        phase = _FIRST_PHASE.get(kind)
+        status = getattr(made, "status", None)
+        if phase and status is not None and not status.phase:
+            made = made.model_copy(update={"status": status.model_copy(update={"phase": phase})})
+        return self._write("ADDED", made, None)
+
+    def _update(self, obj: KubeObject, expect: str | None) -> KubeObject:
+        there = self._need(*key_of(obj), obj.metadata.uid, expect)
+        respec = getattr(obj, "spec", None) != getattr(there, "spec", None)
+        made = _own_metadata(obj, there.metadata)
+        if hasattr(there, "status"):
+            made = made.model_copy(update={"status": there.status})
+        if respec and there.metadata.generation:
+            made = with_meta(made, generation=there.metadata.generation + 1)
+        return self._write("MODIFIED", made, there)
+
+    def _update_status(self, obj: KubeObject, expect: str | None) -> KubeObject:
+        there = self._need(*key_of(obj), obj.metadata.uid, expect)
+        if not hasattr(obj, "status"):
+            raise StoreError(f"{obj.kind} has no status", *key_of(obj))
+        return self._write("MODIFIED", there.model_copy(update={"status": obj.status}), there)
+
+    def _mark(self, there: KubeObject, grace: int) -> KubeObject:
+        before = there.metadata.deletion_grace_period_seconds
+        if there.metadata.deletion_timestamp and before is not None and before <= grace:
+            return there
+        made = with_meta(
+            there, deletion_timestamp=timestamp(self._now + grace), deletion_grace_period_seconds=max(grace, 0)
+        )
+        if there.kind == "Namespace":
+            status = getattr(there, "status").model_copy(update={"phase": "Terminating"})  # noqa: B009
+            made = made.model_copy(update={"status": status})
+        return self._write("MODIFIED", made, there)
+
+    def _remove(self, there: KubeObject) -> KubeObject:
+        return self._write("DELETED", there, there)
+
+    def _write(self, kind: EventType, made: KubeObject, before: KubeObject | None) -> KubeObject:
+        """Give it the next revision; an update that changes nothing is no write at all."""
+        if kind == "MODIFIED" and made == before:
+            return made
+        self.revision += 1
+        made = with_meta(made, resource_version=str(self.revision))
+        self._changed[key_of(made)] = None if kind == "DELETED" else made
+        self.writes.append(Write(kind, made, before, self.revision))
+        return made
+
+    # ------------------------------------------------------------ what follows by itself
+
+    def settle(self, events_kept: int) -> None:
+        """Remove terminating namespaces that are empty now, and the oldest Events beyond the bound."""
+        touched = {w.object.metadata.namespace or w.object.metadata.name for w in self.writes}
+        for name in sorted(touched):
+            namespace = self.get(("Namespace", "", name))
+            if namespace is None or not namespace.metadata.deletion_timestamp:
+                continue
+            left = [obj for obj in self._objects.within(name) if self.get(key_of(obj)) is not None]
+            left += [o for o in self._changed.values() if o and o.metadata.namespace == name and o not in left]
+            if all(obj.kind == "Event" for obj in left):
+                for event in {key_of(obj): obj for obj in left}:
+                    self._remove(self._need(*event, None, None))
+                self._remove(namespace)
+        self._forget_events(events_kept)
+
+    def _forget_events(self, kept: int) -> None:
+        grown = sum((w.type == "ADDED") - (w.type == "DELETED") for w in self.writes if w.object.kind == "Event")
+        surplus = self._objects.count("Event") + grown - kept
+        if grown <= 0 or surplus <= 0:
+            return
+        events = {key_of(obj): obj for obj in self._objects.list("Event")}
+        events |= {key: obj for key, obj in self._changed.items() if key[0] == "Event" and obj is not None}
+        alive = [obj for key in events if (obj := self.get(key)) is not None]
+        alive.sort(key=lambda obj: int(obj.metadata.resource_version))
+        for obj in alive[:surplus]:
+            self._remove(obj)
+
+
+# Kinds whose spec is worked off by somebody; `generation` tells them whether they have seen it.
+_WITH_GENERATION = frozenset({"Deployment", "ReplicaSet", "Pod"})
+
+
+def _own_metadata(obj: Object, there: ObjectMeta) -> Object:
+    """What belongs to the store stays as it is, whatever the caller sent."""
+    return with_meta(
+        obj,
+        uid=there.uid,
+        creation_timestamp=there.creation_timestamp,
+        resource_version=there.resource_version,
+        generation=there.generation,
+        deletion_timestamp=there.deletion_timestamp,
+        deletion_grace_period_seconds=there.deletion_grace_period_seconds,
+        generate_name=there.generate_name,
+    )
+
+
+def draft(
+    objects: Objects,
+    changes: Sequence[ObjectChange],
+    revision: int,
+    now: float,
+    new_uid: Callable[[], str],
+    events_kept: int = EVENTS_KEPT,
+) -> tuple[Draft, list[KubeObject | None]]:
+    """Work out a whole commit: the draft with its writes, and what became of each change's object."""
+    work = Draft(objects, revision, now, new_uid)
+    results = [work.apply(change) for change in changes]
+    work.settle(events_kept)
+    return work, results
