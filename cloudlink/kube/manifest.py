@@ -78,11 +78,12 @@ class _Reader:
     def _value(self, event: Any, depth: int) -> tuple[Any, int]:
         """The value, and how many values it holds with every alias followed."""
         if isinstance(event, yaml.AliasEvent):
-            built = self._anchors.get(event.anchor, ("", 0))
+            anchor = str(event.anchor)
+            built = self._anchors.get(anchor, ("", 0))
             if built is None:
                 raise _BadError("an alias refers to a value that it is a part of", event)
             if built[1] == 0:
-                raise _BadError(f"no anchor &{event.anchor[:64]} before this alias", event)
+                raise _BadError(f"no anchor &{anchor[:64]} before this alias", event)
             return built
         if depth > MAX_DEPTH:
             raise _BadError(f"nested deeper than {MAX_DEPTH} levels", event)

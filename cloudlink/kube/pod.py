@@ -67,6 +67,26 @@ class EnvFromSource(Model):
 # ---------------------------------------------------------------- container
 
 
+class SecurityContext(Empty):
+    """Accepted while empty, as other clusters write it out."""
+
+    unsupported: ClassVar = frozenset(
+        {"allowPrivilegeEscalation", "appArmorProfile", "capabilities", "privileged", "procMount"}
+        | {"readOnlyRootFilesystem", "runAsGroup", "runAsNonRoot", "runAsUser", "seLinuxOptions"}
+        | {"seccompProfile", "windowsOptions"}
+    )
+
+
+class PodSecurityContext(Empty):
+    """Accepted while empty, as other clusters write it out."""
+
+    unsupported: ClassVar = frozenset(
+        {"appArmorProfile", "fsGroup", "fsGroupChangePolicy", "runAsGroup", "runAsNonRoot", "runAsUser"}
+        | {"seLinuxChangePolicy", "seLinuxOptions", "seccompProfile", "supplementalGroups"}
+        | {"supplementalGroupsPolicy", "sysctls", "windowsOptions"}
+    )
+
+
 class ContainerPort(Model):
     container_port: int
     name: str = ""
@@ -173,7 +193,7 @@ class Container(Model):
     startup_probe: Probe | None = None
     termination_message_path: str = "/dev/termination-log"
     termination_message_policy: Literal["File", "FallbackToLogsOnError"] = "File"
-    security_context: Empty | None = None
+    security_context: SecurityContext | None = None
 
     unsupported: ClassVar = frozenset(
         {"lifecycle", "resizePolicy", "restartPolicy", "stdin", "stdinOnce", "tty", "volumeDevices"}
@@ -270,7 +290,7 @@ class PodSpec(Model):
     service_account_name: str = ""
     service_account: str = ""
     automount_service_account_token: Literal[False] | None = None
-    security_context: Empty | None = None
+    security_context: PodSecurityContext | None = None
 
     unsupported: ClassVar = frozenset(
         {"activeDeadlineSeconds", "affinity", "dnsConfig", "ephemeralContainers", "hostAliases", "hostIPC"}
