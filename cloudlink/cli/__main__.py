@@ -1,0 +1,115 @@
+"""`edgectl`: see --help. Every command ends with 0, or with one sentence on stderr and 1."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from cloudlink.cli.client import HubClient, apply
+from edged.errors import EdgedError, PermanentError
+
+
+def main(argv: list[str] | None = None) -> None:
+    arguments = parser().parse_args(argv)
+    try:
+        arguments.run(arguments)
+    except EdgedError as e:
+        print(f"edgectl: {e}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="edgectl", description="operate a fleet of edged nodes")
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    join = commands.add_parser("join", help="make this machine a node of a hub's fleet")
+    join.add_argument("token", help="from `edgehub token create`; it works once")
+    join.add_argument("--name", default=os.uname().nodename, help="the node's name (default: the host name)")
+    join.add_argument("--config", type=Path, default=Path("/etc/edged/node.toml"), help="where to write the settings")
+    join.add_argument("--state-dir", default="/var/lib/edged")
+    join.add_argument("--run-dir", default="/run/edged")
+    join.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of node.toml")
+    join.set_defaults(run=run_join)
+
+    applying = commands.add_parser("apply", help="apply manifests, for machines without kubectl")
+    applying.add_argument("-f", "--filename", type=Path, required=True)
+    add_kubeconfig(applying)
+    applying.set_defaults(run=run_apply)
+
+    get = commands.add_parser("get", help="list pods or nodes, for machines without kubectl")
+    get.add_argument("what", choices=["pods", "nodes", "deployments", "services", "events"])
+    add_kubeconfig(get)
+    get.set_defaults(run=run_get)
+
+    demo = commands.add_parser("demo", help="hub, node and demo workload on this machine")
+    demo.add_argument("what", choices=["run", "up", "down"])
+    demo.set_defaults(run=run_demo)
+    return top
+
+
+def add_kubeconfig(to: argparse.ArgumentParser) -> None:
+    default = os.environ.get("KUBECONFIG", ".demo/kubeconfig")
+    to.add_argument("--kubeconfig", type=Path, default=Path(default), help="default: $KUBECONFIG, or the demo's")
+
+
+def run_join(arguments: argparse.Namespace) -> None:
+    from cloudlink.cli.join import join_and_write
+
+    print(join_and_write(arguments))
+
+
+def run_apply(arguments: argparse.Namespace) -> None:
+    from cloudlink.kube.parse import load_yaml
+
+    try:
+        text = sys.stdin.read() if str(arguments.filename) == "-" else arguments.filename.read_text()
+    except OSError as e:
+        raise PermanentError(f"{arguments.filename}: {e.strerror}") from e
+    client = HubClient(arguments.kubeconfig)
+    for document in load_yaml(text, str(arguments.filename)):
+        print(apply(client, document))
+
+
+LISTS = {
+    "pods": "/api/v1/pods",
+    "nodes": "/api/v1/nodes",
+    "services": "/api/v1/services",
+    "events": "/api/v1/events",
+    "deployments": "/apis/apps/v1/deployments",
+}
+
+
+def run_get(arguments: argparse.Namespace) -> None:
+    items = HubClient(arguments.kubeconfig).call("GET", LISTS[arguments.what])["items"]
+    for item in items:
+        print(line(item))
+
+
+def line(item: dict[str, Any]) -> str:
+    meta, status = item["metadata"], item.get("status") or {}
+    where = f"{meta['namespace']}/{meta['name']}" if meta.get("namespace") else meta["name"]
+    conditions = {c["type"]: c["status"] for c in status.get("conditions") or []}
+    words = [
+        f"{where:48}",
+        str(status.get("phase") or item.get("reason") or ""),
+        f"ready={conditions['Ready']}" if "Ready" in conditions else "",
+        str(status.get("podIP") or ""),
+        str(status.get("message") or item.get("message") or ""),
+    ]
+    return " ".join(w for w in words if w)
+
+
+def run_demo(arguments: argparse.Namespace) -> None:
+    from cloudlink.cli.demo import Demo
+
+    demo = Demo(Path(__file__).resolve().parents[2])
+    {"run": demo.run, "up": demo.up, "down": demo.down}[arguments.what]()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""What is still there of a demo: found by its own folder's path, so that nothing of anybody else's is touched."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+
+def processes(folder: Path) -> dict[int, str]:
+    """Pid -> command line of every process that names `folder` in it, except ourselves and our parents."""
+    mine = ancestors(os.getpid())
+    needle = os.fspath(folder)
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) in mine:
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+        except OSError:
+            continue
+        if needle + "/" in line + " ":
+            found[int(entry.name)] = line
+    return found
+
+
+def ancestors(pid: int) -> set[int]:
+    known = set()
+    while pid > 0:
+        known.add(pid)
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except (OSError, IndexError, ValueError):
+            break
+    return known
+
+
+def end(pids: list[int], patience: float = 5.0) -> None:
+    """SIGTERM, wait, SIGKILL what is left, wait."""
+    for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
+        for pid in pids:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline:
+            pids = [p for p in pids if alive(p)]
+            if not pids:
+                return
+            time.sleep(0.05)
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def mounts(folder: Path) -> list[str]:
+    """Mount points below the folder, innermost first (proc(5), mountinfo)."""
+    points = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+    plain = [p.replace("\\040", " ") for p in points]
+    return sorted((p for p in plain if Path(p).is_relative_to(folder)), key=len, reverse=True)
+
+
+def unmount(points: list[str]) -> None:
+    for point in points:
+        subprocess.run(["umount", "--lazy", point], check=False, capture_output=True)
+
+
+def cgroups(name: str) -> list[str]:
+    """Folders of that name at the top of any cgroup hierarchy."""
+    root = Path("/sys/fs/cgroup")
+    candidates = [root / name, *(d / name for d in root.iterdir() if d.is_dir())] if root.is_dir() else []
+    return [str(c) for c in candidates if c.is_dir()]
+
+
+def links(bridge: str) -> list[str]:
+    """The bridge, and interfaces that are plugged into it."""
+    base = Path("/sys/class/net")
+    return [n.name for n in base.iterdir() if n.name == bridge or (n / f"upper_{bridge}").exists()]
+
+
+def tables(name: str) -> list[str]:
+    """nftables tables of that name or with it as their prefix."""
+    try:
+        done = subprocess.run(["nft", "list", "tables"], check=False, capture_output=True, text=True)
+    except FileNotFoundError:
+        return []
+    return [line for line in done.stdout.splitlines() if line.split()[-1:] and line.split()[-1].startswith(name)]
+
+
+def report(folder: Path, bridge: str, table: str, cgroup: str) -> dict[str, list[str]]:
+    """Everything that should not be there after the demo; all empty is the goal."""
+    return {
+        "processes": [f"{pid} {line}" for pid, line in processes(folder).items()],
+        "mounts and network namespaces": mounts(folder),
+        "interfaces": links(bridge),
+        "nftables tables": tables(table),
+        "cgroups": cgroups(cgroup),
+        "files": [str(folder)] if folder.exists() else [],
+    }
