@@ -107,7 +107,7 @@ def line(item: dict[str, Any]) -> str:
 def run_demo(arguments: argparse.Namespace) -> None:
     from cloudlink.cli.demo import Demo
 
-    demo = Demo(Path(__file__).resolve().parents[2])
+    demo = Demo()
     {"run": demo.run, "up": demo.up, "down": demo.down}[arguments.what]()
 
 
