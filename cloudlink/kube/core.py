@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 
 from cloudlink.kube.meta import (
     Condition,
-    Empty,
     IntOrString,
     KubeObject,
     Many,
@@ -149,8 +148,12 @@ class ServiceSpec(Model):
     )
 
 
+class LoadBalancerStatus(Report):
+    """Always empty: there are no load balancers here."""
+
+
 class ServiceStatus(Report):
-    load_balancer: Empty = Empty()
+    load_balancer: LoadBalancerStatus = LoadBalancerStatus()
     conditions: Many[Condition] = ()
 
 
@@ -191,8 +194,6 @@ class NodeAddress(Report):
 
 
 class NodeSystemInfo(Report):
-    """Every field is present in documents, empty or not, because kubectl describe prints them all."""
-
     machine_id: str = ""
     system_uuid: str = ""
     boot_id: str = ""
@@ -288,6 +289,7 @@ __all__ = [
     "HostPathVolume",
     "KeySelector",
     "KeyToPath",
+    "LoadBalancerStatus",
     "Namespace",
     "NamespaceSpec",
     "NamespaceStatus",

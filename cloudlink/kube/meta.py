@@ -7,7 +7,7 @@ absent value is the field's falsy default (None, "", 0, False, (), {}), as Go's 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from pydantic.alias_generators import to_camel
@@ -161,14 +161,14 @@ def matches(selector: Mapping[str, str], labels: Mapping[str, str]) -> bool:
     return all(labels.get(k) == v for k, v in selector.items())
 
 
+ConditionStatus = Literal["True", "False", "Unknown"]
+
+
 class Condition(Report):
-    """What conditions of all kinds share; `status` is True, False or Unknown."""
+    """What conditions of all kinds share."""
 
     type: str
-    status: Literal["True", "False", "Unknown"]
+    status: ConditionStatus
     last_transition_time: str = ""
     reason: str = ""
     message: str = ""
-
-
-Fields = dict[str, Any]  # a document's mapping, as it came

@@ -1,0 +1,249 @@
+"""From what a node says to Kubernetes' words: edged.model's PodStatus and NodeStatus -> v1 status. Pure.
+
+Nodes' clocks may be wrong: wall times from before this software existed count as unknown, and conditions carry the
+hub's time (`now`, RFC 3339), kept from the old status for as long as they say the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Literal
+
+from cloudlink.kube import core, quantity
+from cloudlink.kube.meta import Condition, ConditionStatus
+from edged import model
+
+_EARLIEST = 1_577_836_800.0  # 2020-01-01: a board without a real-time clock boots in 1970
+_LATEST = 4_102_444_800.0  # 2100-01-01
+_State = tuple[ConditionStatus, str, str]  # status, reason, message
+UNSEEN_EXIT_CODE = 137  # what Kubernetes reports for a container whose end nobody saw
+
+
+def rfc3339(wall: float) -> str:
+    """Unix seconds as Kubernetes writes times (UTC, whole seconds); "" where the clock can't have been right."""
+    if not _EARLIEST <= wall <= _LATEST:
+        return ""
+    return datetime.fromtimestamp(wall, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+QosClass = Literal["Guaranteed", "Burstable", "BestEffort"]
+_COMPUTE = ("memory", "cpu")
+
+# ---------------------------------------------------------------- pods
+
+
+def pod_status(status: model.PodStatus, old: core.Pod, now: str, host_ip: str = "") -> core.PodStatus:
+    """The pod's new status after a report of its node.
+
+    :param old: the stored pod; its spec gives the QoS class, its status what hasn't changed.
+    """
+    unready = [c.name for c in status.containers if not c.ready]
+    unready += sorted({c.name for c in old.spec.containers} - {c.name for c in status.containers})
+    readiness: _State
+    if status.ready:
+        readiness = ("True", "", "")
+    elif status.phase is model.Phase.SUCCEEDED:
+        readiness = ("False", "PodCompleted", "")
+    else:
+        message = f"containers with unready status: [{' '.join(unready)}]" if unready else status.message
+        readiness = ("False", "ContainersNotReady", message)
+    conditions = _conditions(
+        old.status.conditions,
+        now,
+        (
+            ("PodScheduled", ("True", "", "")),
+            ("Initialized", ("True", "", "")),
+            ("ContainersReady", readiness),
+            ("Ready", readiness),
+        ),
+    )
+    return core.PodStatus(
+        phase=status.phase.value,
+        conditions=conditions,
+        message=status.message,
+        reason=status.reason,
+        host_ip=host_ip,
+        host_ips=(core.PodIP(ip=host_ip),) if host_ip else (),
+        pod_ip=status.ip,
+        pod_ips=(core.PodIP(ip=status.ip),) if status.ip else (),
+        start_time=old.status.start_time or rfc3339(status.started_wall) or now,
+        container_statuses=tuple(_container(c) for c in sorted(status.containers, key=lambda c: c.name)),
+        qos_class=qos_class(old.spec),
+    )
+
+
+def unreachable(old: core.Pod, now: str) -> core.PodStatus:
+    """The pod's status while its node can't be asked: everything stays as last heard, readiness is Unknown."""
+    unknown: _State = ("Unknown", "NodeUnreachable", "the node has not been heard of; the pod may well be running")
+    conditions = _conditions(old.status.conditions, now, (("ContainersReady", unknown), ("Ready", unknown)))
+    return old.status.model_copy(update={"conditions": conditions})
+
+
+def _conditions(
+    old: Sequence[core.PodCondition], now: str, wanted: Sequence[tuple[str, _State]]
+) -> tuple[core.PodCondition, ...]:
+    """Conditions (type, (status, reason, message)), with the old time where the status is the same; others stay."""
+    before = {c.type: c for c in old}
+    fresh = {
+        kind: core.PodCondition(
+            type=kind,
+            status=state,
+            reason=reason,
+            message=message,
+            last_transition_time=_since(before.get(kind), state, now),
+        )
+        for kind, (state, reason, message) in wanted
+    }
+    kept = [fresh.pop(c.type, c) for c in old]
+    return (*kept, *fresh.values())
+
+
+def _since(old: Condition | None, state: str, now: str) -> str:
+    return old.last_transition_time if old is not None and old.status == state and old.last_transition_time else now
+
+
+def _container(status: model.ContainerStatus) -> core.ContainerStatus:
+    last = core.ContainerState()
+    if status.last_exit_code is not None or status.last_reason or status.last_finished_wall:
+        last = core.ContainerState(
+            terminated=_terminated(
+                status.last_exit_code,
+                status.last_reason,
+                "",
+                status.last_started_wall,
+                status.last_finished_wall,
+            )
+        )
+    return core.ContainerStatus(
+        name=status.name,
+        image=status.image,
+        image_id=status.image_id,
+        container_id=f"edged://{status.container_id}" if status.container_id else "",
+        state=_state(status),
+        last_state=last,
+        ready=status.ready,
+        started=status.started,
+        restart_count=status.restarts,
+    )
+
+
+def _state(status: model.ContainerStatus) -> core.ContainerState:
+    match status.state:
+        case "running":
+            return core.ContainerState(
+                running=core.ContainerStateRunning(started_at=rfc3339(status.started_wall)),
+            )
+        case "terminated":
+            return core.ContainerState(
+                terminated=_terminated(
+                    status.exit_code, status.reason, status.message, status.started_wall, status.finished_wall
+                )
+            )
+        case _:
+            return core.ContainerState(
+                waiting=core.ContainerStateWaiting(reason=status.reason or "ContainerCreating", message=status.message)
+            )
+
+
+def _terminated(
+    code: int | None, reason: str, message: str, started: float, finished: float
+) -> core.ContainerStateTerminated:
+    if code is None:
+        reason = reason or "ContainerStatusUnknown"
+        message = message or "nobody saw how the container ended"
+    return core.ContainerStateTerminated(
+        exit_code=UNSEEN_EXIT_CODE if code is None else code,
+        reason=reason or ("Error" if code else "Completed"),
+        message=message,
+        started_at=rfc3339(started),
+        finished_at=rfc3339(finished),
+    )
+
+
+def qos_class(spec: core.PodSpec) -> QosClass:
+    """Kubernetes' rule: Guaranteed if every container's requests equal its limits for memory and CPU."""
+    resources = [(c.resources.limits.get(n), c.resources.requests.get(n)) for c in spec.containers for n in _COMPUTE]
+    if all(limit is not None and limit == request for limit, request in resources):
+        return "Guaranteed"
+    return "Burstable" if any(limit or request for limit, request in resources) else "BestEffort"
+
+
+# ---------------------------------------------------------------- nodes
+
+
+def node_status(
+    status: model.NodeStatus, now: str, present: bool, old: core.NodeStatus | None = None
+) -> core.NodeStatus:
+    """The Node's new status after a report, or after its presence changed.
+
+    :param present: False once the broker has told the node's last will; Ready is then Unknown, never False.
+    :param old: the stored one; returned itself if there is nothing new, so that nothing needs to be written.
+    """
+    before = old if old is not None else core.NodeStatus()
+    capacity = status.capacity
+    ready: _State = (
+        ("True", "NodeReady", "edged is reporting")
+        if present
+        else ("Unknown", "NodeUnreachable", "edged is not connected; its pods run on, what they do now is not known")
+    )
+    degraded: _State = (
+        ("True", "ReducedFunction", "; ".join(status.degraded))
+        if status.degraded
+        else ("False", "FullFunction", "this machine can do everything that edged may ask of it")
+    )
+    states: list[tuple[str, _State]] = [("Ready", ready), ("Degraded", degraded)]
+    if status.refused is not None:
+        message = f"{status.refused.count} refused so far, the last one because: {status.refused.reason}"
+        states.append(("DesiredStateRefused", ("True", "NotAccepted", message)))
+    fresh = core.NodeStatus(
+        capacity=_resources(capacity.cpu, capacity.memory, capacity.pods),
+        allocatable=_resources(capacity.cpu, capacity.memory_allocatable, capacity.pods),
+        conditions=_node_conditions(before.conditions, now, states),
+        addresses=_addresses(status),
+        node_info=core.NodeSystemInfo(
+            boot_id=status.boot_id,
+            kernel_version=capacity.kernel,
+            os_image=capacity.os,
+            container_runtime_version=capacity.runtime,
+            kubelet_version=status.version,
+            architecture=capacity.architecture,
+        ),
+    )
+    return before if _same(fresh, before) else fresh
+
+
+def _resources(cpu: int, memory: int, pods: int) -> dict[str, str]:
+    return {"cpu": quantity.format_milli(cpu), "memory": quantity.format_bytes(memory), "pods": str(pods)}
+
+
+def _addresses(status: model.NodeStatus) -> tuple[core.NodeAddress, ...]:
+    found = [("InternalIP", status.address), ("Hostname", status.node)]
+    return tuple(core.NodeAddress(type=kind, address=address) for kind, address in found if address)
+
+
+def _node_conditions(
+    old: Sequence[core.NodeCondition], now: str, wanted: Sequence[tuple[str, _State]]
+) -> tuple[core.NodeCondition, ...]:
+    before = {c.type: c for c in old}
+    return tuple(
+        core.NodeCondition(
+            type=kind,
+            status=state,
+            reason=reason,
+            message=message,
+            last_heartbeat_time=now,
+            last_transition_time=_since(before.get(kind), state, now),
+        )
+        for kind, (state, reason, message) in wanted
+    )
+
+
+def _same(fresh: core.NodeStatus, before: core.NodeStatus) -> bool:
+    """Whether only heartbeats differ."""
+
+    def still(status: core.NodeStatus) -> core.NodeStatus:
+        silent = tuple(c.model_copy(update={"last_heartbeat_time": ""}) for c in status.conditions)
+        return status.model_copy(update={"conditions": silent})
+
+    return still(fresh) == still(before)
