@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -54,6 +55,8 @@ def end(pids: list[int], patience: float = 5.0) -> None:
 
 
 def alive(pid: int) -> bool:
+    with contextlib.suppress(ChildProcessError):  # if it is a child of ours, its end is ours to collect
+        os.waitpid(pid, os.WNOHANG)
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -104,3 +107,15 @@ def report(folder: Path, bridge: str, table: str, cgroup: str) -> dict[str, list
         "cgroups": cgroups(cgroup),
         "files": [str(folder)] if folder.exists() else [],
     }
+
+
+def forget_memory(run_dir: Path, bridge: str, table: str, cgroup: str) -> None:
+    """What a power cut does to a node, for tests: all that lives in memory is gone, what is on the card stays."""
+    unmount(mounts(run_dir))
+    subprocess.run(["find", os.fspath(run_dir), "-mindepth", "1", "-delete"], check=False, capture_output=True)
+    for name in links(bridge):
+        subprocess.run(["ip", "link", "delete", name], check=False, capture_output=True)
+    for line in tables(table):
+        subprocess.run(["nft", "delete", *line.split()], check=False, capture_output=True)
+    for folder in cgroups(cgroup):
+        subprocess.run(["find", folder, "-depth", "-type", "d", "-exec", "rmdir", "{}", ";"], check=False)
