@@ -26,7 +26,7 @@ import msgspec
 from edged.config import NetworkConfig
 from edged.errors import EdgedError, PermanentError, RetryError
 from edged.model import Value
-from edged.runtime import process
+from edged.runtime import nftables
 from edged.runtime.wiring import (
     EnsureBridge,
     PodRange,
@@ -55,10 +55,9 @@ class Netns(Value, frozen=True):
 
 def masquerade_script(table: str, bridge: str, cidr: str, egress: bool) -> str:
     """For `nft -f -`: the table replaced in one transaction, or removed where pods may not go out."""
-    gone = f"table ip {table}\ndelete table ip {table}\n"
     if not egress:
-        return gone
-    return gone + (
+        return nftables.removal_script(table)
+    return nftables.removal_script(table) + (
         f"table ip {table} {{\n"
         f"  chain postrouting {{\n"
         f"    type nat hook postrouting priority srcnat; policy accept;\n"
@@ -95,6 +94,7 @@ class Network:
         self._refill_due: asyncio.TimerHandle | None = None
         self._refilling = False
         self._closing = False
+        self._watch = nftables.TableWatch(config.nft_table, self._table_lost)
 
     # ------------------------------------------------------------ life
 
@@ -126,15 +126,14 @@ class Network:
         await self._stop_tasks()
         results: list[object] = []
         results += await asyncio.gather(*map(self._worker.call, self._traces(keep=())), return_exceptions=True)
-        table = self._config.nft_table
         results += await asyncio.gather(
             self._worker.call(RemoveBridge(self._config.bridge)),
-            process.run(["nft", "-f", "-"], stdin=f"table ip {table}\ndelete table ip {table}\n".encode()),
+            self._remove_table(),
             return_exceptions=True,
         )
         await self._worker.close()
         self._pods, self._spares, self._taken = {}, {}, set()
-        failed = [e for e in results if isinstance(e, BaseException) and "nft is not installed" not in str(e)]
+        failed = [e for e in results if isinstance(e, BaseException)]
         if failed:
             raise RetryError(f"the network is not wholly removed: {'; '.join(map(str, failed))}") from failed[0]
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -285,6 +284,7 @@ class Network:
 
     async def _stop_tasks(self) -> None:
         self._closing = True
+        self._watch.close()
         if self._refill_due is not None:
             self._refill_due.cancel()
             self._refill_due = None
@@ -337,15 +337,30 @@ class Network:
         loose = {name for _, name in socket.if_nameindex() if name.startswith(prefix)} - veths - set(found.values())
         return traces + [Unwire("", veth) for veth in sorted(loose)]
 
+    # ------------------------------------------------------------ masquerade
+
     async def _apply_masquerade(self) -> str:
         """Returns a sentence if it can't be had."""
         config = self._config
-        script = masquerade_script(config.nft_table, config.bridge, config.pod_cidr, config.egress)
+        if config.egress:
+            self._watch.open()
         try:
-            await process.run(["nft", "-f", "-"], stdin=script.encode(), timeout=10.0)
+            await nftables.apply(masquerade_script(config.nft_table, config.bridge, config.pod_cidr, config.egress))
         except EdgedError as e:
             return f"pods can't reach beyond this machine, for masquerading was refused: {e}" if config.egress else ""
         return ""
+
+    def _table_lost(self) -> None:
+        log.warning("somebody removed the nftables table %s; putting it back", self._config.nft_table)
+        self._own(self._put_back(), "network-put-back")
+
+    async def _put_back(self) -> None:
+        if sentence := await self._apply_masquerade():
+            log.warning("%s", sentence)
+
+    async def _remove_table(self) -> None:
+        with contextlib.suppress(PermanentError):  # no nft, so no table
+            await nftables.apply(nftables.removal_script(self._config.nft_table))
 
 
 def _records(folder: Path) -> Iterator[tuple[str, Netns]]:

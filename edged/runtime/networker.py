@@ -140,6 +140,9 @@ class Wirer:
             finally:
                 _check(_libc.setns(self._host, CLONE_NEWNET), "setns back to the machine's namespace")
             _quiet_ipv6(wire.veth)
+            # Where br_netfilter is loaded (Docker does) a pod that reaches itself through its Service is turned
+            # around inside the bridge, which sends a frame back to where it came from only in hairpin mode.
+            self._netlink.brport("set", index=_index(wire.veth), mode=1)
         except BaseException:
             self._unwire(wire.path, wire.veth)
             raise

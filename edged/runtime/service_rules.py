@@ -1,0 +1,152 @@
+"""Services as text: the nftables script that forwards to their pods, and the hosts file that names them. Pure.
+
+Forwarding follows kube-proxy's nftables mode: one lookup from (cluster IP, protocol, port) to a chain that picks a
+ready pod at random; what still goes to a cluster IP after that has nobody behind it and is refused at once.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import NamedTuple
+
+from edged.model import ServicePort, ServiceRules
+from edged.runtime.nftables import removal_script
+from edged.runtime.wiring import ip_number
+
+LABEL = re.compile(r"[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?")
+PROTOCOLS = ("tcp", "udp", "sctp")
+HEADLESS = ("", "None")  # Kubernetes' spellings of "no cluster IP": the name stands for the pods themselves
+
+
+class Checked(NamedTuple):
+    """Rules that can be applied as they are, and a sentence for each thing that was left out."""
+
+    rules: tuple[ServiceRules, ...]
+    problems: tuple[str, ...]
+
+
+def check(services: Iterable[ServiceRules]) -> Checked:
+    """Leave out what can't work or would make the whole fail: one bad Service must not take the others along."""
+    kept: list[ServiceRules] = []
+    problems: list[str] = []
+    taken: dict[tuple[str, str, int], str] = {}
+    for service in services:
+        title = f"service {service.namespace}/{service.name}"
+        if not (LABEL.fullmatch(service.namespace) and LABEL.fullmatch(service.name)):
+            problems.append(f"{title!r} is left out: its name or namespace is no DNS label")
+            continue
+        wrong = [a for a in (service.cluster_ip, *service.addresses) if a not in HEADLESS and not _is_ip(a)]
+        if wrong:
+            problems.append(f"{title} is left out: {wrong[0]!r} is no IPv4 address")
+            continue
+        ports: list[ServicePort] = []
+        for port in service.ports:
+            key = (service.cluster_ip, port.protocol.lower(), port.port)
+            if reason := _port_problem(port):
+                problems.append(f"{title}: port {port.port}/{port.protocol} is left out: {reason}")
+            elif key in taken and service.cluster_ip not in HEADLESS:
+                problems.append(f"{title}: port {port.port}/{port.protocol} of {key[0]} is taken by {taken[key]}")
+            else:
+                taken[key] = title
+                ports.append(port)
+        addresses = tuple(dict.fromkeys(service.addresses))
+        kept.append(
+            ServiceRules(service.namespace, service.name, service.cluster_ip, tuple(ports), addresses=addresses)
+        )
+    return Checked(tuple(kept), tuple(problems))
+
+
+def _is_ip(text: str) -> bool:
+    try:
+        ip_number(text)
+    except (OSError, ValueError):
+        return False
+    return True
+
+
+def _port_problem(port: ServicePort) -> str:
+    if port.protocol.lower() not in PROTOCOLS:
+        return "the protocol is none of TCP, UDP and SCTP"
+    if not (0 < port.port < 65536 and 0 < port.target_port < 65536):
+        return "ports go from 1 to 65535"
+    return ""
+
+
+# ---------------------------------------------------------------- forwarding
+
+
+def forwarding_script(table: str, bridge: str, services: Sequence[ServiceRules]) -> str:
+    """For `nft -f -`: the whole table replaced in one transaction; removed where no Service has a cluster IP.
+
+    :param services: as `check` returns them.
+    """
+    served = [s for s in services if s.cluster_ip not in HEADLESS]
+    if not served:
+        return removal_script(table)
+    return "\n".join((*removal_script(table).splitlines(), f"table ip {table} {{", *_table(bridge, served), "}", ""))
+
+
+def _table(bridge: str, services: Sequence[ServiceRules]) -> Iterator[str]:
+    yield from _set("cluster_ips", "ipv4_addr", dict.fromkeys(s.cluster_ip for s in services))
+    addresses = dict.fromkeys(a for s in services for a in s.addresses)
+    yield from _set("hairpin", "ipv4_addr . ipv4_addr", [f"{a} . {a}" for a in addresses])
+    lookup = []
+    for service in services:
+        for port in service.ports if service.addresses else ():
+            protocol = port.protocol.lower()
+            chain = f"{protocol}/{service.namespace}/{service.name}/{port.port}"
+            yield f"  chain {chain} {{"
+            yield f"    meta l4proto {protocol} dnat to {_pick(service.addresses)}:{port.target_port}"
+            yield "  }"
+            lookup.append(f"{service.cluster_ip} . {protocol} . {port.port} : goto {chain}")
+    yield from _chain("services", [f"ip daddr . meta l4proto . th dport vmap {{ {', '.join(lookup)} }}"] * bool(lookup))
+    yield from _chain("from_pods", ["type nat hook prerouting priority dstnat", f'iifname "{bridge}" jump services'])
+    yield from _chain("from_here", ["type nat hook output priority -100", "jump services"])
+    # A pod that reaches itself through its Service would answer itself directly, and not know the answer.
+    masquerade = ["ct status dnat ip saddr . ip daddr @hairpin masquerade"]
+    yield from _chain("hairpins", ["type nat hook postrouting priority srcnat", *masquerade])
+    refuse = [
+        "ip daddr @cluster_ips meta l4proto tcp reject with tcp reset",
+        "ip daddr @cluster_ips reject with icmp port-unreachable",
+    ]
+    yield from _chain("refuse_forwarded", ["type filter hook forward priority filter", *refuse])
+    yield from _chain("refuse_local", ["type filter hook output priority filter", *refuse])
+
+
+def _pick(addresses: Sequence[str]) -> str:
+    if len(addresses) == 1:
+        return addresses[0]
+    choices = ", ".join(f"{number} : {address}" for number, address in enumerate(addresses))
+    return f"numgen random mod {len(addresses)} map {{ {choices} }}"
+
+
+def _set(name: str, kind: str, elements: Iterable[str]) -> Iterator[str]:
+    joined = ", ".join(elements)
+    yield f"  set {name} {{"
+    yield f"    type {kind}"
+    if joined:
+        yield f"    elements = {{ {joined} }}"
+    yield "  }"
+
+
+def _chain(name: str, rules: Sequence[str]) -> Iterator[str]:
+    yield f"  chain {name} {{"
+    for rule in rules:
+        yield f"    {rule}{'; policy accept;' if rule.startswith('type ') else ''}"
+    yield "  }"
+
+
+# ---------------------------------------------------------------- names
+
+
+def hosts_file(domain: str, services: Sequence[ServiceRules]) -> str:
+    """The names of Services in hosts(5) form: "<cluster ip> <service>.<namespace>.svc.<domain>".
+
+    A headless Service's name stands for every ready pod of it.
+    """
+    lines = []
+    for service in services:
+        addresses = service.addresses if service.cluster_ip in HEADLESS else (service.cluster_ip,)
+        lines += [f"{address} {service.name}.{service.namespace}.svc.{domain}\n" for address in addresses]
+    return "".join(lines)
