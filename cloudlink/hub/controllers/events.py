@@ -1,0 +1,67 @@
+"""Notes -> core/v1 Events, one for each thing said of one object, counted when it is said again.
+
+Kubernetes' recorder counts repeats by looking for a similar Event; here the name of the Event is a hash of what
+makes two of them similar, so that looking is one read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable
+
+from cloudlink.hub.changes import Create, ObjectChange, Update
+from cloudlink.hub.decision import Note
+from cloudlink.hub.objects import rfc3339
+from cloudlink.kube.core import Event, EventSource, ObjectReference
+from cloudlink.kube.meta import ObjectMeta
+
+HOME = "default"  # where Events about things outside of namespaces live
+MESSAGE_MAX = 1024  # as Kubernetes cuts them
+
+Find = Callable[[str, str], Event | None]  # namespace, name
+
+
+def record(notes: Iterable[Note], find: Find, now: float, host: str = "") -> tuple[ObjectChange, ...]:
+    """The changes that make these notes visible. Equal notes of one call are counted together."""
+    fresh: dict[tuple[str, str], Event] = {}
+    known: set[tuple[str, str]] = set()
+    for note in notes:
+        event = _event(note, now, host)
+        key = (event.metadata.namespace, event.metadata.name)
+        before = fresh.get(key) or find(*key)
+        if before is not None:
+            if key not in fresh:
+                known.add(key)
+            event = before.model_copy(update={"count": before.count + 1, "last_timestamp": rfc3339(now)})
+        fresh[key] = event
+    return tuple(Update(e) if key in known else Create(e) for key, e in fresh.items())
+
+
+def _event(note: Note, now: float, host: str) -> Event:
+    about, message = note.about, note.message[:MESSAGE_MAX]
+    meta = about.metadata
+    # kubectl describe node looks for Events whose involvedObject.uid is the node's name or uid.
+    reference = ObjectReference(
+        kind=about.kind,
+        api_version=about.api_version,
+        namespace=meta.namespace,
+        name=meta.name,
+        uid=meta.uid,
+        resource_version=meta.resource_version,
+    )
+    similar = "\0".join((about.kind, meta.uid or meta.name, note.type, note.reason, message, note.component, host))
+    digest = hashlib.blake2b(similar.encode("utf-8", "replace"), digest_size=8).hexdigest()
+    time = rfc3339(now)
+    return Event(
+        metadata=ObjectMeta(name=f"{meta.name[:236]}.{digest}", namespace=meta.namespace or HOME),
+        involved_object=reference,
+        type=note.type,
+        reason=note.reason,
+        message=message,
+        count=1,
+        source=EventSource(component=note.component, host=host),
+        first_timestamp=time,
+        last_timestamp=time,
+        reporting_component=note.component,
+        reporting_instance=host,
+    )

@@ -1,0 +1,151 @@
+"""What a Deployment says of itself: counts and the conditions Available and Progressing, as kubectl reads them.
+
+After Kubernetes' pkg/controller/deployment/progress.go; `kubectl rollout status` and `kubectl wait` go by these.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cloudlink.hub.decision import NEVER
+from cloudlink.hub.objects import find_condition, rfc3339, seconds, with_condition
+from cloudlink.kube.apps import Deployment, DeploymentCondition, DeploymentStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """One Deployment in numbers.
+
+    :ivar newest: name of the ReplicaSet with the present template, "" while there is none.
+    :ivar created: it is being created by this very decision.
+    :ivar next_available: second at which another ready pod will count as available.
+    """
+
+    newest: str
+    created: bool
+    replicas: int
+    updated: int
+    ready: int
+    available: int
+    max_unavailable: int
+    next_available: float
+
+
+def summarise(facts: Facts, deployment: Deployment, now: float) -> tuple[DeploymentStatus, float]:
+    """The status to have now, and the second at which it may change by itself."""
+    before, spec = deployment.status, deployment.spec
+    status = before.model_copy(
+        update={
+            "observed_generation": deployment.metadata.generation,
+            "replicas": facts.replicas,
+            "updated_replicas": facts.updated,
+            "ready_replicas": facts.ready,
+            "available_replicas": facts.available,
+            "unavailable_replicas": max(spec.replicas - facts.available, facts.replicas - facts.available, 0),
+        }
+    )
+    conditions = with_condition(before.conditions, _available(facts, spec.replicas, now))
+    wake_at = facts.next_available
+    progressing = _progressing(facts, deployment, status, now)
+    conditions = _with_progress(conditions, progressing)
+    wake_at = min(wake_at, _deadline(deployment, find_condition(conditions, "Progressing"), now))
+    return status.model_copy(update={"conditions": conditions}), wake_at
+
+
+def is_complete(spec_replicas: int, status: DeploymentStatus) -> bool:
+    """Every pod is of the present template and available (deploymentutil.DeploymentComplete)."""
+    return status.updated_replicas == status.replicas == status.available_replicas == spec_replicas
+
+
+def _available(facts: Facts, replicas: int, now: float) -> DeploymentCondition:
+    enough = facts.available >= replicas - facts.max_unavailable
+    return _condition(
+        "Available",
+        "True" if enough else "False",
+        "MinimumReplicasAvailable" if enough else "MinimumReplicasUnavailable",
+        "Deployment has minimum availability." if enough else "Deployment does not have minimum availability.",
+        now,
+    )
+
+
+def _progressing(facts: Facts, deployment: Deployment, status: DeploymentStatus, now: float) -> DeploymentCondition:
+    """The condition to have; the present one itself where nothing has changed."""
+    present = find_condition(deployment.status.conditions, "Progressing")
+    if deployment.spec.paused:
+        if present and present.reason == "DeploymentPaused":
+            return present
+        return _condition("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused", now)
+    if present and present.reason == "DeploymentPaused":
+        return _condition("Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed", now)
+    name = facts.newest
+    if facts.created:
+        return _condition("Progressing", "True", "NewReplicaSetCreated", f'Created new replica set "{name}"', now)
+    if is_complete(deployment.spec.replicas, status):
+        text = f'ReplicaSet "{name}" has successfully progressed.'
+        return _condition("Progressing", "True", "NewReplicaSetAvailable", text, now)
+    if _has_progressed(deployment.status, status) or present is None:
+        return _condition("Progressing", "True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.', now)
+    if present.reason == "NewReplicaSetAvailable":
+        return _started_over(deployment, present, name, now)
+    if present.status != "False" and now >= seconds(present.last_update_time) + _limit(deployment):
+        text = f'ReplicaSet "{name}" has timed out progressing.'
+        return _condition("Progressing", "False", "ProgressDeadlineExceeded", text, now)
+    return present
+
+
+def _started_over(deployment: Deployment, present: DeploymentCondition, name: str, now: float) -> DeploymentCondition:
+    """A finished rollout that lost a pod stays finished; one whose spec changed begins again."""
+    if deployment.status.observed_generation == deployment.metadata.generation:
+        return present
+    return _condition("Progressing", "True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.', now)
+
+
+def _has_progressed(before: DeploymentStatus, after: DeploymentStatus) -> bool:
+    return (
+        after.updated_replicas > before.updated_replicas
+        or after.replicas - after.updated_replicas < before.replicas - before.updated_replicas
+        or after.ready_replicas > before.ready_replicas
+        or after.available_replicas > before.available_replicas
+    )
+
+
+def _limit(deployment: Deployment) -> float:
+    return float(deployment.spec.progress_deadline_seconds)
+
+
+def _deadline(deployment: Deployment, progressing: DeploymentCondition | None, now: float) -> float:
+    if progressing is None or progressing.status == "False" or deployment.spec.paused:
+        return NEVER
+    if progressing.reason == "NewReplicaSetAvailable":
+        return NEVER
+    at = seconds(progressing.last_update_time) + _limit(deployment)
+    return at if at > now else now + 1.0  # reached between two decisions: look again soon, not at once
+
+
+def _with_progress(
+    conditions: tuple[DeploymentCondition, ...], new: DeploymentCondition
+) -> tuple[DeploymentCondition, ...]:
+    """As with_condition, but progress within the same reason counts as news: it moves the deadline."""
+    old = find_condition(conditions, new.type)
+    if old is None or old == new:
+        return with_condition(conditions, new)
+    if old.status == new.status:
+        new = new.model_copy(update={"last_transition_time": old.last_transition_time})
+    finished = "NewReplicaSetAvailable"
+    if new.reason == old.reason == finished and new.message == old.message:
+        return conditions  # finished is finished; saying it again would be a change for ever
+    return tuple(new if c.type == new.type else c for c in conditions)
+
+
+def _condition(kind: str, status: str, reason: str, message: str, now: float) -> DeploymentCondition:
+    text = rfc3339(now)
+    return DeploymentCondition.model_validate(
+        {
+            "type": kind,
+            "status": status,
+            "reason": reason,
+            "message": message,
+            "lastUpdateTime": text,
+            "lastTransitionTime": text,
+        }
+    )

@@ -1,0 +1,343 @@
+"""Runs the controllers and the scheduler: what they decide becomes commits, until there is nothing left to decide.
+
+Nothing polls. A change in the store says who has to look; a round asks all of them and commits their answers
+together, so that twenty pods cost one fsync. Deciding and committing happen without giving way to anybody else,
+which is why decisions are never stale.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, Update, UpdateStatus
+from cloudlink.hub.controllers import deployment, events, garbage, replicaset
+from cloudlink.hub.decision import Decision, Note, Suffix, describe
+from cloudlink.hub.errors import Gone, StoreError
+from cloudlink.hub.objects import controller_of, is_deleted, is_finished
+from cloudlink.hub.schedule import binding
+from cloudlink.hub.schedule.place import place
+from cloudlink.hub.schedule.rooms import rooms
+from cloudlink.hub.store import Store, WatchEvent
+from cloudlink.hub.workqueue import Task, WorkQueue
+from cloudlink.hub.world import FOLLOWED, World
+from cloudlink.kube.apps import Deployment, ReplicaSet
+from cloudlink.kube.core import Event, Namespace, Node, Pod
+from cloudlink.kube.meta import KubeObject
+from cloudlink.kube.registry import RESOURCES
+from edged.errors import EdgedError
+
+log = logging.getLogger(__name__)
+
+NOTES_WAITING = 2000  # said since the last quiet moment; the store keeps fewer anyway
+ROUNDS_IN_A_ROW = 200  # more than any honest rollout needs; beyond it two controllers are at odds
+PAUSE = 1.0  # seconds to give way then, and after a commit that the database refused
+SCHEDULER = Task("schedule", "", "", "")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What one task wants done."""
+
+    task: Task
+    changes: tuple[ObjectChange, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+
+def random_suffix() -> str:
+    """Five characters for names, from the alphabet that Kubernetes uses."""
+    return "".join(random.choices("bcdfghjklmnpqrstvwxz2456789", k=5))
+
+
+class Manager:
+    """Owns the decisions of one hub. `run` for ever, or `settle` once (tests).
+
+    :param now: wall clock, seconds since 1970; the same that the store has.
+    """
+
+    def __init__(self, store: Store, now: Callable[[], float] = time.time, suffix: Suffix = random_suffix) -> None:
+        self._store = store
+        self._now = now
+        self._suffix = suffix
+        self._notes: deque[Note] = deque(maxlen=NOTES_WAITING)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Look at everything: at the start, and again should the watch ever fall behind."""
+        self._queue = WorkQueue()
+        self._watch = self._store.subscribe(FOLLOWED)
+        self._world = World(self._store)
+        for kind in sorted(FOLLOWED):
+            for obj in self._store.list(kind):
+                self._look_at(obj)
+        self._queue.add(SCHEDULER)
+
+    # ------------------------------------------------------------ the loop
+
+    async def run(self) -> None:
+        """Until cancelled, or until the store is closed."""
+        try:
+            while True:
+                wake_at = await self._work_off()
+                delay = max(wake_at - self._now(), 0.0)
+                try:
+                    async with asyncio.timeout(delay if delay < float("inf") else None):
+                        news = await self._watch.batch()
+                except TimeoutError:
+                    continue
+                except Gone:
+                    self._begin()
+                    continue
+                if not news:
+                    return
+                self._notice(news)
+        finally:
+            self._watch.close()
+
+    async def _work_off(self) -> float:
+        for _ in range(ROUNDS_IN_A_ROW):
+            if not self.round():
+                self.tell()
+                return self._queue.next_at()
+            await asyncio.sleep(0)  # others react to each round's commit at once: the exchange publishes
+        log.error("%d rounds of decisions didn't come to an end; pausing for %g s", ROUNDS_IN_A_ROW, PAUSE)
+        self.tell()
+        await asyncio.sleep(PAUSE)
+        return self._now()
+
+    def settle(self) -> float:
+        """Decide and commit until nothing is left to do; the second at which something will be."""
+        for _ in range(ROUNDS_IN_A_ROW):
+            if not self.round():
+                self.tell()
+                return self._queue.next_at()
+        raise RuntimeError(f"not settled after {ROUNDS_IN_A_ROW} rounds")
+
+    def round(self) -> bool:
+        """One round: everybody whose turn it is decides, one commit. False if it was nobody's turn."""
+        try:
+            self._notice(self._watch.drain())
+        except Gone:
+            self._begin()
+        now = self._now()
+        tasks = self._queue.take(now)
+        if not tasks:
+            return False
+        answers = [self._ask(task, now) for task in tasks if task != SCHEDULER]
+        answers = self._with_places(answers, SCHEDULER in tasks, now)
+        self._carry_out(_without_repeats(answers), now)
+        return True
+
+    # ------------------------------------------------------------ who has to look
+
+    def _notice(self, news: Iterable[WatchEvent]) -> None:
+        for event in news:
+            self._world.notice(event)
+        for event in news:
+            if event.type == "DELETED":
+                self._look_around_the_gone(event.object)
+            else:
+                self._queue.succeeded(_task(event.object))  # it may have been mended: no reason to wait any longer
+                self._look_at(event.object)
+
+    def _look_at(self, obj: KubeObject) -> None:
+        match obj:
+            case Deployment() | ReplicaSet() | Namespace() | Pod():
+                self._queue.add(_task(obj))
+            case Node():
+                self._queue.add(SCHEDULER)
+        if isinstance(obj, Pod):
+            self._look_at_owners(obj)
+            if not obj.spec.node_name or is_finished(obj):
+                self._queue.add(SCHEDULER)
+        elif isinstance(obj, ReplicaSet):
+            self._look_at_owners(obj)
+
+    def _look_at_owners(self, obj: KubeObject) -> None:
+        """Pods matter to their ReplicaSet and to its Deployment, which counts them itself."""
+        owner = controller_of(obj)
+        if owner is None or owner.kind not in ("ReplicaSet", "Deployment"):
+            return
+        self._queue.add(Task(owner.kind, owner.kind, obj.metadata.namespace, owner.name))
+        if owner.kind == "ReplicaSet":
+            above = self._world.get(ReplicaSet, obj.metadata.namespace, owner.name)
+            if above is not None:
+                self._look_at_owners(above)
+
+    def _look_around_the_gone(self, obj: KubeObject) -> None:
+        self._queue.succeeded(_task(obj))
+        for owned in self._world.owned(obj.metadata.uid, KubeObject):
+            self._queue.add(_task(owned))
+        self._look_at_owners(obj)
+        if isinstance(obj, Node):
+            for pod in self._world.on_node(obj.metadata.name):
+                self._queue.add(_task(pod))
+        if isinstance(obj, Pod | Node):
+            self._queue.add(SCHEDULER)
+
+    # ------------------------------------------------------------ asking
+
+    def _ask(self, task: Task, now: float) -> Answer:
+        """One controller's answer. A bug in it, or an object it can't cope with, stops nobody else."""
+        obj = self._store.get(task.kind, task.namespace or None, task.name)
+        if obj is None:
+            self._queue.succeeded(task)
+            return Answer(task)
+        try:
+            decision = self._decide(obj, now)
+        except Exception as e:
+            delay = self._queue.failed(task, now)
+            log.exception("%s %s can't be decided; next try in %g s", obj.kind, obj.title, delay)
+            text = f"the hub can't handle this object: {e}"
+            return Answer(task, notes=(Note(obj, "Warning", "ReconcileError", text, "manager"),))
+        self._queue.succeeded(task)
+        if decision.wake_at < float("inf"):
+            self._queue.add(task, decision.wake_at)
+        return Answer(task, decision.changes, decision.notes)
+
+    def _decide(self, obj: KubeObject, now: float) -> Decision:
+        world, namespace = self._world, obj.metadata.namespace
+        match obj:
+            case Namespace() if is_deleted(obj):
+                content = [o for r in RESOURCES if r.namespaced for o in self._store.list(r.kind, obj.metadata.name)]
+                return garbage.dying_namespace(obj, content)
+            case Pod():
+                node_exists = world.get(Node, "", obj.spec.node_name) is not None
+                lost = garbage.lost_pod(obj, node_exists)
+                return lost if lost.changes else garbage.orphan(obj, world.exists)
+            case ReplicaSet():
+                orphan = garbage.orphan(obj, world.exists)
+                if orphan.changes or self._is_dying(namespace):
+                    return orphan
+                return replicaset.reconcile(obj, world.owned(obj.metadata.uid, Pod), now, self._suffix)
+            case Deployment() if not self._is_dying(namespace):
+                sets = world.owned(obj.metadata.uid, ReplicaSet)
+                pods = [p for s in sets for p in world.owned(s.metadata.uid, Pod)]
+                taken = frozenset(s.metadata.name for s in world.all(ReplicaSet, namespace))
+                return deployment.reconcile(obj, sets, pods, now, taken)
+        return Decision()
+
+    def _is_dying(self, namespace: str) -> bool:
+        home = self._world.get(Namespace, "", namespace)
+        return home is None or is_deleted(home)
+
+    # ------------------------------------------------------------ scheduling
+
+    def _with_places(self, answers: list[Answer], asked: bool, now: float) -> list[Answer]:
+        """Give every pod a node: those that wait, and those that these very answers create."""
+        created = [c.object for a in answers for c in a.changes if isinstance(c, Create) and isinstance(c.object, Pod)]
+        waiting = [p for p in self._world.on_node("") if not is_deleted(p) and not is_finished(p)] if asked else []
+        if not created and not waiting:
+            return answers
+        try:
+            free = rooms(self._world.all(Node), self._world.all(Pod))
+            verdicts = place([*waiting, *(p for p in created if not p.spec.node_name)], free)
+        except Exception:
+            delay = self._queue.failed(SCHEDULER, now)
+            log.exception("pods can't be scheduled; next try in %g s", delay)
+            return answers
+        self._queue.succeeded(SCHEDULER)
+        placed = {(v.pod.metadata.namespace, v.pod.metadata.name): binding.with_verdict(v, now) for v in verdicts}
+        notes = tuple(note for v in verdicts if (note := binding.note(v)) is not None)
+        bound = Answer(SCHEDULER, tuple(c for p in waiting for c in _as_changes(p, placed)), notes)
+        return [*(replace(a, changes=tuple(_placed(c, placed) for c in a.changes)) for a in answers), bound]
+
+    # ------------------------------------------------------------ carrying out
+
+    def _carry_out(self, answers: Sequence[Answer], now: float) -> None:
+        changes = [c for a in answers for c in a.changes]
+        try:
+            if changes:
+                self._store.commit(changes)
+                log.debug("%s", "; ".join(map(describe, changes)))
+        except StoreError:
+            self._one_by_one(answers, now)
+            return
+        except EdgedError as e:
+            log.error("%s; next try in %g s", e, PAUSE)
+            for a in answers:
+                self._queue.add(a.task, now + PAUSE)
+            return
+        for a in answers:
+            self._notes.extend(a.notes)
+
+    def _one_by_one(self, answers: Sequence[Answer], now: float) -> None:
+        """One of them can't be done: find out which, do the others, and ask that one again later."""
+        for a in answers:
+            try:
+                self._store.commit(a.changes)
+                self._notes.extend(a.notes)
+            except EdgedError as e:
+                delay = self._queue.failed(a.task, now)
+                log.warning("%s %s/%s: %s; next try in %g s", a.task.kind, a.task.namespace, a.task.name, e, delay)
+
+    def tell(self) -> None:
+        """Write what was said since last time as Events: after the deeds, which must not wait for it."""
+        if not self._notes:
+            return
+        notes = [replace(n, about=self._newest(n.about)) for n in self._notes]
+        self._notes.clear()
+        try:
+            self._store.commit(events.record(notes, self._find_event, self._now()))
+        except EdgedError as e:
+            log.warning("events are lost: %s", e)
+
+    def _newest(self, about: KubeObject) -> KubeObject:
+        """The object as stored: one that a decision created had no uid when it was spoken of."""
+        return self._store.get(about.kind, about.metadata.namespace or None, about.metadata.name) or about
+
+    def _find_event(self, namespace: str, name: str) -> Event | None:
+        return self._world.get(Event, namespace, name)
+
+
+def _task(obj: KubeObject) -> Task:
+    return Task(obj.kind, obj.kind, obj.metadata.namespace, obj.metadata.name)
+
+
+def _placed(change: ObjectChange, placed: dict[tuple[str, str], Pod]) -> ObjectChange:
+    if not isinstance(change, Create):
+        return change
+    meta = change.object.metadata
+    there = placed.get((meta.namespace, meta.name)) if isinstance(change.object, Pod) else None
+    return Create(there) if there is not None else change
+
+
+def _as_changes(before: Pod, placed: dict[tuple[str, str], Pod]) -> list[ObjectChange]:
+    after = placed.get((before.metadata.namespace, before.metadata.name), before)
+    changes: list[ObjectChange] = []
+    if after.spec.node_name != before.spec.node_name:
+        changes.append(Update(after, expect=before.metadata.resource_version))
+    if after.status != before.status:
+        changes.append(UpdateStatus(after))
+    return changes
+
+
+def _without_repeats(answers: Sequence[Answer]) -> list[Answer]:
+    """Two may want the same object gone; the store would refuse the second."""
+    gone: set[tuple[str, str, str]] = set()
+    kept: list[Answer] = []
+    for a in answers:
+        changes: list[ObjectChange] = []
+        for change in a.changes:
+            if isinstance(change, Delete | MarkDeleted):
+                key = (change.kind, change.namespace or "", change.name)
+                if key in gone:
+                    continue
+                gone.add(key)
+            changes.append(change)
+        kept.append(replace(a, changes=tuple(changes)))
+    deleted = {(c.kind, c.namespace or "", c.name) for a in kept for c in a.changes if isinstance(c, Delete)}
+    return [replace(a, changes=tuple(c for c in a.changes if not _is_about(c, deleted))) for a in kept]
+
+
+def _is_about(change: ObjectChange, deleted: set[tuple[str, str, str]]) -> bool:
+    """A change to something that goes for good in the same commit."""
+    if not isinstance(change, Update | UpdateStatus):
+        return isinstance(change, MarkDeleted) and (change.kind, change.namespace or "", change.name) in deleted
+    meta = change.object.metadata
+    return (change.object.kind, meta.namespace, meta.name) in deleted

@@ -1,0 +1,86 @@
+"""Who belongs to whom: the store's objects by owner and by node, kept up to date from its watch events.
+
+Not a second memory: only keys are kept here, objects are always read from the store.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TypeVar
+
+from cloudlink.hub.revisions import Key, key_of
+from cloudlink.hub.store import Store, WatchEvent
+from cloudlink.kube.core import Pod
+from cloudlink.kube.meta import KubeObject
+from cloudlink.kube.registry import RESOURCES
+
+T = TypeVar("T", bound=KubeObject)
+
+FOLLOWED = frozenset(r.kind for r in RESOURCES) - {"Event"}  # nobody decides anything because of an Event
+
+
+class World:
+    """Indexes over one Store. Invariant: after every event was noticed, they agree with the store."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._owned: dict[str, set[Key]] = {}
+        self._on_node: dict[str, set[Key]] = {}  # "" holds pods that have no node yet
+        for kind in FOLLOWED:
+            for obj in store.list(kind):
+                self._add(obj)
+
+    def notice(self, event: WatchEvent) -> None:
+        if event.before is not None:
+            self._drop(event.before)
+        if event.type != "DELETED":
+            self._add(event.object)
+
+    # ------------------------------------------------------------ reading
+
+    def get(self, kind: type[T], namespace: str, name: str) -> T | None:
+        obj = self._store.get(kind.__name__, namespace or None, name)
+        return obj if isinstance(obj, kind) else None
+
+    def all(self, kind: type[T], namespace: str | None = None) -> list[T]:
+        return [o for o in self._store.list(kind.__name__, namespace) if isinstance(o, kind)]
+
+    def owned(self, uid: str, kind: type[T]) -> list[T]:
+        """What names this uid as its owner, ordered by name."""
+        return self._read(self._owned.get(uid, ()), kind)
+
+    def on_node(self, name: str) -> list[Pod]:
+        """Pods bound to a node, or with "" those that are bound to none."""
+        return self._read(self._on_node.get(name, ()), Pod)
+
+    def exists(self, kind: str, namespace: str, name: str, uid: str) -> bool:
+        """Whether exactly this object is there. Owners may live in the namespace or, as Nodes do, outside of any."""
+        there = self._store.get(kind, namespace or None, name) or self._store.get(kind, None, name)
+        return there is not None and there.metadata.uid == uid
+
+    def _read(self, keys: Iterable[Key], kind: type[T]) -> list[T]:
+        found = (self._store.get(k, namespace or None, name) for k, namespace, name in sorted(keys))
+        return [o for o in found if isinstance(o, kind)]
+
+    # ------------------------------------------------------------ keeping up
+
+    def _add(self, obj: KubeObject) -> None:
+        key = key_of(obj)
+        for owner in obj.metadata.owner_references:
+            self._owned.setdefault(owner.uid, set()).add(key)
+        if isinstance(obj, Pod):
+            self._on_node.setdefault(obj.spec.node_name, set()).add(key)
+
+    def _drop(self, obj: KubeObject) -> None:
+        key = key_of(obj)
+        for owner in obj.metadata.owner_references:
+            _discard(self._owned, owner.uid, key)
+        if isinstance(obj, Pod):
+            _discard(self._on_node, obj.spec.node_name, key)
+
+
+def _discard(index: dict[str, set[Key]], at: str, key: Key) -> None:
+    keys = index.get(at, set())
+    keys.discard(key)
+    if not keys:
+        index.pop(at, None)
