@@ -13,6 +13,7 @@ documents share an encoding):
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import struct
@@ -30,6 +31,11 @@ from edged.errors import PermanentError
 from edged.model import Desired
 
 KEY_BYTES = 32
+
+# The name in every server certificate of a hub and its broker, and the one that nodes insist on, whatever address they
+# dialled: a hub that moves, or is reached through a forwarded port, stays the hub. (.internal is reserved by ICANN.)
+HUB_TLS_NAME = "hub.edged.internal"
+
 ENVELOPE = 1  # version of the envelope and of what the signature covers; the content has its own (wire.SCHEMA)
 _DOMAIN = b"edged desired state\0"  # a signature made for anything else can't be passed off as this
 _SLACK = 1024  # bytes of an envelope beside its content
@@ -204,6 +210,57 @@ def unseal(private_key: bytes, node: str, name: str, sealed: bytes) -> dict[str,
     if (box.node, box.name) != (node, name):
         raise Refused(f"secret {name} for node {node} was sealed as {box.name[:300]!r} for node {box.node[:80]!r}")
     return box.data
+
+
+# ---------------------------------------------------------------- join tokens
+
+
+class JoinToken(msgspec.Struct, frozen=True, forbid_unknown_fields=True, array_like=True):
+    """What a new node is told: where the hub is, by what it knows it, and what it is let in with.
+
+    :ivar url: https://host:port of the hub.
+    :ivar fingerprint: SHA-256 of the DER form of the hub's CA certificate.
+    :ivar secret: 32 random bytes; works once and for a short time. The hub keeps only its hash.
+    """
+
+    url: str
+    fingerprint: bytes
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"JoinToken(url={self.url!r}, secret hidden)"
+
+
+_TOKEN_PREFIX = "edgejoin1."
+_TOKEN_CHECK = 4  # bytes of a checksum, so that a token pasted in part is told from a wrong one
+
+
+def format_token(token: JoinToken) -> str:
+    """One ASCII word that survives terminals, shells and YAML."""
+    packed = msgspec.msgpack.encode(token)
+    packed += hashlib.blake2b(packed, digest_size=_TOKEN_CHECK).digest()
+    return _TOKEN_PREFIX + base64.urlsafe_b64encode(packed).decode().rstrip("=")
+
+
+def parse_token(text: str) -> JoinToken:
+    """The opposite; PermanentError says what is wrong, and never what is in it."""
+    text = "".join(text.split())  # a terminal may have wrapped it
+    if not text.startswith(_TOKEN_PREFIX):
+        raise PermanentError(f"this is no join token: one starts with {_TOKEN_PREFIX!r}; make one with `edgectl token`")
+    try:
+        body = text.removeprefix(_TOKEN_PREFIX).encode("ascii")
+        packed = base64.b64decode(body + b"=" * (-len(body) % 4), altchars=b"-_", validate=True)
+        packed, check = packed[:-_TOKEN_CHECK], packed[-_TOKEN_CHECK:]
+        if check != hashlib.blake2b(packed, digest_size=_TOKEN_CHECK).digest():
+            raise ValueError("checksum")
+        token = msgspec.msgpack.decode(packed, type=JoinToken)
+    except (msgspec.MsgspecError, ValueError, RecursionError):
+        raise PermanentError("the join token is damaged: paste the whole of it, or make a new one") from None
+    if len(token.fingerprint) != 32 or not token.url.startswith("https://"):
+        raise PermanentError(
+            "the join token names no https address or no fingerprint; make a new one with `edgectl token`"
+        )
+    return token
 
 
 # ---------------------------------------------------------------- keys
