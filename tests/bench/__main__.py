@@ -8,9 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-from cloudlink.cli.client import apply
 from cloudlink.cli.house import House
 from tests.bench import floors
 from tests.bench.measure import cpu_seconds, median_ms, node_processes, pss, spin_until, tell, total, written_bytes
@@ -38,7 +36,7 @@ class Bench:
         return made
 
     def marked(self, name: str) -> int:
-        return sum(entry.startswith(name + "-") for entry in os.listdir(self.marks))
+        return sum(entry.name.startswith(name + "-") for entry in self.marks.iterdir())
 
     def remove(self, name: str) -> None:
         self.house.client.call("DELETE", f"/apis/apps/v1/namespaces/default/deployments/{name}")
