@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from pydantic import ValidationError
@@ -153,19 +154,15 @@ def _deeper(depth: int) -> int:
 
 # ---------------------------------------------------------------- back to documents
 
-_SHAPES: dict[type[Model], tuple[tuple[str, str, object], ...]] = {}  # one entry per model class
 
-
+@cache  # one entry per model class
 def _shape(model: type[Model]) -> tuple[tuple[str, str, object], ...]:
     """Attribute, name in documents, and the value that stands for absent (a required field has none)."""
-    shape = _SHAPES.get(model)
-    if shape is None:
-        absent = object()  # equal to nothing
-        shape = _SHAPES[model] = tuple(
-            (name, field.alias or name, absent if field.is_required() or field.default else field.default)
-            for name, field in model.model_fields.items()
-        )
-    return shape
+    present = object()  # equal to nothing
+    return tuple(
+        (name, field.alias or name, present if field.is_required() or field.default else field.default)
+        for name, field in model.model_fields.items()
+    )
 
 
 def dump(obj: Model) -> dict[str, Any]:
@@ -174,14 +171,18 @@ def dump(obj: Model) -> dict[str, Any]:
     document: dict[str, Any] = {}
     for name, alias, absent in _shape(type(obj)):
         value = values[name]
-        if isinstance(value, str | bool | int | None):
-            if value is not None and value != absent:
+        if value is absent or value is None:
+            continue  # most fields of most objects
+        kind = type(value)
+        if kind is str or kind is int or kind is bool:
+            if value != absent:
                 document[alias] = value
-        elif isinstance(value, Model):
-            document[alias] = dump(value)
-        elif isinstance(value, dict):
+        elif kind is tuple:
             if value:
-                document[alias] = dict(value)
-        elif value:
-            document[alias] = [dump(v) if isinstance(v, Model) else v for v in value]
+                document[alias] = [dump(v) if isinstance(v, Model) else v for v in value]
+        elif kind is dict:
+            if value:
+                document[alias] = value.copy()
+        else:
+            document[alias] = dump(value)
     return document

@@ -81,7 +81,7 @@ def _cause(detail: ErrorDetails, path: str, owner: type[Model] | None, annotatio
 def _extra(path: str, name: str, owner: type[Model]) -> Cause:
     if name in owner.unsupported:
         return Cause(path, "FieldValueNotSupported", "not supported by this version of edged; remove it")
-    known = [f.alias or n for n, f in owner.model_fields.items()]
+    known = [f.alias or n for n, f in owner.model_fields.items()] + sorted(owner.unsupported)
     close = difflib.get_close_matches(name[:64], known, n=1, cutoff=0.6)
     by_case = [k for k in known if k.lower() == name.replace("_", "").lower()]
     meant = (by_case or close or [""])[0]
