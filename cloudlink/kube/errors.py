@@ -47,10 +47,17 @@ class Invalid(PermanentError):  # noqa: N818 - Kubernetes' own word (StatusReaso
 
     def __init__(self, causes: Sequence[Cause], kind: str = "", name: str = "") -> None:
         left_out = len(causes) - MAX_CAUSES
-        self.causes: tuple[Cause, ...] = tuple(causes[:MAX_CAUSES])
+        self.causes: tuple[Cause, ...] = tuple(
+            Cause(printable(c.field), c.reason, printable(c.message)) for c in causes[:MAX_CAUSES]
+        )
         if left_out > 0:
             self.causes += (Cause("", "FieldValueInvalid", f"and {left_out} more errors"),)
         self.kind = kind
-        self.name = name
+        self.name = printable(name)
         text = "; ".join(map(str, self.causes))
-        super().__init__(f'{kind} "{name}" is invalid: {text}' if kind else text)
+        super().__init__(f'{kind} "{self.name}" is invalid: {text}' if kind else text)
+
+
+def printable(text: str) -> str:
+    """What came from outside, fit for a terminal, a log and UTF-8: control characters and the like as escapes."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

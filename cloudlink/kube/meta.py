@@ -15,6 +15,8 @@ from pydantic_core import PydanticCustomError
 
 from cloudlink.kube.quantity import QuantityError, canonical
 
+MAX_STRING = 4 << 20  # characters; more than any object may have in all
+
 T = TypeVar("T")
 
 # Documents carry lists; frozen models carry tuples. Only the outer type is lax, items stay strict.
@@ -45,9 +47,11 @@ def camel(name: str) -> str:
 
 
 def _int_or_string(value: object) -> int | str:
-    if isinstance(value, str) or (isinstance(value, int) and not isinstance(value, bool)):
+    if isinstance(value, str) and len(value) <= 256 and value.isascii():  # a port's name or a percentage
         return value
-    raise PydanticCustomError("int_or_string_type", "must be a whole number or a string")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise PydanticCustomError("int_or_string_type", "must be a whole number or a short text")
 
 
 def _quantity(value: object) -> str:
@@ -69,7 +73,14 @@ class Model(BaseModel):
     :cvar unsupported: names that Kubernetes knows in this place and this version refuses.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, alias_generator=camel, populate_by_name=True)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        strict=True,
+        alias_generator=camel,
+        populate_by_name=True,
+        str_max_length=MAX_STRING,  # also what makes pydantic refuse lone surrogates, which JSON can spell
+    )
 
     unsupported: ClassVar[frozenset[str]] = frozenset()
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from cloudlink.kube.errors import Cause
-from cloudlink.kube.meta import Model
+from cloudlink.kube.meta import MAX_STRING, Model
 
 Location = tuple[int | str, ...]
 
@@ -25,7 +25,7 @@ _EXPECTED = {
     "dict_type": "a mapping",
     "model_type": "a mapping",
     "tuple_type": "a list",
-    "int_or_string_type": "a whole number or a string",
+    "int_or_string_type": "a whole number or a short text",
 }
 
 
@@ -75,6 +75,8 @@ def _cause(detail: ErrorDetails, path: str, owner: type[Model] | None, annotatio
         return Cause(path, "FieldValueTypeInvalid", message)
     if kind == "string_unicode":
         return Cause(path, "FieldValueInvalid", "must be valid Unicode text")
+    if kind == "string_too_long":
+        return Cause(path, "FieldValueTooLong", f"Too long: may not be more than {MAX_STRING} characters")
     return Cause(path, "FieldValueInvalid", detail["msg"])
 
 
@@ -101,21 +103,19 @@ def _resolve(location: Location, root: type[Model]) -> tuple[str, type[Model] | 
         model = _model_in(here)
         if model is not None:
             owner = model
-            path += f".{_safe(str(step))}" if path else _safe(str(step))
+            path += f".{_short(str(step))}" if path else _short(str(step))
             here = next((f.annotation for n, f in model.model_fields.items() if (f.alias or n) == step), None)
         elif step == "[key]":
             continue
         else:
             owner = None
-            path += f"[{_safe(str(step))}]"
+            path += f"[{_short(str(step))}]"
             here = _item_of(here)
     return path, owner, here
 
 
-def _safe(step: str) -> str:
-    """Hostile field names stay readable and short in a message, and encodable."""
-    shown = step if step.isprintable() else ascii(step)[1:-1]
-    return shown if len(shown) <= 128 else shown[:128] + "..."
+def _short(step: str) -> str:
+    return step if len(step) <= 128 else f"{step[:128]}..."
 
 
 def _alternatives(annotation: Any) -> Sequence[Any]:
