@@ -169,7 +169,7 @@ class Network:
 
     def observe(self) -> dict[str, Netns]:
         """Pod uid -> namespace, only those that are really there, read afresh."""
-        return {name: netns for name, netns in _records(self._pods_folder) if self._alive(netns)}
+        return {name: netns for name, netns in _records(self._pods_folder) if self._usable(netns)}
 
     # ------------------------------------------------------------ inside
 
@@ -322,20 +322,17 @@ class Network:
         return index is not None and netns == self._netns(index) and self._alive(netns)
 
     def _traces(self, keep: Sequence[Netns]) -> list[Unwire]:
-        """What there is of ours on the machine beside `keep`: pinned files, cables, and what records tell of."""
+        """What there is of ours beside `keep`: pinned files and cables. Records are not asked, for they may lie."""
         paths, veths = {n.path for n in keep}, {n.host_veth for n in keep}
         found: dict[str, str] = {}  # path -> veth
-        for _, netns in (*_records(self._pods_folder), *_records(self._spares_folder)):
-            found[netns.path] = netns.host_veth
         with contextlib.suppress(FileNotFoundError):
             for file in os.scandir(self._folder):
-                index = self._range.index(file.name)
-                if index is not None:
-                    found[file.path] = veth_name(self._config.bridge, index)
-        traces = [Unwire(path, veth) for path, veth in found.items() if path not in paths]
+                if not file.name.startswith(".") and file.is_file(follow_symlinks=False) and file.path not in paths:
+                    index = self._range.index(file.name)
+                    found[file.path] = "" if index is None else veth_name(self._config.bridge, index)
         prefix = veth_prefix(self._config.bridge)
         loose = {name for _, name in socket.if_nameindex() if name.startswith(prefix)} - veths - set(found.values())
-        return traces + [Unwire("", veth) for veth in sorted(loose)]
+        return [Unwire(path, veth) for path, veth in found.items()] + [Unwire("", veth) for veth in sorted(loose)]
 
     # ------------------------------------------------------------ masquerade
 
