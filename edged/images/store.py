@@ -14,7 +14,6 @@ the disk. So a power loss at any moment leaves the old state or the new one. Wri
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import msgspec
@@ -62,27 +61,19 @@ class ImageStore:
         self.damage: tuple[str, ...] = ()
 
     def resolve(self, reference: str) -> Image | None:
-        """The image of that name, complete and ready to be stacked, or None.
+        """The image of that name (in any form), complete and ready to be stacked, or None. Never raises.
 
-        :raises PermanentError: the reference itself is malformed.
+        Of a malformed reference there can be no image; `reference.parse` says what is wrong with it.
         """
         self._refresh()
-        wanted = normalise(reference)
+        try:
+            wanted = normalise(reference)
+        except PermanentError:
+            return None
         image = self._images.get(self._by_digest.get(wanted, wanted))
         if image is None or not all(Path(layer).is_dir() for layer in image.layers):
             return None
         return image
-
-    def present(self, references: Iterable[str]) -> frozenset[str]:
-        """Those of `references`, as they are written, that resolve. Malformed ones don't."""
-        found = set()
-        for reference in references:
-            try:
-                if self.resolve(reference) is not None:
-                    found.add(reference)
-            except PermanentError:
-                continue
-        return frozenset(found)
 
     def references(self) -> frozenset[str]:
         """Canonical names of all images."""
