@@ -212,7 +212,7 @@ class FakeSource:
                     started=True,
                     started_wall=started,
                     container_id=container_id,
-                    image_id=f"sha256:{number:064x}",
+                    image_id=f"sha256:{self._dice.getrandbits(256):064x}",
                 ),
             ),
         )

@@ -25,7 +25,8 @@ export class ContainerBox {
 
   show(container, use, cores) {
     this.id = container.container_id ?? "";
-    setText(this.image, container.image);
+    const digest = (container.image_id ?? "").replace("sha256:", "").slice(0, 12); // as `podman images` shows it
+    setText(this.image, digest ? `${container.image} · ${digest}` : container.image);
     this.wanted = [];
     this.showState(container);
     if (container.last_reason || (container.last_exit_code ?? null) !== null) this.showLast(container);
@@ -36,7 +37,6 @@ export class ContainerBox {
       this.pair("CPU", cores === null ? "–" : `${cpu(cores)} of a core`);
       this.pair("Processes", String(use.pids ?? 0));
     }
-    if (container.image_id) this.pair("Image id", container.image_id.replace("sha256:", "").slice(0, 12), "mono");
     setChildren(this.facts, this.wanted);
     this.button.hidden = !this.id;
     if (this.log) this.log.show(this.id);

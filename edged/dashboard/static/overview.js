@@ -1,7 +1,7 @@
 // The head of the page: who this is, how it stands to its hub, what the board has left.
 
 import { byId, el, setAttr, setChildren, setClass, setText } from "./dom.js";
-import { bytes, duration, moment, nodeClock } from "./format.js";
+import { bytes, bytesOf, duration, moment, nodeClock } from "./format.js";
 
 const HISTORY = 150; // samples of load kept for the line: five minutes at one every two seconds
 const GAP = 1.8; // seconds between two samples at least
@@ -16,7 +16,7 @@ export function showOverview(snapshot) {
   const cores = Math.max(1, Math.round(capacity.cpu / 1000));
   document.title = `${status.node} · edged`;
   setText(byId("node"), status.node);
-  const facts = [machine.model, capacity.os, capacity.architecture, `${cores} ${cores === 1 ? "core" : "cores"}`, status.address];
+  const facts = [machine.model, shortOs(capacity.os), capacity.architecture, `${cores} ${cores === 1 ? "core" : "cores"}`, status.address];
   setText(byId("board"), facts.filter(Boolean).join(" · "));
   showLink(hub);
   byId("generation").hidden = false;
@@ -26,6 +26,9 @@ export function showOverview(snapshot) {
   showBoard(machine, daemon);
   setText(byId("versions"), ["edged", status.version, "·", capacity.runtime, "·", capacity.kernel].filter(Boolean).join(" "));
 }
+
+/** "Debian 12" for "Debian GNU/Linux 12 (bookworm)": the line has to fit. */
+const shortOs = (name) => (name ?? "").replace("GNU/Linux ", "").replace(/ \([^)]*\)$/, "");
 
 function showLink(hub) {
   const state = hub.state ?? "local";
@@ -70,12 +73,12 @@ function showLoad(averages, cores, wall) {
 
 function drawLine(cores) {
   const svg = byId("spark");
-  const top = Math.max(cores, ...load) * 1.05;
+  const top = Math.max(cores / 2, ...load) * 1.05;
   const points = load.map((value, at) => {
-    const x = 200 - (load.length - 1 - at) * (200 / (HISTORY - 1));
+    const x = (200 * at) / (load.length - 1); // the whole width from the start on, whatever time it spans
     return `${x.toFixed(1)},${(43 - (value / top) * 41).toFixed(1)}`;
   });
-  if (points.length < 2) return;
+  if (points.length < 3) return;
   const first = points[0].split(",")[0];
   svg.querySelector(".line").setAttribute("d", `M${points.join("L")}`);
   svg.querySelector(".area").setAttribute("d", `M${first},44L${points.join("L")}L200,44Z`);
@@ -86,11 +89,12 @@ function showBoard(machine, daemon) {
   setText(byId("temperature"), heat === undefined || heat === null ? "not told" : `${heat.toFixed(0)}\u202f°C`);
   setClass(byId("temperature"), heat >= 80 ? "bad" : heat >= 70 ? "warn" : "");
   const free = machine.storage_free ?? 0;
-  setText(byId("storage"), machine.storage_total ? `${bytes(free)} of ${bytes(machine.storage_total)}` : "not told");
+  setText(byId("storage"), machine.storage_total ? bytesOf(free, machine.storage_total) : "not told");
   setClass(byId("storage"), machine.storage_total && free / machine.storage_total < 0.1 ? "warn" : "");
+  setText(byId("free"), machine.memory_available ? bytes(machine.memory_available) : "not told");
   setText(byId("uptime"), machine.uptime ? duration(machine.uptime) : "–");
-  const parts = [daemon.pss ? bytes(daemon.pss) : "", daemon.uptime ? `up ${duration(daemon.uptime)}` : ""];
-  setText(byId("daemon"), parts.filter(Boolean).join(", ") || "–");
+  setText(byId("daemon"), daemon.pss ? bytes(daemon.pss) : "–");
+  setAttr(byId("daemon"), "title", daemon.uptime ? `the daemon has run for ${duration(daemon.uptime)}` : null);
 }
 
 // ---------------------------------------------------------------- notices
@@ -104,7 +108,7 @@ export function showNotices(view, lost) {
   if (lost !== null) {
     wanted.push(["lost", "bad", "This page has lost its server", `Since ${moment(lost / 1000)}. It tries again by itself; what you see is from before.`]);
   } else if (view && !view.answering) {
-    wanted.push(["daemon", "bad", `The daemon has not answered since ${moment(view.since)}`, `Pods run on without it. This page recovers by itself. ${sentence(view.reason)}`]);
+    wanted.push(["daemon", "bad", `The daemon has not answered since ${moment(view.since)}`, `Pods run on without it, and this page recovers by itself. ${sentence(view.reason)}`]);
   }
   if (snapshot?.hub?.state === "away") {
     const why = snapshot.hub.reason ? ` ${sentence(snapshot.hub.reason)}` : "";
@@ -114,29 +118,49 @@ export function showNotices(view, lost) {
   if (refused) {
     wanted.push(["refused", "warn", "A document from the hub was refused", `${sentence(refused.reason)} ${refused.count} so far, the last at ${moment(refused.wall)}.`]);
   }
-  (snapshot?.status.degraded ?? []).forEach((text, at) => wanted.push([`degraded-${at}`, "info", "Works with less", sentence(text)]));
-  const nodes = wanted.map(([key, kind, head, text]) => notice(key, kind, head, text));
-  for (const key of [...shown.keys()]) if (!wanted.some(([name]) => name === key)) shown.delete(key);
+  const nodes = wanted.map((notice) => show(...notice));
+  const degraded = snapshot?.status.degraded ?? [];
+  if (degraded.length) nodes.push(showDegraded(degraded));
   setChildren(byId("notices"), nodes);
+  for (const [key, { node }] of shown) if (!nodes.includes(node)) shown.delete(key);
 }
 
-function notice(key, kind, head, text) {
+function show(key, kind, head, text) {
   let entry = shown.get(key);
   if (!entry) {
     const strong = el("strong");
     const rest = el("span");
-    entry = { node: el("div", { role: kind === "info" ? "note" : "status" }, strong, " ", rest), strong, rest };
+    entry = { node: el("div", { class: `notice ${kind}`, role: "status" }, strong, " ", rest), strong, rest };
     shown.set(key, entry);
   }
-  setClass(entry.node, `notice ${kind}`);
   setText(entry.strong, head);
   setText(entry.rest, text);
   return entry.node;
 }
 
-/** A capital at the start and a full stop at the end. */
+/** What this machine can't do fully: true all the time, so folded away behind one line. */
+function showDegraded(sentences) {
+  let entry = shown.get("degraded");
+  if (!entry) {
+    const rest = el("span");
+    const list = el("ul");
+    const node = el("div", { class: "notice info" }, el("details", {}, el("summary", {}, el("strong", {}, "Works with less"), " ", rest), list));
+    entry = { node, rest, list, said: "" };
+    shown.set("degraded", entry);
+  }
+  setText(entry.rest, sentences.length === 1 ? "One thing this machine can't do fully" : `${sentences.length} things this machine can't do fully`);
+  const said = sentences.join("\n");
+  if (entry.said !== said) {
+    entry.said = said;
+    entry.list.replaceChildren(...sentences.map((text) => el("li", {}, sentence(text))));
+  }
+  return entry.node;
+}
+
+/** A capital at the start, unless it is the name of a thing (memory.high), and a full stop at the end. */
 function sentence(text) {
   const trimmed = (text ?? "").trim();
   if (!trimmed) return "";
-  return trimmed[0].toUpperCase() + trimmed.slice(1) + (/[.!?…]$/.test(trimmed) ? "" : ".");
+  const start = /^(?!edged)[a-z]+[ ,]/.test(trimmed) ? trimmed[0].toUpperCase() : trimmed[0];
+  return start + trimmed.slice(1) + (/[.!?…]$/.test(trimmed) ? "" : ".");
 }

@@ -68,9 +68,9 @@ const compare = (a, b) => (a < b ? -1 : a > b ? 1 : 0);
 const rank = (pod) => ({ bad: 0, warn: 1 })[rows.get(pod.uid).kind] ?? 2;
 
 function drawChips(counts) {
-  const chips = [chip("all", plural(counts.all, "pod"), "")];
-  if (counts.attention) chips.push(chip("attention", `${counts.attention} not as wanted`, "warn"));
-  setChildren(byId("chips"), chips);
+  const all = plural(counts.all, "pod");
+  setText(byId("count"), counts.attention || !counts.all ? "" : counts.all === 1 ? "1, as wanted" : `${counts.all}, all as wanted`);
+  setChildren(byId("chips"), counts.attention ? [chip("all", all, ""), chip("attention", `${counts.attention} not as wanted`, "warn")] : []);
 }
 
 const chipNodes = new Map();
@@ -104,12 +104,19 @@ export function stateOf(pod) {
   if (pod.phase === "Unknown") return { label: "Unknown", kind: "warn", sentence: pod.message ?? "" };
   if (waiting) {
     const harmless = ["ContainerCreating", "PodInitializing"].includes(waiting.reason);
-    return { label: waiting.reason, kind: harmless ? "warn" : "bad", sentence: message(waiting) };
+    return { label: waiting.reason, kind: harmless ? "warn" : "bad", sentence: [lastEnd(waiting), message(waiting)].filter(Boolean).join("; ") };
   }
   if (ended) return { label: ended.reason || "Ended", kind: "bad", sentence: message(ended) || `${ended.name} ended with ${ended.exit_code}` };
   if (pod.phase === "Pending") return { label: pod.reason || "Pending", kind: "warn", sentence: pod.message ?? "" };
   if (!pod.ready) return { label: "Not ready", kind: "warn", sentence: pod.message || message(containers.find((c) => !c.ready)) };
   return { label: "Running", kind: "good", sentence: pod.message ?? "" };
+}
+
+/** "last end: OOMKilled (137)", for a container that has run before. */
+function lastEnd(container) {
+  const code = container.last_exit_code ?? null;
+  if (!container.last_reason && code === null) return "";
+  return `last end: ${container.last_reason || "exit"}${code === null ? "" : ` (${code})`}`;
 }
 
 /** Turn growing CPU seconds into cores, over a window long enough to be steady. */
@@ -173,6 +180,7 @@ class Row {
     this.age = el("time");
     this.meter = meter(`Memory of ${pod.name}`);
     this.memory = el("span", { class: "amount" });
+    this.memoryCell = el("td", { role: "cell", data: { label: "Memory" } }, this.memory, this.meter.node);
     this.cpu = cell("CPU", "number");
     this.ip = cell("Address", "mono");
     this.row = el(
@@ -183,7 +191,7 @@ class Row {
       this.ready,
       this.restarts,
       el("td", { role: "cell", class: "number", data: { label: "Age" } }, this.age),
-      el("td", { role: "cell", class: "memory", data: { label: "Memory" } }, this.memory, this.meter.node),
+      this.memoryCell,
       this.cpu,
       this.ip,
     );
@@ -220,6 +228,7 @@ class Row {
     const restarts = containers.reduce((sum, c) => sum + (c.restarts ?? 0), 0);
     setText(this.restarts, String(restarts));
     this.restarts.classList.toggle("loud", restarts > 0 && state.kind !== "good");
+    this.restarts.classList.toggle("zero", restarts === 0); // left out on a phone
     showTime(this.age, pod.started_wall ?? 0, "age");
     this.showUse(totals(pod, this.usage));
     setText(this.ip, pod.ip || "–");
@@ -229,6 +238,7 @@ class Row {
   showUse({ running, memory, limit, cores }) {
     const limited = running && limit !== Infinity;
     setText(this.memory, !running ? "–" : limited ? bytesOf(memory, limit) : `${bytes(memory)}, no limit`);
+    setClass(this.memoryCell, running ? "memory" : "memory off");
     this.meter.node.hidden = !limited;
     if (limited) this.meter.set(memory, limit, bytesOf(memory, limit));
     setText(this.cpu, cores === null ? "–" : cpu(cores));
