@@ -127,6 +127,9 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--config", type=Path, default=settings.DEFAULT_FILE, help="node.toml (%(default)s)")
     parser.add_argument("--host", help="address to listen on, instead of [dashboard] host")
     parser.add_argument("--port", type=int, help="port to listen on, instead of [dashboard] port")
+    parser.add_argument(
+        "--idle-seconds", type=float, help="end after so long without a viewer (0: never), instead of the setting"
+    )
     parser.add_argument("--token-file", type=Path, help="instead of dashboard.token in state_dir")
     return parser.parse_args(argv)
 
@@ -136,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     args = _arguments(argv)
     try:
         config = settings.load(args.config)
-        given = {"host": args.host, "port": args.port}
+        given = {"host": args.host, "port": args.port, "idle_seconds": args.idle_seconds}
         chosen = msgspec.structs.replace(config.dashboard, **{k: v for k, v in given.items() if v is not None})
         config = msgspec.structs.replace(config, dashboard=chosen)
         token_path = args.token_file or token_file(config)
