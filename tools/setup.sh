@@ -46,7 +46,5 @@ if ! cmp -s requirements.lock .venv/requirements.lock || ! .venv/bin/python -c '
     [ -x .venv/bin/python ] || python3 -m venv .venv
     .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
     .venv/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
-    # Compiled ahead for -OO, which the daemon runs with: compiling at start would cost it 4 MB that never return.
-    .venv/bin/python -OO -m compileall -q edged cloudlink .venv/lib/python3*/site-packages/{aiomqtt,paho,msgspec,nacl} || true
     cp requirements.lock .venv/requirements.lock
 fi
