@@ -174,6 +174,8 @@ class Draft:
             made = made.model_copy(update={"status": there.status})
         if respec and there.metadata.generation:
             made = with_meta(made, generation=there.metadata.generation + 1)
+        if _only_waited_for_finalizers(there) and not made.metadata.finalizers:
+            return self._remove(there)
         return self._write("MODIFIED", made, there)
 
     def _update_status(self, obj: KubeObject, expect: str | None) -> KubeObject:
@@ -199,8 +201,8 @@ class Draft:
 
     def _write(self, kind: EventType, made: KubeObject, before: KubeObject | None) -> KubeObject:
         """Give it the next revision; an update that changes nothing is no write at all."""
-        if kind == "MODIFIED" and made == before:
-            return made
+        if kind == "MODIFIED" and before is not None and made == before:
+            return before
         self.revision += 1
         made = with_meta(made, resource_version=str(self.revision))
         self._changed[key_of(made)] = None if kind == "DELETED" else made
@@ -216,12 +218,11 @@ class Draft:
             namespace = self.get(("Namespace", "", name))
             if namespace is None or not namespace.metadata.deletion_timestamp:
                 continue
-            left = [obj for obj in self._objects.within(name) if self.get(key_of(obj)) is not None]
-            left += [o for o in self._changed.values() if o and o.metadata.namespace == name and o not in left]
+            keys = {key_of(obj) for obj in self._objects.within(name)} | {k for k in self._changed if k[1] == name}
+            left = [obj for key in sorted(keys) if (obj := self.get(key)) is not None]
             if all(obj.kind == "Event" for obj in left):
-                for event in {key_of(obj): obj for obj in left}:
-                    self._remove(self._need(*event, None, None))
-                self._remove(namespace)
+                for obj in [*left, namespace]:
+                    self._remove(obj)
         self._forget_events(events_kept)
 
     def _forget_events(self, kept: int) -> None:
@@ -239,6 +240,13 @@ class Draft:
 
 # Kinds whose spec is worked off by somebody; `generation` tells them whether they have seen it.
 _WITH_GENERATION = frozenset({"Deployment", "ReplicaSet", "Pod"})
+
+
+def _only_waited_for_finalizers(obj: KubeObject) -> bool:
+    """Marked, and held by finalizers alone: not by a node that still runs it, nor by what a namespace contains."""
+    meta = obj.metadata
+    elsewhere = obj.kind == "Namespace" or bool(meta.deletion_grace_period_seconds)
+    return bool(meta.deletion_timestamp and meta.finalizers) and not elsewhere
 
 
 def _own_metadata(obj: Object, there: ObjectMeta) -> Object:

@@ -208,16 +208,23 @@ class Store:
         :raises StoreError: NotFound, AlreadyExists, Conflict, Terminating; nothing has happened.
         :raises RetryError: the database failed; nothing has happened.
         """
-        of_objects = [c for c in changes if not isinstance(c, RecordChange)]
         of_records = [c for c in changes if isinstance(c, RecordChange) and self._differs(c)]
-        work, results = draft(
-            self._objects, of_objects, self.revision, self._now(), lambda: str(uuid.uuid4()), self._events_kept
-        )
+        work, results = self._draft(changes)
         if work.writes or of_records:
             encoded = [_encode(dump(w.object)) for w in work.writes]
             self._persist(work, encoded, of_records)
             self._publish(work, encoded, of_records)
         return [obj for obj in results if obj is not None]
+
+    def preview(self, changes: Sequence[Change]) -> Stored:
+        """What commit() would return, and its errors; nothing is done."""
+        return [obj for obj in self._draft(changes)[1] if obj is not None]
+
+    def _draft(self, changes: Sequence[Change]) -> tuple[Draft, Sequence[KubeObject | None]]:
+        of_objects = [c for c in changes if not isinstance(c, RecordChange)]
+        return draft(
+            self._objects, of_objects, self.revision, self._now(), lambda: str(uuid.uuid4()), self._events_kept
+        )
 
     def _differs(self, change: RecordChange) -> bool:
         there = self._records.get(change.bucket, {}).get(change.key)

@@ -1,0 +1,142 @@
+"""One request taken out of HTTP, and what every handler may use to answer it."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from cloudlink.hub.api.addresses import DEFAULT_NETWORK
+from cloudlink.hub.api.answers import ApiError, bad_request
+from cloudlink.hub.api.paths import Target
+from cloudlink.hub.changes import Change
+from cloudlink.hub.store import Store
+from cloudlink.kube.meta import KubeObject
+from cloudlink.kube.parse import load_yaml
+
+Admit = Callable[[KubeObject, KubeObject | None], None]
+Form = Literal["object", "table", "metadata"]
+
+MAX_BODY = 3 << 20  # bytes, as kube-apiserver's --max-request-bytes
+
+
+@dataclass(slots=True)
+class Context:
+    """:ivar admit: called with (new, old or None) before anything is stored; raises Invalid to refuse.
+    :ivar on_change: called after each commit that came through the API.
+    """
+
+    store: Store
+    now: Callable[[], float]
+    admit: Admit
+    on_change: Callable[[], None]
+    network: ipaddress.IPv4Network = DEFAULT_NETWORK
+    watches: int = 0
+
+    def commit(self, changes: Sequence[Change], dry_run: bool) -> list[KubeObject]:
+        if dry_run:
+            return self.store.preview(changes)
+        done = self.store.commit(changes)
+        self.on_change()
+        return done
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A request for a resource. `query` has the last value of each parameter."""
+
+    method: str
+    target: Target
+    query: Mapping[str, str]
+    body: bytes = b""
+    content_type: str = ""
+    accept: str = ""
+    user: str = ""
+
+    def flag(self, name: str) -> bool:
+        return self.query.get(name, "") in ("true", "True", "1", "t")
+
+    def number(self, name: str) -> int | None:
+        text = self.query.get(name, "")
+        if not text:
+            return None
+        if not (text.isascii() and text.isdigit() and len(text) < 16):
+            raise bad_request(f"the query parameter {name} must be a whole number, not {text[:64]!r}")
+        return int(text)
+
+    @property
+    def dry_run(self) -> bool:
+        """`?dryRun=All`; anything else that isn't empty is refused, lest it happens for real."""
+        value = self.query.get("dryRun", "")
+        if value not in ("", "All"):
+            raise bad_request(f'the query parameter dryRun must be "All", not {value[:64]!r}')
+        return value == "All"
+
+    @property
+    def form(self) -> Form:
+        """What the client wants to see first, among what we can make of it."""
+        return negotiate(self.accept)
+
+
+def negotiate(accept: str) -> Form:
+    """The first acceptable media type; 406 where none is. A Table must be asked for as meta.k8s.io/v1."""
+    for offer in accept.split(",") if accept.strip() else ["application/json"]:
+        media, *parameters = (p.strip() for p in offer.split(";"))
+        options = dict(p.split("=", 1) for p in parameters if "=" in p)
+        if media not in ("application/json", "application/*", "*/*", "application/yaml"):
+            continue
+        wanted, version = options.get("as", ""), options.get("v", "v1")
+        if wanted == "Table" and version == "v1":
+            return "table"
+        if wanted in ("PartialObjectMetadata", "PartialObjectMetadataList") and version == "v1":
+            return "metadata"
+        if not wanted:
+            return "object"
+    raise ApiError(
+        406, "NotAcceptable", "only application/json can be had here, also as Table or PartialObjectMetadata"
+    )
+
+
+def document_of(body: bytes, content_type: str) -> dict[str, Any]:
+    """One mapping out of a JSON or YAML body; 400 says where it goes wrong."""
+    if "yaml" in content_type:
+        documents = load_yaml(_text(body), "the request's body")
+        if len(documents) != 1:
+            raise bad_request(f"the request's body must be one YAML document, it has {len(documents)}")
+        return documents[0]
+    document = json_of(body)
+    if not isinstance(document, dict):
+        raise bad_request("the request's body must be a JSON object")
+    return document
+
+
+def json_of(body: bytes) -> Any:
+    """JSON, strictly: no duplicate keys (the standard library's decoder can tell them), no NaN."""
+    if not body.strip():
+        raise bad_request("the request has no body")
+    try:
+        return json.loads(_text(body), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except ValueError as e:
+        raise bad_request(f"the request's body is not JSON: {e}") from None
+
+
+def _text(body: bytes) -> str:
+    try:
+        return body.decode()
+    except UnicodeDecodeError as e:
+        raise bad_request(f"the request's body is not UTF-8: {e}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    document = dict(pairs)
+    if len(document) != len(pairs):
+        seen: set[str] = set()
+        twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
+        raise ValueError(f'duplicate field "{twice[:128]}"')
+    return document
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON number")

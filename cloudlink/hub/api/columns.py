@@ -1,0 +1,278 @@
+"""The columns that kubectl's users know, kind by kind (kubernetes/pkg/printers/internalversion/printers.go). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from cloudlink.hub.api.table import AGE, NAME, Cells, Column, duration, seconds_of, since
+from cloudlink.kube.apps import Deployment, ReplicaSet
+from cloudlink.kube.core import ConfigMap, Event, Namespace, Node, Pod, Secret, Service
+from cloudlink.kube.meta import KubeObject, LabelSelector
+from cloudlink.kube.pod import Container, ContainerStatus
+
+NONE = "<none>"
+
+
+def _wide(*names: str) -> tuple[Column, ...]:
+    return tuple(Column(name, wide=True) for name in names)
+
+
+# ---------------------------------------------------------------- Pod
+
+
+def pod_status(pod: Pod) -> str:
+    """The word in the STATUS column: the most telling reason that any container gives."""
+    reason = pod.status.reason or pod.status.phase
+    running = False
+    for status in reversed(pod.status.container_statuses):
+        state = status.state
+        if state.waiting is not None and state.waiting.reason:
+            reason = state.waiting.reason
+        elif state.terminated is not None:
+            ended = state.terminated
+            fallback = f"Signal:{ended.signal}" if ended.signal else f"ExitCode:{ended.exit_code}"
+            reason = ended.reason or fallback
+        elif status.ready and state.running is not None:
+            running = True
+    if reason == "Completed" and running:
+        ready = any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions)
+        reason = "Running" if ready else "NotReady"
+    if pod.metadata.deletion_timestamp and pod.status.phase not in ("Succeeded", "Failed"):
+        reason = "Unknown" if pod.status.reason == "NodeLost" else "Terminating"
+    return reason
+
+
+def _restarts(statuses: Iterable[ContainerStatus], now: float) -> str:
+    total, last = 0, 0.0
+    for status in statuses:
+        total += status.restart_count
+        if status.last_state.terminated is not None:
+            last = max(last, seconds_of(status.last_state.terminated.finished_at) or 0.0)
+    return f"{total} ({duration(now - last)} ago)" if total and last else str(total)
+
+
+def _pod(pod: Pod, now: float) -> Sequence[object]:
+    statuses = pod.status.container_statuses
+    ready = sum(s.ready and s.state.running is not None for s in statuses)
+    return (
+        pod.metadata.name,
+        f"{ready}/{len(pod.spec.containers)}",
+        pod_status(pod),
+        _restarts(statuses, now),
+        since(pod.metadata.creation_timestamp, now),
+        pod.status.pod_ip or NONE,
+        pod.spec.node_name or NONE,
+        NONE,
+        NONE,
+    )
+
+
+_POD = (
+    NAME,
+    Column("Ready"),
+    Column("Status"),
+    Column("Restarts"),
+    AGE,
+    *_wide("IP", "Node", "Nominated Node", "Readiness Gates"),
+)
+
+# ---------------------------------------------------------------- Deployment, ReplicaSet
+
+
+def selector_text(selector: LabelSelector) -> str:
+    parts = [f"{k}={v}" for k, v in sorted(selector.match_labels.items())]
+    for e in selector.match_expressions:
+        values = ",".join(sorted(e.values))
+        parts.append(
+            {
+                "In": f"{e.key} in ({values})",
+                "NotIn": f"{e.key} notin ({values})",
+                "Exists": e.key,
+                "DoesNotExist": f"!{e.key}",
+            }[e.operator]
+        )
+    return ",".join(parts) or NONE
+
+
+def _containers(containers: Sequence[Container]) -> tuple[str, str]:
+    return ",".join(c.name for c in containers), ",".join(c.image for c in containers)
+
+
+def _deployment(obj: Deployment, now: float) -> Sequence[object]:
+    status = obj.status
+    return (
+        obj.metadata.name,
+        f"{status.ready_replicas}/{obj.spec.replicas}",
+        status.updated_replicas,
+        status.available_replicas,
+        since(obj.metadata.creation_timestamp, now),
+        *_containers(obj.spec.template.spec.containers),
+        selector_text(obj.spec.selector),
+    )
+
+
+_DEPLOYMENT = (
+    NAME,
+    Column("Ready"),
+    Column("Up-to-date", "integer"),
+    Column("Available", "integer"),
+    AGE,
+    *_wide("Containers", "Images", "Selector"),
+)
+
+
+def _replica_set(obj: ReplicaSet, now: float) -> Sequence[object]:
+    return (
+        obj.metadata.name,
+        obj.spec.replicas,
+        obj.status.replicas,
+        obj.status.ready_replicas,
+        since(obj.metadata.creation_timestamp, now),
+        *_containers(obj.spec.template.spec.containers),
+        selector_text(obj.spec.selector),
+    )
+
+
+_REPLICA_SET = (
+    NAME,
+    Column("Desired", "integer"),
+    Column("Current", "integer"),
+    Column("Ready", "integer"),
+    AGE,
+    *_wide("Containers", "Images", "Selector"),
+)
+
+# ---------------------------------------------------------------- Service, ConfigMap, Secret, Namespace
+
+
+def _pairs(pairs: Mapping[str, str]) -> str:
+    return ",".join(f"{k}={v}" for k, v in sorted(pairs.items())) or NONE
+
+
+def _service(obj: Service, now: float) -> Sequence[object]:
+    return (
+        obj.metadata.name,
+        obj.spec.type,
+        obj.spec.cluster_ip or NONE,
+        NONE,
+        ",".join(f"{p.port}/{p.protocol}" for p in obj.spec.ports) or NONE,
+        since(obj.metadata.creation_timestamp, now),
+        _pairs(obj.spec.selector),
+    )
+
+
+_SERVICE = (
+    NAME,
+    Column("Type"),
+    Column("Cluster-IP"),
+    Column("External-IP"),
+    Column("Port(s)"),
+    AGE,
+    Column("Selector", wide=True),
+)
+
+
+def _config_map(obj: ConfigMap, now: float) -> Sequence[object]:
+    return obj.metadata.name, len(obj.data) + len(obj.binary_data), since(obj.metadata.creation_timestamp, now)
+
+
+def _secret(obj: Secret, now: float) -> Sequence[object]:
+    return obj.metadata.name, obj.type, len(obj.data), since(obj.metadata.creation_timestamp, now)
+
+
+def _namespace(obj: Namespace, now: float) -> Sequence[object]:
+    return obj.metadata.name, obj.status.phase, since(obj.metadata.creation_timestamp, now)
+
+
+# ---------------------------------------------------------------- Node
+
+_ROLE = "node-role.kubernetes.io/"
+
+
+def _node(obj: Node, now: float) -> Sequence[object]:
+    ready = next((c.status for c in obj.status.conditions if c.type == "Ready"), "Unknown")
+    words = ["Ready" if ready == "True" else "NotReady" if ready == "False" else "Unknown"]
+    if obj.spec.unschedulable:
+        words.append("SchedulingDisabled")
+    roles = sorted(k.removeprefix(_ROLE) for k in obj.metadata.labels if k.startswith(_ROLE))
+    addresses = {a.type: a.address for a in obj.status.addresses}
+    info = obj.status.node_info
+    return (
+        obj.metadata.name,
+        ",".join(words),
+        ",".join(roles) or NONE,
+        since(obj.metadata.creation_timestamp, now),
+        info.kubelet_version,
+        addresses.get("InternalIP", NONE),
+        addresses.get("ExternalIP", NONE),
+        info.os_image or "<unknown>",
+        info.kernel_version or "<unknown>",
+        info.container_runtime_version or "<unknown>",
+    )
+
+
+_NODE = (
+    NAME,
+    Column("Status"),
+    Column("Roles"),
+    AGE,
+    Column("Version"),
+    *_wide("Internal-IP", "External-IP", "OS-Image", "Kernel-Version", "Container-Runtime"),
+)
+
+# ---------------------------------------------------------------- Event
+
+
+def _event(obj: Event, now: float) -> Sequence[object]:
+    about = obj.involved_object
+    first = obj.first_timestamp or obj.event_time
+    last = (obj.series.last_observed_time if obj.series else "") or obj.last_timestamp or first
+    target = f"{about.kind.lower()}/{about.name}" if about.name else about.kind.lower()
+    component = obj.source.component or obj.reporting_component
+    return (
+        since(last, now),
+        obj.type,
+        obj.reason,
+        target,
+        about.field_path,
+        ", ".join(filter(None, (component, obj.source.host or obj.reporting_instance))),
+        obj.message.strip(),
+        since(first, now),
+        (obj.series.count if obj.series else obj.count) or 1,
+        obj.metadata.name,
+    )
+
+
+_EVENT = (
+    Column("Last Seen"),
+    Column("Type"),
+    Column("Reason"),
+    Column("Object"),
+    *_wide("Subobject", "Source"),
+    Column("Message"),
+    *_wide("First Seen"),
+    Column("Count", "integer", wide=True),
+    Column("Name", wide=True, format="name"),
+)
+
+_ALL: Mapping[type[KubeObject], tuple[tuple[Column, ...], Any]] = {
+    Pod: (_POD, _pod),
+    Deployment: (_DEPLOYMENT, _deployment),
+    ReplicaSet: (_REPLICA_SET, _replica_set),
+    Service: (_SERVICE, _service),
+    ConfigMap: ((NAME, Column("Data", "integer"), AGE), _config_map),
+    Secret: ((NAME, Column("Type"), Column("Data", "integer"), AGE), _secret),
+    Namespace: ((NAME, Column("Status"), AGE), _namespace),
+    Node: (_NODE, _node),
+    Event: (_EVENT, _event),
+}
+
+
+def _only_names(obj: KubeObject, now: float) -> Sequence[object]:
+    return obj.metadata.name, since(obj.metadata.creation_timestamp, now)
+
+
+def columns_of(model: type[KubeObject]) -> tuple[tuple[Column, ...], Cells]:
+    """A kind's columns, and the function that fills a row; name and age for a kind without its own."""
+    return _ALL.get(model, ((NAME, AGE), _only_names))

@@ -1,0 +1,155 @@
+"""What this API offers, as clients ask for it: /api, /apis, their resource lists, and the aggregated form. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from cloudlink.hub.api.answers import Answer, answer, encode
+from cloudlink.kube.registry import RESOURCES, Resource
+
+VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
+SUB_VERBS = ("get", "patch", "update")
+
+# We speak the API of that version, as far as we speak it; kubectl warns where it is more than one apart.
+VERSION: Mapping[str, str] = {
+    "major": "1",
+    "minor": "32",
+    "gitVersion": "v1.32.0+edged",
+    "gitCommit": "",
+    "gitTreeState": "",
+    "buildDate": "1970-01-01T00:00:00Z",
+    "goVersion": "",
+    "compiler": "",
+    "platform": "linux/any",
+}
+
+
+def _groups() -> dict[str, list[Resource]]:
+    groups: dict[str, list[Resource]] = {}
+    for resource in RESOURCES:
+        groups.setdefault(resource.group, []).append(resource)
+    return groups
+
+
+GROUPS = _groups()
+
+
+def _group(name: str) -> dict[str, Any]:
+    versions = [{"groupVersion": v, "version": v.rpartition("/")[2]} for v in dict.fromkeys(_versions(name))]
+    return {"name": name, "versions": versions, "preferredVersion": versions[0]}
+
+
+def _versions(group: str) -> list[str]:
+    return [r.api_version for r in GROUPS[group]]
+
+
+def _resource_list(api_version: str) -> dict[str, Any] | None:
+    entries: list[dict[str, Any]] = []
+    for resource in RESOURCES:
+        if resource.api_version != api_version:
+            continue
+        entry: dict[str, Any] = {
+            "name": resource.plural,
+            "singularName": resource.singular,
+            "namespaced": resource.namespaced,
+            "kind": resource.kind,
+            "verbs": VERBS,
+        }
+        if resource.short_names:
+            entry["shortNames"] = resource.short_names
+        if resource.categories:
+            entry["categories"] = resource.categories
+        entries.append(entry)
+        for sub in resource.subresources:
+            kind = {"group": "autoscaling", "version": "v1", "kind": "Scale"} if sub == "scale" else {}
+            common = {"singularName": "", "namespaced": resource.namespaced, "kind": resource.kind, "verbs": SUB_VERBS}
+            entries.append({"name": f"{resource.plural}/{sub}", **common, **kind})
+    if not entries:
+        return None
+    return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": entries}
+
+
+# ---------------------------------------------------------------- aggregated (apidiscovery.k8s.io)
+
+
+def _response_kind(group: str, version: str, kind: str) -> dict[str, str]:
+    return {"group": group, "version": version, "kind": kind}
+
+
+def _aggregated_resource(resource: Resource) -> dict[str, Any]:
+    subs = [
+        {
+            "subresource": sub,
+            "responseKind": _response_kind("autoscaling", "v1", "Scale")
+            if sub == "scale"
+            else _response_kind(resource.group, resource.version, resource.kind),
+            "verbs": SUB_VERBS,
+        }
+        for sub in resource.subresources
+    ]
+    return {
+        "resource": resource.plural,
+        "responseKind": _response_kind(resource.group, resource.version, resource.kind),
+        "scope": "Namespaced" if resource.namespaced else "Cluster",
+        "singularResource": resource.singular,
+        "verbs": VERBS,
+        "shortNames": resource.short_names,
+        "categories": resource.categories,
+        "subresources": subs,
+    }
+
+
+def _aggregated(core: bool, version: str) -> dict[str, Any]:
+    items = []
+    for group, resources in GROUPS.items():
+        if (group == "") is not core:
+            continue
+        versions = [
+            {
+                "version": v,
+                "resources": [_aggregated_resource(r) for r in resources if r.version == v],
+                "freshness": "Current",
+            }
+            for v in dict.fromkeys(r.version for r in resources)
+        ]
+        items.append({"metadata": {"name": group, "creationTimestamp": None}, "versions": versions})
+    api = f"apidiscovery.k8s.io/{version}"
+    return {"kind": "APIGroupDiscoveryList", "apiVersion": api, "metadata": {}, "items": items}
+
+
+def _wanted_aggregate(accept: str) -> str:
+    """The version of apidiscovery.k8s.io that the client asks for, "" for the plain form."""
+    for offer in accept.split(","):
+        words = {w.strip() for w in offer.split(";")}
+        if {"application/json", "as=APIGroupDiscoveryList", "g=apidiscovery.k8s.io"} <= words:
+            for version in ("v2", "v2beta1"):
+                if f"v={version}" in words:
+                    return version
+    return ""
+
+
+def discover(path: str, accept: str) -> Answer | None:
+    """The answer for /api, /apis and the paths of groups and versions; None for every other path."""
+    parts = path.strip("/").split("/")
+    version = _wanted_aggregate(accept)
+    match parts:
+        case ["api" | "apis"] if version:
+            body = encode(_aggregated(parts[0] == "api", version))
+            kind = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
+            return Answer(200, body, (("content-type", kind),))
+        case ["api"]:
+            versions = list(dict.fromkeys(_versions("")))
+            return answer({"kind": "APIVersions", "versions": versions, "serverAddressByClientCIDRs": []})
+        case ["apis"]:
+            groups = [_group(name) for name in GROUPS if name]
+            return answer({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+        case ["apis", group] if group and group in GROUPS:
+            return answer({"kind": "APIGroup", "apiVersion": "v1", **_group(group)})
+        case ["api", version]:
+            listed = _resource_list(version)
+        case ["apis", group, version]:
+            listed = _resource_list(f"{group}/{version}")
+        case _:
+            return None
+    return None if listed is None else answer(listed)

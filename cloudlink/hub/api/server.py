@@ -1,0 +1,199 @@
+"""The API as an ASGI application: authentication, bodies, dispatch, and every error as a Status."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+from fastapi import APIRouter, FastAPI
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.types import ASGIApp
+
+from cloudlink.hub.api import deletes, openapi, reads, scale, writes
+from cloudlink.hub.api.addresses import DEFAULT_NETWORK
+from cloudlink.hub.api.answers import Answer, ApiError, answer, bad_request, from_error, no_such_path
+from cloudlink.hub.api.calls import MAX_BODY, Admit, Call, Context
+from cloudlink.hub.api.discovery import VERSION, discover
+from cloudlink.hub.api.paths import Target, target_of
+from cloudlink.hub.api.watches import Watch
+from cloudlink.hub.store import Store
+from edged.errors import EdgedError
+
+log = logging.getLogger(__name__)
+
+Authenticate = Callable[[str], str | None]
+Handler = Callable[[Context, Call], Answer]
+
+_COLLECTION: Mapping[str, Handler] = {
+    "GET": reads.get_list,
+    "POST": writes.create,
+    "DELETE": deletes.delete_collection,
+}
+_OBJECT: Mapping[str, Handler] = {
+    "GET": reads.get_one,
+    "PUT": writes.replace,
+    "PATCH": writes.patch,
+    "DELETE": deletes.delete_one,
+}
+_STATUS: Mapping[str, Handler] = {"GET": reads.get_one, "PUT": writes.replace, "PATCH": writes.patch}
+_SCALE: Mapping[str, Handler] = {"GET": scale.get_scale, "PUT": scale.put_scale, "PATCH": scale.patch_scale}
+_METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+_NOT_YET = {
+    "log": "logs can't be read through the hub yet; read them on the node, with edgectl or on its dashboard",
+    "exec": "commands can't be run through the hub yet; run them on the node, with edgectl exec",
+    "attach": "attaching through the hub is not supported yet",
+    "portforward": "port-forwarding through the hub is not supported yet",
+    "proxy": "proxying through the hub is not supported yet",
+}
+
+
+def create_app(
+    store: Store,
+    authenticate: Authenticate,
+    extra_routers: Sequence[APIRouter] = (),
+    on_change: Callable[[], None] = lambda: None,
+    admit: Admit = lambda new, old: None,
+    now: Callable[[], float] = time.time,
+    service_network: str = str(DEFAULT_NETWORK),
+) -> FastAPI:
+    """The hub's ASGI application; handlers use the store in the loop's own thread.
+
+    :param authenticate: bearer token -> user name, or None for a token that isn't good.
+    :param extra_routers: other pages of the hub; they see to their own authentication.
+    :param on_change: called after each commit that came through the API.
+    :param admit: called with (new, old or None) before a write; raises cloudlink.kube.errors.Invalid to refuse it.
+    :param now: wall clock, Unix seconds; ages in tables are reckoned by it.
+    :param service_network: CIDR out of which Services get their addresses.
+    """
+    context = Context(store, now, admit, on_change, ipaddress.IPv4Network(service_network))
+    app = FastAPI(title="edged hub", openapi_url=None, docs_url=None, redoc_url=None)
+    for router in extra_routers:
+        app.include_router(router)
+
+    def guarded(endpoint: Callable[[Request, str], Awaitable[ASGIApp]]) -> Callable[[Request], Awaitable[ASGIApp]]:
+        async def guard(request: Request) -> ASGIApp:
+            return await _guarded(request, authenticate, endpoint)
+
+        return guard
+
+    async def resource(request: Request, user: str) -> ASGIApp:
+        return await _resource(context, request, user)
+
+    for path in ("/api", "/apis", "/api/{rest:path}", "/apis/{rest:path}"):
+        app.router.add_route(path, guarded(resource), methods=_METHODS)  # type: ignore[arg-type]
+    app.router.add_route("/openapi/{rest:path}", guarded(_openapi), methods=["GET"])  # type: ignore[arg-type]
+    for path in ("/healthz", "/livez", "/readyz"):
+        app.router.add_route(path, _healthy, methods=["GET"])
+    app.router.add_route("/version", _version, methods=["GET"])
+    return app
+
+
+async def _healthy(_: Request) -> Response:
+    return PlainTextResponse("ok")
+
+
+async def _version(_: Request) -> Response:
+    return _response(answer(VERSION))
+
+
+def _response(told: Answer) -> Response:
+    headers = dict(told.headers)
+    return Response(told.body, told.code, headers, None if "content-type" in headers else "application/json")
+
+
+async def _guarded(
+    request: Request, authenticate: Authenticate, endpoint: Callable[[Request, str], Awaitable[ASGIApp]]
+) -> ASGIApp:
+    """Who is it; and whatever goes wrong becomes a Status. The outermost border of the API."""
+    target: Target | None = None
+    try:
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        user = authenticate(token.strip()) if scheme.lower() == "bearer" and token.strip() else None
+        if user is None:
+            raise ApiError(401, "Unauthorized", "Unauthorized: the hub wants a valid bearer token; see your kubeconfig")
+        target = target_of(request.url.path)
+        return await endpoint(request, user)
+    except ApiError as e:
+        return _response(e.answer())
+    except EdgedError as e:
+        told = from_error(e, target.resource if target else None, target.name if target else "")
+        if told.code >= 500:
+            log.error("%s %s: %s", request.method, request.url.path, e)
+        return _response(told.answer())
+    except RecursionError:
+        return _response(bad_request("the request's body is nested too deeply").answer())
+    except ClientDisconnect:
+        return Response(status_code=499)
+    except Exception:  # a bug of ours must not look like a broken connection
+        log.exception("%s %s failed", request.method, request.url.path)
+        message = "the hub failed to answer this; its log says more"
+        return _response(ApiError(500, "InternalError", message).answer())
+
+
+async def _resource(context: Context, request: Request, user: str) -> ASGIApp:
+    path = request.url.path
+    accept = request.headers.get("accept", "")
+    if request.method == "GET" and (known := discover(path, accept)) is not None:
+        return _response(known)
+    target = target_of(path)
+    if target is None:
+        raise no_such_path(path)
+    body = await _body(request) if request.method != "GET" else b""
+    call = Call(
+        request.method,
+        target,
+        request.query_params,
+        body,
+        request.headers.get("content-type", "application/json"),
+        accept,
+        user,
+    )
+    if request.method == "GET" and not target.subresource and (target.watch or call.flag("watch")):
+        return Watch(context, call)
+    return _response(_handler(call, path)(context, call))
+
+
+async def _body(request: Request) -> bytes:
+    chunks: list[bytes] = []
+    size = 0
+    async for chunk in request.stream():
+        size += len(chunk)
+        if size > MAX_BODY:
+            message = f"a request may have {MAX_BODY >> 20} MiB at most; split it"
+            raise ApiError(413, "RequestEntityTooLarge", message)
+        chunks.append(chunk)
+    return b"".join(chunks)
+
+
+def _handler(call: Call, path: str) -> Handler:
+    target = call.target
+    table = _COLLECTION if not target.name else _OBJECT
+    if target.subresource:
+        if target.resource.kind == "Pod" and target.subresource in _NOT_YET:
+            raise ApiError(501, "NotImplemented", _NOT_YET[target.subresource], target.resource, target.name)
+        if target.subresource not in target.resource.subresources:
+            raise no_such_path(path)
+        table = _STATUS if target.subresource == "status" else _SCALE
+    handler = table.get(call.method)
+    nowhere = call.method == "POST" and target.resource.namespaced and not target.namespace
+    if handler is None or nowhere:
+        message = "the server does not allow this method on the requested resource"
+        if nowhere:
+            message = f"a {target.resource.kind} is made in a namespace: POST to /namespaces/{{namespace}}/ below it"
+        raise ApiError(405, "MethodNotAllowed", message, target.resource, target.name)
+    return handler
+
+
+async def _openapi(request: Request, user: str) -> ASGIApp:
+    rest = request.path_params["rest"].strip("/")
+    if rest == "v3":
+        return _response(Answer(200, openapi.index()))
+    body = openapi.documents().get(rest.removeprefix("v3/")) if rest.startswith("v3/") else None
+    if body is None:
+        raise no_such_path(request.url.path)
+    # The address carries a hash of the content, so it may be kept for good.
+    kept = (("cache-control", "public, immutable"),) if request.query_params.get("hash") else ()
+    return _response(Answer(200, body, kept))
