@@ -1,0 +1,264 @@
+"""What nodes report -> Kubernetes' words."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cloudlink.kube import core
+from cloudlink.kube.parse import dump, parse, revive
+from cloudlink.kube.status import node_status, pod_status, qos_class, rfc3339, unreachable
+from edged import model
+
+T0, T1 = "2024-05-01T10:00:00Z", "2024-05-01T11:00:00Z"
+WALL = 1_714_557_600.0  # T0
+
+
+def pod(resources: dict[str, Any] | None = None) -> core.Pod:
+    container = {"name": "web", "image": "nginx", "resources": resources or {}}
+    parsed = parse(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "web", "namespace": "garden", "uid": "u"},
+            "spec": {"containers": [container]},
+        }
+    )
+    assert isinstance(parsed, core.Pod)
+    return parsed
+
+
+def report(phase: model.Phase = model.Phase.RUNNING, ready: bool = True, **container: Any) -> model.PodStatus:
+    values: dict[str, Any] = {"name": "web", "image": "nginx", "state": "running", "ready": ready, "started": True}
+    values |= {"started_wall": WALL} | container
+    return model.PodStatus(
+        uid="u",
+        namespace="garden",
+        name="web",
+        phase=phase,
+        ready=ready,
+        ip="10.88.0.2",
+        started_wall=WALL,
+        containers=(model.ContainerStatus(**values),),
+    )
+
+
+def conditions(status: core.PodStatus | core.NodeStatus) -> dict[str, tuple[str, str, str]]:
+    return {c.type: (c.status, c.reason, c.last_transition_time) for c in status.conditions}
+
+
+def with_status(old: core.Pod, status: core.PodStatus) -> core.Pod:
+    return old.model_copy(update={"status": status})
+
+
+def test_a_running_pod_is_told_in_kubernetes_words() -> None:
+    status = pod_status(report(container_id="u.web.0", image_id="sha256:1"), pod(), T1, "192.168.1.5")
+    assert dump(status) == {
+        "phase": "Running",
+        "conditions": [
+            {"type": t, "status": "True", "lastTransitionTime": T1}
+            for t in ("PodScheduled", "Initialized", "ContainersReady", "Ready")
+        ],
+        "hostIP": "192.168.1.5",
+        "hostIPs": [{"ip": "192.168.1.5"}],
+        "podIP": "10.88.0.2",
+        "podIPs": [{"ip": "10.88.0.2"}],
+        "startTime": T0,
+        "containerStatuses": [
+            {
+                "name": "web",
+                "state": {"running": {"startedAt": T0}},
+                "lastState": {},
+                "ready": True,
+                "restartCount": 0,
+                "image": "nginx",
+                "imageID": "sha256:1",
+                "containerID": "edged://u.web.0",
+                "started": True,
+            }
+        ],
+        "qosClass": "BestEffort",
+    }
+
+
+def test_a_condition_keeps_its_time_until_it_changes() -> None:
+    old = with_status(pod(), pod_status(report(), pod(), T0))
+    same = pod_status(report(), old, T1)
+    assert same == old.status
+    changed = pod_status(report(ready=False), old, T1)
+    assert conditions(changed) == {
+        "PodScheduled": ("True", "", T0),
+        "Initialized": ("True", "", T0),
+        "ContainersReady": ("False", "ContainersNotReady", T1),
+        "Ready": ("False", "ContainersNotReady", T1),
+    }
+    assert changed.conditions[-1].message == "containers with unready status: [web]"
+
+
+def test_conditions_of_others_stay() -> None:
+    foreign = core.PodCondition(type="example.com/Gate", status="True", last_transition_time=T0)
+    old = with_status(pod(), core.PodStatus(conditions=(foreign,)))
+    assert pod_status(report(), old, T1).conditions[0] == foreign
+
+
+def test_a_crash_shows_in_state_and_last_state() -> None:
+    waiting = report(
+        ready=False,
+        state="waiting",
+        reason="CrashLoopBackOff",
+        message="back-off 20s",
+        restarts=3,
+        last_reason="OOMKilled",
+        last_exit_code=137,
+        last_started_wall=WALL,
+        last_finished_wall=WALL + 5,
+    )
+    (container,) = pod_status(waiting, pod(), T1).container_statuses
+    assert dump(container.state) == {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 20s"}}
+    assert dump(container.last_state) == {
+        "terminated": {
+            "exitCode": 137,
+            "reason": "OOMKilled",
+            "startedAt": T0,
+            "finishedAt": "2024-05-01T10:00:05Z",
+        }
+    }
+    assert container.restart_count == 3
+
+
+@pytest.mark.parametrize(
+    ("code", "reason", "expected"),
+    [(0, "", (0, "Completed")), (2, "", (2, "Error")), (None, "", (137, "ContainerStatusUnknown")), (1, "X", (1, "X"))],
+)
+def test_an_end_has_a_code_and_a_reason(code: int | None, reason: str, expected: tuple[int, str]) -> None:
+    ended = report(model.Phase.FAILED, ready=False, state="terminated", exit_code=code, reason=reason)
+    terminated = pod_status(ended, pod(), T1).container_statuses[0].state.terminated
+    assert terminated is not None
+    assert (terminated.exit_code, terminated.reason) == expected
+
+
+def test_a_pod_that_has_done_its_work_is_not_ready_because_it_is_completed() -> None:
+    done = report(model.Phase.SUCCEEDED, ready=False, state="terminated", exit_code=0)
+    assert conditions(pod_status(done, pod(), T1))["Ready"] == ("False", "PodCompleted", T1)
+
+
+def test_a_container_that_the_node_has_not_got_to_yet_is_unready_by_name() -> None:
+    early = model.PodStatus("u", "garden", "web", model.Phase.PENDING, reason="ImageMissing", message="import it")
+    status = pod_status(early, pod(), T1)
+    assert (status.phase, status.reason, status.message) == ("Pending", "ImageMissing", "import it")
+    assert status.conditions[-1].message == "containers with unready status: [web]"
+    assert status.start_time == T1
+
+
+def test_a_pod_whose_node_is_gone_keeps_what_was_last_heard_but_not_its_readiness() -> None:
+    old = with_status(pod(), pod_status(report(), pod(), T0))
+    status = unreachable(old, T1)
+    assert status.phase == "Running"
+    assert status.container_statuses == old.status.container_statuses
+    assert conditions(status)["Ready"] == ("Unknown", "NodeUnreachable", T1)
+    assert conditions(status)["PodScheduled"] == ("True", "", T0)
+    back = pod_status(report(), with_status(pod(), status), T1)
+    assert conditions(back)["Ready"] == ("True", "", T1)
+
+
+def test_a_clock_that_can_not_be_right_gives_no_time() -> None:
+    assert rfc3339(WALL) == T0
+    assert [rfc3339(w) for w in (0.0, 120.0, -1e30, 1e30, float("inf"), float("nan"))] == [""] * 6
+
+
+@pytest.mark.parametrize(
+    ("resources", "expected"),
+    [
+        ({}, "BestEffort"),
+        ({"limits": {"memory": "1Mi", "cpu": 1}}, "Guaranteed"),
+        ({"limits": {"memory": "1Mi"}}, "Burstable"),
+        ({"requests": {"memory": "1Mi"}}, "Burstable"),
+        ({"limits": {"memory": "2Mi", "cpu": 1}, "requests": {"memory": "1Mi"}}, "Burstable"),
+    ],
+)
+def test_the_quality_of_service_follows_from_requests_and_limits(resources: dict[str, Any], expected: str) -> None:
+    assert qos_class(pod(resources).spec) == expected
+
+
+statuses = st.builds(
+    model.PodStatus,
+    uid=st.just("u"),
+    namespace=st.just("garden"),
+    name=st.just("web"),
+    phase=st.sampled_from(model.Phase),
+    containers=st.lists(
+        st.builds(
+            model.ContainerStatus,
+            name=st.sampled_from(["web", "other"]),
+            image=st.just("x"),
+            state=st.sampled_from(["waiting", "running", "terminated", "nonsense"]),
+            last_exit_code=st.none() | st.integers(),
+        ),
+        max_size=3,
+    ).map(tuple),
+)
+
+
+@given(statuses)
+def test_any_report_becomes_a_status_that_can_be_stored_and_does_not_change_when_repeated(
+    told: model.PodStatus,
+) -> None:
+    status = pod_status(told, pod(), T0)
+    stored = with_status(pod(), status)
+    assert revive(dump(stored)) == stored
+    assert pod_status(told, stored, T1) == status
+
+
+# ---------------------------------------------------------------- nodes
+
+
+def node(**changes: Any) -> model.NodeStatus:
+    values: dict[str, Any] = {
+        "node": "pi-1",
+        "generation": 3,
+        "epoch": "e",
+        "capacity": model.Capacity(
+            memory=1 << 30, memory_allocatable=900 << 20, cpu=4000, architecture="arm64", kernel="6.6", os="Debian 12"
+        ),
+        "version": "0.1.0",
+        "address": "192.168.1.5",
+        "boot_id": "b",
+    }
+    return model.NodeStatus(**(values | changes))
+
+
+def test_a_node_is_told_in_kubernetes_words() -> None:
+    status = node_status(node(), T0, present=True)
+    assert status.capacity == {"cpu": "4", "memory": "1Gi", "pods": "110"}
+    assert status.allocatable == {"cpu": "4", "memory": "900Mi", "pods": "110"}
+    assert [(a.type, a.address) for a in status.addresses] == [("InternalIP", "192.168.1.5"), ("Hostname", "pi-1")]
+    assert (status.node_info.kubelet_version, status.node_info.os_image) == ("0.1.0", "Debian 12")
+    assert conditions(status) == {"Ready": ("True", "NodeReady", T0), "Degraded": ("False", "FullFunction", T0)}
+    stored = core.Node(metadata=core.ObjectMeta(name="pi-1"), status=status)
+    assert revive(dump(stored)) == stored
+
+
+def test_nothing_new_gives_the_old_status_back() -> None:
+    old = node_status(node(), T0, present=True)
+    assert node_status(node(generation=4), T1, True, old) is old
+
+
+def test_a_node_that_is_away_is_unknown_and_back_again_ready() -> None:
+    old = node_status(node(), T0, present=True)
+    away = node_status(node(), T1, False, old)
+    assert conditions(away)["Ready"] == ("Unknown", "NodeUnreachable", T1)
+    assert conditions(away)["Degraded"] == ("False", "FullFunction", T0)
+    assert conditions(node_status(node(), T1, True, away))["Ready"] == ("True", "NodeReady", T1)
+
+
+def test_what_a_machine_can_not_do_and_what_it_refused_are_conditions() -> None:
+    status = node_status(
+        node(degraded=("cgroup v1: no memory.high",), refused=model.Refusal(2, "bad signature", WALL)), T0, present=True
+    )
+    found = {c.type: c for c in status.conditions}
+    assert found["Degraded"].status == "True"
+    assert found["Degraded"].message == "cgroup v1: no memory.high"
+    assert "bad signature" in found["DesiredStateRefused"].message
