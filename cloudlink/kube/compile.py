@@ -148,7 +148,8 @@ def compile_service(
     A port whose `targetPort` is a name that none of the pods has is left out: there is nowhere to forward it to.
     Where pods give the same name different numbers (during a rollout, say), the newest pod's number counts.
 
-    :param pods: of the node that this is for; :param elsewhere: of other nodes, if they can be reached by address.
+    :param pods: of the node that this is for.
+    :param elsewhere: of other nodes, if they can be reached by address.
     """
     here, there = _selected(service, pods), _selected(service, elsewhere)
     named = _named_ports((*there, *here))
@@ -218,7 +219,7 @@ def compile_node(
     not assigned yet, "None" = headless).
 
     :param pods: those bound to this node.
-    :param seal: (“namespace/name”, key -> bytes) -> bytes that only this node can open; called once for each secret
+    :param seal: ("namespace/name", key -> bytes) -> bytes that only this node can open; called once for each secret
         needed. Sealing is not deterministic, so a caller that compares documents, or wants to send unchanged ones
         with unchanged bytes, passes a function that remembers its last answer by (name, resourceVersion, node's key).
     :param all_pods: the fleet's pods, if those of other nodes can be reached by their addresses; their addresses
