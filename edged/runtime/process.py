@@ -104,6 +104,30 @@ async def readable(fd: int) -> None:
         loop.remove_reader(fd)
 
 
+def kill_orphan(pid: int) -> None:
+    """SIGKILL a process (and its group) that some child of ours started, and reap it if it becomes our child."""
+    try:
+        fd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+    loop = asyncio.get_running_loop()
+
+    def reap() -> None:
+        with contextlib.suppress(ChildProcessError):
+            os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)
+        os.close(fd)
+
+    def gone() -> None:
+        loop.remove_reader(fd)
+        loop.call_later(0.1, reap)  # its parent may be some microseconds behind
+
+    loop.add_reader(fd, gone)
+
+
 def start(
     argv: Sequence[str],
     *,

@@ -1,0 +1,252 @@
+"""Control groups: where a container's is, what it uses, whether it ran out of memory, and taking it away.
+
+v2 is the target; v1 and hybrid are a rung below. The path is the same everywhere:
+`/<parent>/<pod uid>/<container>-<attempt>`, in the one hierarchy of v2 or in each controller's of v1. It is unique,
+so a pid is ours exactly when its /proc/<pid>/cgroup names it: a reused pid can never be taken for a container.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import os
+import signal
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from edged.errors import RetryError
+from edged.model import ContainerUsage
+from edged.runtime.mounts import MountPoint, mount_points
+
+CAP_SYS_RESOURCE = 24
+REMOVE_TRIES = 40  # the last process of a cgroup may take some milliseconds to let go of it
+REMOVE_PAUSE = 0.005
+CONTROLLERS_V2 = ("cpu", "memory", "pids")
+UNLIMITED = 1 << 62  # v1 shows "no limit" as a number near 2^63
+
+
+class Mode(enum.StrEnum):
+    UNIFIED = "v2"
+    HYBRID = "v1 hybrid"
+    LEGACY = "v1"
+
+
+class Cgroups:
+    """The control groups of one node.
+
+    :ivar mode: what this machine has.
+    :ivar hidden: mounts that crun must not see (it refuses hybrid mode while the v2 half is mounted).
+    :ivar memory, swap, pids, cpu: whether limits of that kind can be set.
+    :ivar degraded: sentences for what can't.
+    """
+
+    def __init__(
+        self, parent: str, points: Sequence[MountPoint] | None = None, capabilities: int | None = None
+    ) -> None:
+        self._parent = parent.strip("/")
+        points = mount_points() if points is None else points
+        unified = [p.path for p in points if p.fstype == "cgroup2"]
+        self._v1: dict[str, Path] = {}
+        for point in points:
+            if point.fstype == "cgroup":
+                for option in point.options.split(","):
+                    self._v1.setdefault(option.removeprefix("name="), Path(point.path))
+        if unified and not self._v1:
+            self.mode = Mode.UNIFIED
+            self._unified = Path(unified[0])
+        else:
+            self.mode = Mode.HYBRID if unified else Mode.LEGACY
+        self.hidden = tuple(unified) if self.mode is Mode.HYBRID else ()
+        self.memory = self.swap = self.pids = self.cpu = False
+        self.may_lower_oom_score = bool(
+            (_capabilities() if capabilities is None else capabilities) >> CAP_SYS_RESOURCE & 1
+        )
+        self.degraded: tuple[str, ...] = ()
+
+    def open(self) -> None:
+        """Make the parent and learn what can be limited. :raises RetryError: no cgroups can be made here."""
+        try:
+            for root in self._roots():
+                folder = root / self._parent
+                if self.mode is Mode.UNIFIED:
+                    self._delegate(root, folder)
+                folder.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise RetryError(
+                f"no cgroup can be made at {e.filename}: {e.strerror}; edged needs root (systemd: Delegate=yes)",
+                after=10.0,
+            ) from e
+        if self.mode is Mode.UNIFIED:
+            parent = self._unified / self._parent
+            available = _words(parent / "cgroup.controllers")
+            self.memory, self.pids, self.cpu = ("memory" in available, "pids" in available, "cpu" in available)
+            self.swap = (parent / "memory.swap.max").exists()
+        else:
+            self.memory, self.pids, self.cpu = ("memory" in self._v1, "pids" in self._v1, "cpu" in self._v1)
+            self.swap = self.memory and (self._v1["memory"] / "memory.memsw.limit_in_bytes").exists()
+        self.degraded = tuple(self._sentences())
+
+    def _sentences(self) -> Iterable[str]:
+        if self.mode is not Mode.UNIFIED:
+            yield f"cgroup {self.mode}: memory.high, memory.min and PSI per pod are not available"
+        if not self.memory:
+            yield "memory limits can't be enforced: add cgroup_enable=memory to the one line of cmdline.txt and reboot"
+        if not self.cpu:
+            yield "CPU limits can't be enforced: the kernel's cpu cgroup controller is not available"
+        if not self.pids:
+            yield "process limits can't be enforced: the kernel's pids cgroup controller is not available"
+        if not self.may_lower_oom_score:
+            yield "can't lower oom_score_adj (CAP_SYS_RESOURCE is missing): under memory pressure all pods die alike"
+
+    def _delegate(self, root: Path, folder: Path) -> None:
+        """v2: a controller reaches a cgroup only if every one above it passes it on."""
+        place = root
+        for name in folder.relative_to(root).parts:
+            _pass_on(place)
+            place = place / name
+            place.mkdir(exist_ok=True)
+        _pass_on(place)
+
+    def _roots(self) -> list[Path]:
+        return [self._unified] if self.mode is Mode.UNIFIED else list(dict.fromkeys(self._v1.values()))
+
+    # ------------------------------------------------------------ one container
+
+    def path(self, pod_uid: str, container: str, attempt: int) -> str:
+        """As OCI's linux.cgroupsPath and /proc/<pid>/cgroup write it."""
+        return f"/{self._parent}/{pod_uid}/{container}-{attempt}"
+
+    def owns(self, path: str, pid: int) -> bool:
+        """Whether this pid is alive and in that cgroup (or below it)."""
+        if pid <= 0:
+            return False
+        try:
+            with open(f"/proc/{pid}/cgroup") as f:  # noqa: PTH123 (a hot path)
+                for line in f:
+                    place = line.rstrip("\n").split(":", 2)[2]
+                    if place == path or place.startswith(path + "/"):
+                        break
+                else:
+                    return False
+            with open(f"/proc/{pid}/stat", "rb") as f:  # noqa: PTH123
+                return f.read().rpartition(b")")[2].split(None, 1)[0] not in (b"Z", b"X")
+        except (OSError, IndexError):
+            return False
+
+    def processes(self, path: str) -> set[int]:
+        """Pids in that cgroup and below."""
+        found: set[int] = set()
+        for root in self._roots():
+            for folder, _, files in os.walk(f"{root}{path}"):
+                if "cgroup.procs" in files:
+                    with contextlib.suppress(OSError, ValueError), open(f"{folder}/cgroup.procs") as f:  # noqa: PTH123
+                        found.update(int(line) for line in f)
+            if found or self.mode is Mode.UNIFIED:
+                break
+        return found
+
+    def kill(self, path: str) -> None:
+        """SIGKILL to every process in it."""
+        if self.mode is Mode.UNIFIED:
+            with contextlib.suppress(OSError):
+                (Path(f"{self._unified}{path}") / "cgroup.kill").write_text("1")  # Linux 5.14
+                return
+        for pid in self.processes(path):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def oom_kills(self, path: str) -> int:
+        """How often the kernel killed in there for want of memory."""
+        if self.mode is Mode.UNIFIED:
+            return _keyed(Path(f"{self._unified}{path}/memory.events")).get("oom_kill", 0)
+        if "memory" in self._v1:
+            return _keyed(Path(f"{self._v1['memory']}{path}/memory.oom_control")).get("oom_kill", 0)
+        return 0
+
+    def usage(self, path: str) -> ContainerUsage:
+        """Memory as Kubernetes counts it: what is used minus file cache that can be dropped at once."""
+        if self.mode is Mode.UNIFIED:
+            folder = Path(f"{self._unified}{path}")
+            used, stat = _number(folder / "memory.current"), _keyed(folder / "memory.stat")
+            inactive, limit = stat.get("inactive_file", 0), _number(folder / "memory.max")
+            cpu = _keyed(folder / "cpu.stat").get("usage_usec", 0) / 1e6
+            pids = _number(folder / "pids.current")
+        else:
+            none = Path("/nonexistent")
+            memory, cpuacct, pid = (Path(f"{self._v1.get(c, none)}{path}") for c in ("memory", "cpuacct", "pids"))
+            used, stat = _number(memory / "memory.usage_in_bytes"), _keyed(memory / "memory.stat")
+            inactive, limit = stat.get("total_inactive_file", 0), _number(memory / "memory.limit_in_bytes")
+            cpu = _number(cpuacct / "cpuacct.usage") / 1e9
+            pids = _number(pid / "pids.current")
+        return ContainerUsage(max(used - inactive, 0), limit if 0 < limit < UNLIMITED else None, cpu, pids)
+
+    # ------------------------------------------------------------ taking away
+
+    async def remove(self, path: str) -> None:
+        """Kill what is in it and take it away, wherever it is. :raises RetryError: it stays busy."""
+        for _ in range(REMOVE_TRIES):
+            busy = [root for root in self._roots() if not _remove_tree(Path(f"{root}{path}"))]
+            if not busy:
+                return
+            self.kill(path)
+            await asyncio.sleep(REMOVE_PAUSE)
+        raise RetryError(f"cgroup {path} can't be removed: processes {sorted(self.processes(path))[:10]} don't end")
+
+    async def remove_pod(self, pod_uid: str) -> None:
+        await self.remove(f"/{self._parent}/{pod_uid}")
+
+    async def remove_all(self) -> None:
+        await self.remove(f"/{self._parent}")
+
+
+def _remove_tree(folder: Path) -> bool:
+    """True if it is gone. Files of a cgroup can't be removed; removing the folders is enough."""
+    try:
+        for below, names, _ in os.walk(folder, topdown=False):
+            for name in names:
+                os.rmdir(f"{below}/{name}")  # noqa: PTH106
+        folder.rmdir()
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def _pass_on(folder: Path) -> None:
+    available, passed = _words(folder / "cgroup.controllers"), _words(folder / "cgroup.subtree_control")
+    missing = [c for c in CONTROLLERS_V2 if c in available and c not in passed]
+    for controller in missing:
+        with contextlib.suppress(OSError):  # what is missing is told by `degraded`
+            (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+
+
+def _capabilities() -> int:
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith("CapEff:"):
+            return int(line.split()[1], 16)
+    return 0
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []
+
+
+def _number(file: Path) -> int:
+    """0 where the file is missing or says "max"."""
+    try:
+        return int(file.read_text())
+    except (OSError, ValueError):
+        return 0
+
+
+def _keyed(file: Path) -> dict[str, int]:
+    """A flat keyed file: "name number" lines."""
+    try:
+        return {k: int(v) for k, _, v in (line.partition(" ") for line in file.read_text().splitlines())}
+    except (OSError, ValueError):
+        return {}

@@ -1,0 +1,214 @@
+"""The one door to conmon and crun: create, start, exec, and forgetting what is over.
+
+conmon(8) forks, so that it is nobody's child here; it starts `crun create`, sends the container's pid (or what went
+wrong) through the pipe named by _OCI_SYNCPIPE, keeps the log, and at the end writes <bundle>/<id> with the exit code.
+Both run in a private mount namespace (edged.runtime.mounts); on a cgroup v1 hybrid machine its v2 half is not mounted
+there, because crun refuses hybrid mode.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import functools
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+
+from edged.errors import PermanentError, RetryError
+from edged.model import Value
+from edged.runtime import mounts, process
+from edged.runtime.records import read_number, write_atomically
+
+CREATE_TIMEOUT = 60.0  # seconds; a board under memory pressure reads crun from its SD card first
+START_TIMEOUT = 30.0
+MESSAGE_SHOWN = 1000  # characters
+NOISE = re.compile(r"\[conmon:[a-z]\]:[^\n]*oom_score_adj[^\n]*\n*")  # said on machines without CAP_SYS_RESOURCE
+
+
+class Creation(Value, frozen=True):
+    """What conmon is told. `bundle` holds config.json; `contents` are mounted before crun looks."""
+
+    id: str
+    bundle: str
+    log: str
+    log_bytes: int
+    contents: tuple[mounts.Overlay | mounts.Bind, ...] = ()
+
+
+class SyncMessage(Value, frozen=True):
+    """conmon's line: `data` is the pid (older ones: `pid`), negative for a failure."""
+
+    data: int | None = None
+    pid: int | None = None
+    message: str = ""
+
+
+class Crun:
+    """:param state: folder for crun's own state, in memory; :param hidden: mounts that crun must not see."""
+
+    def __init__(self, state: Path, hidden: Sequence[str] = (), *, conmon: str = "conmon", crun: str = "crun") -> None:
+        self._state = state
+        self._hidden = tuple(hidden)
+        self._conmon = conmon
+        self._crun = crun
+
+    async def create(self, creation: Creation) -> tuple[int, int]:
+        """Make the container; its first process waits for `start`. :returns: pids of it and of its conmon.
+
+        :raises PermanentError, RetryError: with what crun said. Traces may be left; the caller removes them.
+        """
+        bundle = Path(creation.bundle)
+        read_end, write_end = os.pipe()
+        said = os.open(bundle / "conmon.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            child = process.start(
+                self._conmon_argv(creation),
+                env={"PATH": process.SAFE_PATH, "_OCI_SYNCPIPE": str(write_end)},
+                files={2: said},
+                pass_fds=(write_end,),
+                within=functools.partial(mounts.start_privately, contents=creation.contents, hidden=self._hidden),
+            )
+        except BaseException:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+            os.close(said)
+        try:
+            async with asyncio.timeout(CREATE_TIMEOUT):
+                line = await _first_line(read_end)
+                await child.wait()
+        except TimeoutError as e:
+            raise RetryError(f"conmon did not create {creation.id} within {CREATE_TIMEOUT:g} s") from e
+        finally:
+            os.close(read_end)
+            if child.code is None:
+                child.abandon()
+        pid = self._pid_or_raise(creation.id, bundle, line)
+        monitor = read_number(bundle / "conmon")
+        if monitor is None:
+            raise RetryError(f"conmon of {creation.id} left no pid file; it is started again")
+        return pid, monitor
+
+    def _conmon_argv(self, creation: Creation) -> list[str]:
+        return [
+            self._conmon,
+            *("--api-version", "1"),
+            *("--cid", creation.id),
+            *("--cuuid", creation.id),
+            *("--runtime", shutil.which(self._crun, path=process.SAFE_PATH) or self._crun),
+            *("--runtime-arg", f"--root={self._state}"),
+            *("--bundle", creation.bundle),
+            *("--container-pidfile", f"{creation.bundle}/pid"),
+            *("--conmon-pidfile", f"{creation.bundle}/conmon"),
+            *("--log-path", f"k8s-file:{creation.log}"),
+            *("--log-size-max", str(creation.log_bytes)),
+            *("--exit-dir", creation.bundle),
+            "--full-attach",  # its socket goes into the bundle, whose path may be longer than a socket's name
+            "--no-sync-log",  # the log is in memory
+        ]
+
+    def _pid_or_raise(self, container_id: str, bundle: Path, line: bytes) -> int:
+        try:
+            answer = msgspec.json.decode(line, type=SyncMessage)
+        except msgspec.DecodeError as e:
+            with contextlib.suppress(OSError):
+                line = (bundle / "conmon.err").read_bytes()
+            said = NOISE.sub("", line.decode(errors="replace")).strip()[-MESSAGE_SHOWN:]
+            raise RetryError(f"conmon could not create {container_id}: {said or 'it ended without a word'}") from e
+        pid = answer.data if answer.data is not None else answer.pid
+        if pid is None or pid <= 0:
+            said = NOISE.sub("", answer.message).strip()[-MESSAGE_SHOWN:]
+            raise _failure(container_id, said)
+        return pid
+
+    async def start(self, container_id: str) -> None:
+        """Let the first process of a created container go."""
+        await self._call("start", container_id, timeout=START_TIMEOUT)
+
+    async def exec(
+        self,
+        container_id: str,
+        command: Sequence[str],
+        *,
+        pid_file: Path,
+        timeout: float,
+        owned: Callable[[int], bool],
+    ) -> process.Completed:
+        """Run a command in a running container, as its own user and within its limits. `check` is the caller's.
+
+        :param pid_file: a file that doesn't exist; gone afterwards.
+        :param owned: whether a pid is the container's own.
+        :raises RetryError: it took longer; the command is then killed with its process group.
+        """
+        arguments = ("exec", "--pid-file", os.fspath(pid_file), container_id, *command)
+        try:
+            return await self._call(*arguments, timeout=timeout, check=False)
+        except (RetryError, asyncio.CancelledError):
+            pid = read_number(pid_file)
+            if pid is not None and owned(pid):  # it outlives a killed `crun exec`
+                process.kill_orphan(pid)
+            raise
+        finally:
+            pid_file.unlink(missing_ok=True)
+
+    def waits_for_start(self, container_id: str) -> bool:
+        """Created and not yet started: crun's fifo is there until `start` has opened it."""
+        return (self._state / container_id / "exec.fifo").exists()
+
+    def forget(self, container_id: str) -> None:
+        """Remove crun's own record of a container that has ended."""
+        shutil.rmtree(self._state / container_id, ignore_errors=True)
+
+    # ------------------------------------------------------------ seccomp
+
+    def compiled(self, profile: bytes) -> str:
+        """What crun once made of this seccomp profile (base64), or "": compiling it takes 9 ms of every create."""
+        try:
+            return base64.b64encode(self._filter_file(profile).read_bytes()).decode()
+        except OSError:
+            return ""
+
+    def keep_compiled(self, profile: bytes, container_id: str) -> None:
+        """Remember it from a container that was just created with it."""
+        file = self._filter_file(profile)
+        with contextlib.suppress(OSError):
+            if not file.exists():
+                write_atomically(file, (self._state / container_id / "seccomp.bpf").read_bytes())
+
+    def _filter_file(self, profile: bytes) -> Path:
+        """One for each profile and each crun: an upgrade may know more system calls."""
+        stamp = os.stat(shutil.which(self._crun, path=process.SAFE_PATH) or "/")  # noqa: PTH116
+        key = hashlib.blake2b(profile + f"{stamp.st_mtime_ns} {stamp.st_size}".encode(), digest_size=8).hexdigest()
+        return self._state.parent / f"seccomp-{key}.bpf"
+
+    async def _call(self, *arguments: str, timeout: float, check: bool = True) -> process.Completed:
+        within = functools.partial(mounts.start_privately, contents=(), hidden=self._hidden) if self._hidden else None
+        argv = [self._crun, f"--root={self._state}", *arguments]
+        return await process.run(argv, timeout=timeout, check=check, within=within)
+
+
+def _failure(container_id: str, said: str) -> PermanentError | RetryError:
+    """crun's words as an error; what only a change of the pod or of the image can cure is still tried again, rarely."""
+    if "not found in $PATH" in said or "No such file or directory" in said or "Permission denied" in said:
+        return RetryError(f"{container_id} can't be started: {said}; check command, image and mounts", after=10.0)
+    return RetryError(f"{container_id} can't be started: {said or 'crun gave no reason'}")
+
+
+async def _first_line(fd: int) -> bytes:
+    """Up to the first newline, or all there is."""
+    data = b""
+    while b"\n" not in data and len(data) < 65536:
+        await process.readable(fd)
+        piece = os.read(fd, 4096)
+        if not piece:
+            break
+        data += piece
+    return data

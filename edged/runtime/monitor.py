@@ -1,0 +1,205 @@
+"""Watching running containers: their ends by pidfd, and their output where conmon is gone.
+
+For each one four descriptors: pidfds of its first process and of its conmon, and second read ends of its stdout and
+stderr pipes. Those keep the pipes open when conmon is killed, so that the container doesn't die of SIGPIPE at its next
+word; from then on we read them and write the log ourselves. If the daemon dies too there is no reader left: the pipes
+are opened again from the container's own ends when the next daemon starts, and what was written in between is kept by
+the kernel, but a container that writes more in that gap gets SIGPIPE. Only a process per container could prevent that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import os
+import select
+import signal
+import struct
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from edged.runtime.logs import LogFile
+
+PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, 64 bytes), Linux 6.13
+PIDFD_INFO_EXIT = 1 << 3  # Linux 6.15
+EXIT_STATUS_OFFSET = 60  # in struct pidfd_info
+CONMON_LAST_WORDS = 2.0  # seconds that conmon gets to write the exit code after its container has ended
+
+
+class Watch:
+    """One container. Tells `ended(exit code or None)` once, and `orphaned()` when only conmon has ended."""
+
+    __slots__ = ("_conmon", "_ended", "_late", "_log", "_loop", "_orphaned", "_over", "_pid", "_pidfd", "_pipes")
+
+    def __init__(
+        self,
+        pid: int,
+        conmon: int,
+        pipes: tuple[int, ...],
+        log: LogFile,
+        ended: Callable[[int | None], None],
+        orphaned: Callable[[], None],
+    ) -> None:
+        """:raises ProcessLookupError: the container has ended already."""
+        self._loop = asyncio.get_running_loop()
+        self._pid = pid
+        self._pidfd = os.pidfd_open(pid)
+        self._log = log
+        self._ended = ended
+        self._orphaned = orphaned
+        self._over = False
+        self._late: asyncio.TimerHandle | None = None
+        self._pipes = _open_pipes(pid, conmon, pipes)
+        self._conmon = -1
+        self._loop.add_reader(self._pidfd, self._container_gone)
+        if conmon > 0:
+            with contextlib.suppress(ProcessLookupError):
+                self._conmon = os.pidfd_open(conmon)
+        if self._conmon >= 0:
+            self._loop.add_reader(self._conmon, self._conmon_gone)
+        else:
+            self._drain()
+
+    def send(self, number: int) -> None:
+        """Signal the first process; nothing happens if it has ended."""
+        if self._pidfd >= 0:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(self._pidfd, number)
+
+    def close(self) -> None:
+        """Let go of it."""
+        self._over = True
+        if self._late is not None:
+            self._late.cancel()
+        for fd in (self._pidfd, self._conmon, *self._pipes):
+            if fd >= 0:
+                self._loop.remove_reader(fd)
+                os.close(fd)
+        self._pidfd = self._conmon = -1
+        self._pipes = []
+        self._log.close()
+
+    # ------------------------------------------------------------ ends
+
+    def _container_gone(self) -> None:
+        self._loop.remove_reader(self._pidfd)
+        if self._conmon < 0:
+            self._finish()
+        else:  # it is about to write the exit code; its own end comes next
+            self._late = self._loop.call_later(CONMON_LAST_WORDS, self._finish)
+
+    def _conmon_gone(self) -> None:
+        _reap(self._conmon)
+        self._loop.remove_reader(self._conmon)
+        os.close(self._conmon)
+        self._conmon = -1
+        if _is_ready(self._pidfd):
+            self._finish()
+        else:
+            self._drain()
+            self._orphaned()
+
+    def _finish(self) -> None:
+        if self._over:
+            return
+        code = exit_code(self._pid, self._pidfd)
+        for stream, fd in enumerate(self._pipes):
+            if self._conmon < 0 and fd >= 0:
+                self._read(stream, fd)
+        self.close()
+        self._ended(code)
+
+    # ------------------------------------------------------------ output
+
+    def _drain(self) -> None:
+        """conmon doesn't read any more: we do."""
+        for stream, fd in enumerate(self._pipes):
+            if fd >= 0:
+                self._loop.add_reader(fd, self._read, stream, fd)
+
+    def _read(self, stream: int, fd: int) -> None:
+        try:
+            data = os.read(fd, 16384)
+        except BlockingIOError:
+            return
+        if data:
+            self._log.write(stream, data, time.time_ns())
+        else:  # every writer has closed it
+            self._loop.remove_reader(fd)
+
+
+def pipe_inodes(pid: int) -> tuple[int, ...]:
+    """Of stdout and stderr of a container that has not been started yet: later they may be anything."""
+    found = []
+    for number in (1, 2):
+        with contextlib.suppress(OSError):
+            found.append(os.stat(f"/proc/{pid}/fd/{number}").st_ino)  # noqa: PTH116
+    return tuple(found)
+
+
+def exit_code(pid: int, pidfd: int) -> int | None:
+    """How a process that has ended did so, 128 + n for signal n; None where nobody can tell.
+
+    It can be learned where the process is our child, or not reaped yet by whose child it is, or from a pidfd that
+    was open when it ended (Linux 6.15).
+    """
+    try:
+        result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+        if result is not None:
+            killed = result.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
+            return 128 + result.si_status if killed else result.si_status
+    except ChildProcessError:
+        pass
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        if fields[0] == b"Z":
+            return _decode(int(fields[49]))  # exit_code, the 52nd of proc_pid_stat(5); field 3 is our 0
+    with contextlib.suppress(OSError):
+        info = bytearray(64)
+        struct.pack_into("Q", info, 0, PIDFD_INFO_EXIT)
+        fcntl.ioctl(pidfd, PIDFD_GET_INFO, info)
+        if struct.unpack_from("Q", info, 0)[0] & PIDFD_INFO_EXIT:
+            return _decode(struct.unpack_from("i", info, EXIT_STATUS_OFFSET)[0])
+    return None
+
+
+def _decode(status: int) -> int:
+    return 128 + (status & 0x7F) if status & 0x7F else status >> 8 & 0xFF
+
+
+def _open_pipes(pid: int, conmon: int, inodes: tuple[int, ...]) -> list[int]:
+    """Read ends of our own for stdout and stderr; -1 where it can't be had any more."""
+    opened = []
+    for inode in inodes:
+        opened.append(-1)
+        for holder in (conmon, pid):
+            path = _descriptor_of(holder, inode)
+            if path:
+                with contextlib.suppress(OSError):
+                    opened[-1] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+                    break
+    return opened
+
+
+def _descriptor_of(pid: int, inode: int) -> str:
+    if pid > 0:
+        with contextlib.suppress(OSError):
+            for number in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
+                path = f"/proc/{pid}/fd/{number}"
+                with contextlib.suppress(OSError):
+                    if os.readlink(path) == f"pipe:[{inode}]":  # noqa: PTH115
+                        return path
+    return ""
+
+
+def _is_ready(pidfd: int) -> bool:
+    poller = select.poll()
+    poller.register(pidfd, select.POLLIN)
+    return bool(poller.poll(0))
+
+
+def _reap(pidfd: int) -> None:
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
