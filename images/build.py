@@ -60,7 +60,7 @@ class BuildError(Exception):
 class Spec:
     """image.toml. Only `reference` is required; unknown keys are errors."""
 
-    reference: str  # the name the image gets, "localhost/edged-demo:1"
+    reference: str  # the name the image gets, "localhost/demo:1"
     applets: list[str] = field(default_factory=lambda: ["sh"])  # busybox programs, as links in /bin
     directories: dict[str, str] = field(default_factory=dict)  # path -> mode in octal, "1777"
     links: dict[str, str] = field(default_factory=dict)  # path -> target of the symbolic link
