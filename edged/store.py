@@ -26,7 +26,7 @@ from edged.errors import PermanentError
 from edged.model import Desired, Value
 
 MAGIC = b"edgedst1"
-HEADER = struct.Struct(">8sQII")  # magic, sequence, length, CRC-32 of the body
+HEADER = struct.Struct(">8sQII")  # magic, sequence, length, CRC-32 of sequence and body
 
 
 class Saved(Value, frozen=True):
@@ -54,7 +54,8 @@ class StateStore:
         sequences = {n: (self._read(self._slot(n)) or (0, None))[0] for n in "ab"}
         older = min(sequences, key=lambda n: (sequences[n], n))
         body = msgspec.msgpack.encode(saved)
-        head = HEADER.pack(MAGIC, max(sequences.values()) + 1, len(body), zlib.crc32(body))
+        sequence = max(sequences.values()) + 1
+        head = HEADER.pack(MAGIC, sequence, len(body), checksum(sequence, body))
         slot = self._slot(older)
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
@@ -85,14 +86,19 @@ class StateStore:
         if not raw:
             return None
         try:
-            magic, sequence, length, checksum = HEADER.unpack_from(raw)
+            magic, sequence, length, expected = HEADER.unpack_from(raw)
             body = raw[HEADER.size : HEADER.size + length]
-            if magic != MAGIC or len(body) != length or zlib.crc32(body) != checksum:
+            if magic != MAGIC or len(body) != length or checksum(sequence, body) != expected:
                 raise ValueError("its checksum does not match (cut off while it was written?)")
             return sequence, msgspec.msgpack.decode(body, type=Saved)
         except (ValueError, struct.error) as e:
             self.damaged.append(f"{slot}: {e}")
             return None
+
+
+def checksum(sequence: int, body: bytes) -> int:
+    """Covers the sequence too: a new header torn off before an old body must not look like the newest state."""
+    return zlib.crc32(body, zlib.crc32(sequence.to_bytes(8)))
 
 
 def sync_folder(folder: Path) -> None:
