@@ -1,0 +1,354 @@
+"""The node's end of the wire: an Uplink over MQTT 5 and mutual TLS, outbound only.
+
+    broker --desired--> verify (trust) --> inbox.offer            else inbox.refuse(reason)
+    report(status) --> slot of size 1, newest wins --> status, retained, QoS 1, only when it differs
+    connect --> presence online, retained; the broker itself publishes "offline" (last will) when we are gone
+
+Documents are retained, so nothing here depends on the broker's memory of a session: after any outage, subscribing again
+brings the newest document, and the newest status is sent again, for the broker may have lost it.
+
+Resident on the node: no `cryptography`, one thread at most (aiomqtt connects in one), one CA instead of the system's
+hundred and fifty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import os
+import random
+import socket
+import ssl
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import aiomqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from cloudlink import trust, wire
+from edged.errors import PermanentError
+from edged.model import NodeStatus
+from edged.uplink import Inbox
+
+_log = logging.getLogger(__name__)
+
+QUEUED = 2  # documents received and not yet looked at; only the newest matters, and each may have 2 MB
+UNACKNOWLEDGED_MS = (
+    30_000  # after so long without an acknowledgement the kernel gives a connection up (TCP_USER_TIMEOUT)
+)
+END_SECONDS = 2.0  # how long a clean farewell may take
+FLOOR_STEP = 3600.0  # seconds by which the time floor must grow to be worth a write to flash
+
+_NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME (openssl/x509_vfy.h); the ssl module has no name for it
+_TIME_ERRORS = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+
+
+class Place(NamedTuple):
+    """Where the broker is, and who we are there."""
+
+    host: str
+    port: int
+    fleet: str
+    node: str
+
+
+class Timing(NamedTuple):
+    """Seconds.
+
+    :ivar keepalive: an idle node sends 2 bytes of MQTT as often, and is missed after one and a half times as long.
+    :ivar will_delay: how long the broker waits before it says "offline"; a daemon that only restarts is back by then.
+    :ivar session_expiry: as short as the will's delay allows with room: for nodes that stay away longer the broker
+        would only pile up documents, where the retained newest one is all they want.
+    :ivar first_retry, last_retry: bounds of the wait between connections; it doubles, and the dice shorten it, so
+        that a fleet doesn't come back all at once.
+    :ivar steady: a connection that held so long starts the next wait at the beginning.
+    """
+
+    keepalive: int = 60
+    will_delay: int = 5
+    session_expiry: int = 120
+    first_retry: float = 0.5
+    last_retry: float = 60.0
+    steady: float = 30.0
+    publish: float = 30.0
+
+
+def retry_delay(failures: int, dice: float, timing: Timing) -> float:
+    """Seconds to wait after that many failures in a row (1 for the first); `dice` is uniform in 0..1."""
+    ceiling = min(timing.last_retry, timing.first_retry * 2.0 ** min(failures - 1, 32))
+    return ceiling * (0.5 + 0.5 * dice)
+
+
+# ---------------------------------------------------------------- time and TLS
+
+
+class TimeFloor:
+    """A moment that is certainly past: the newest time the hub has signed. Only moves forward; survives reboots.
+
+    A board without a clock boots in 1970 (or wherever its last shutdown left it). When the clock says less than the
+    floor, it is the clock that is wrong, and dates of certificates mean nothing.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        try:
+            self.value = float(file.read_text())
+        except (OSError, ValueError):
+            self.value = 0.0
+        self._written = self.value
+
+    def raise_to(self, moment: float) -> None:
+        """Bad moments (the past, not a number, infinity) change nothing; a full disk is logged and survived."""
+        if not self.value < moment < float("inf"):
+            return
+        self.value = moment
+        if moment - self._written < FLOOR_STEP:
+            return
+        try:
+            trust.write_file(self._file, f"{moment:.0f}\n".encode())
+            self._written = moment
+        except OSError as e:
+            _log.warning("can't keep the time floor in %s: %s", self._file, e.strerror)
+
+
+class HubContext(ssl.SSLContext):
+    """TLS as a client of our hub: only the hub's CA counts, and the name is trust.HUB_TLS_NAME, not the address.
+
+    Nothing of the system's certificate store is loaded: it has no say here, and costs a megabyte.
+    """
+
+    server_name = trust.HUB_TLS_NAME
+
+    def wrap_socket(self, *args: Any, **kwargs: Any) -> ssl.SSLSocket:
+        kwargs["server_hostname"] = self.server_name
+        return super().wrap_socket(*args, **kwargs)
+
+
+def hub_context(ca: str, client: tuple[Path, Path] | None = None, check_time: bool = True) -> HubContext:
+    """A context for a CA (PEM) and, for MQTT, our certificate and key files.
+
+    :param check_time: False leaves out the dates of certificates, and those only: signature, purpose and name still
+        count. That is safe here: who held an expired certificate of the hub could listen and delay, as the untrusted
+        broker can anyway; documents are believed for their own signature.
+    :raises ssl.SSLError, OSError, ValueError: the files are missing or damaged.
+    """
+    context = HubContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.load_verify_locations(cadata=ca)
+    if client is not None:
+        context.load_cert_chain(*client)
+    if not check_time:
+        context.verify_flags |= ssl.VerifyFlags(_NO_CHECK_TIME)
+    return context
+
+
+# ---------------------------------------------------------------- the client
+
+
+class _NewestQueue(asyncio.Queue[aiomqtt.Message]):
+    """Full, it drops the oldest message; aiomqtt alone would drop the newest, the only one that matters."""
+
+    def put_nowait(self, item: aiomqtt.Message) -> None:
+        if self.full():
+            self.get_nowait()
+        super().put_nowait(item)
+
+
+class _Client(aiomqtt.Client):
+    """aiomqtt's client, with three habits changed."""
+
+    _misc_seconds = 1.0
+
+    async def _misc_loop(self) -> None:
+        """Keepalive is looked after four times in its period instead of once a second: idle means idle."""
+        with contextlib.suppress(asyncio.CancelledError):
+            while self._client.loop_misc() == 0:  # noqa: ASYNC110 (nobody but the clock tells when to send a ping)
+                await asyncio.sleep(self._misc_seconds)
+
+    def _on_publish(
+        self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
+    ) -> None:
+        """A broker may acknowledge and yet decline (not authorized, quota); aiomqtt takes that for success."""
+        if reason_code.is_failure:
+            _log.warning("the broker declined what we published: %s", reason_code)
+        super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave "with will message" (MQTT 5, 3.14.2.1, 0x04): unless we are soon back, the broker says offline."""
+        self.timeout = END_SECONDS
+        farewell = ReasonCode(PacketTypes.DISCONNECT, identifier=4)
+        self._client.disconnect = functools.partial(  # type: ignore[method-assign]
+            self._client.disconnect, reasoncode=farewell
+        )
+        # An error here must never hide why we leave, cancellation least of all.
+        with contextlib.suppress(aiomqtt.MqttError, asyncio.InvalidStateError):
+            await super().__aexit__(kind, error, trace)
+
+
+class MqttUplink:
+    """Implements edged.uplink.Uplink. Constructing it does nothing; `run` connects, for ever.
+
+    :param tls: makes the context for one connection; its argument tells whether the dates of certificates count.
+    :param verify_key: the hub's Ed25519 key; documents signed by anybody else are refused.
+    :param private_key: this node's X25519 key; opens secrets.
+    :param wall: the wall clock, seconds since 1970; may be wrong by decades.
+    :param dice: uniform random numbers in 0..1.
+    """
+
+    def __init__(
+        self,
+        place: Place,
+        tls: Callable[[bool], ssl.SSLContext],
+        verify_key: bytes,
+        private_key: bytes,
+        floor: TimeFloor,
+        *,
+        timing: Timing | None = None,
+        wall: Callable[[], float] = time.time,
+        dice: Callable[[], float] = random.random,
+    ) -> None:
+        self._place = place
+        self._tls = tls
+        self._verify_key = verify_key
+        self._private_key = private_key
+        self._floor = floor
+        self._timing = timing or Timing()
+        self._wall = wall
+        self._dice = dice
+        self._life = os.urandom(6).hex()
+        self._connections = 0
+        self._dates_doubtful = False
+        self._newest: NodeStatus | None = None
+        self._news = asyncio.Event()
+        self._desired_topic = wire.desired_topic(place.fleet, place.node)
+        self._status_topic = wire.status_topic(place.fleet, place.node)
+        self._presence_topic = wire.presence_topic(place.fleet, place.node)
+        self.connected = False
+        self.trouble = "not connected yet"  # a sentence while we aren't connected, "" while we are
+
+    def report(self, status: NodeStatus) -> None:
+        self._newest = status
+        self._news.set()
+
+    def unseal(self, name: str, sealed: bytes) -> Mapping[str, bytes]:
+        return trust.unseal(self._private_key, self._place.node, name, sealed)
+
+    async def run(self, inbox: Inbox) -> None:
+        """Connect, and again after every failure, until cancelled."""
+        loop = asyncio.get_running_loop()
+        failures = 0
+        while True:
+            began = loop.time()
+            try:
+                await self._session(inbox)
+            except Exception as e:  # noqa: BLE001 (outermost loop: no broker's whim may end the daemon)
+                self._note(e)
+            self.connected = False
+            failures = 1 if loop.time() - began > self._timing.steady else failures + 1
+            await asyncio.sleep(retry_delay(failures, self._dice(), self._timing))
+
+    def _note(self, error: BaseException) -> None:
+        """Say once what is wrong, and find out whether it is only our clock."""
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        cause = error if isinstance(error, ssl.SSLCertVerificationError) else error.__context__
+        before = self.trouble
+        self.trouble = f"no connection to {self._place.host}:{self._place.port}: {error}"
+        if isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _TIME_ERRORS:
+            self._dates_doubtful = True
+            _log.warning(
+                "%s; this board's clock may be wrong, so dates of certificates don't count any more", self.trouble
+            )
+        elif not isinstance(error, aiomqtt.MqttError | OSError):
+            _log.error("%s", self.trouble, exc_info=error)
+        elif self.trouble != before:
+            _log.warning("%s", self.trouble)
+
+    async def _session(self, inbox: Inbox) -> None:
+        """One connection, from its beginning to its end (an exception)."""
+        presence = self._presence()
+        async with self._client(presence) as client:
+            await client.publish(self._presence_topic, wire.encode_presence(presence), qos=1, retain=True)
+            await client.subscribe(self._desired_topic, qos=1)
+            self.connected, self.trouble = True, ""
+            _log.info("connected to %s:%d", self._place.host, self._place.port)
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._send(client), name="uplink status")
+                async for message in client.messages:
+                    if str(message.topic) == self._desired_topic and isinstance(message.payload, bytes):
+                        self._receive(message.payload, inbox)
+
+    def _presence(self) -> wire.Presence:
+        self._connections += 1
+        return wire.Presence(online=True, epoch=f"{self._life}.{self._connections}", since=self._wall())
+
+    def _client(self, presence: wire.Presence) -> _Client:
+        timing, place = self._timing, self._place
+        asked = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        asked.SessionExpiryInterval = timing.session_expiry
+        asked.MaximumPacketSize = wire.MAX_PACKET + 64 * 1024  # the broker then drops larger ones; we never see them
+        asked.ReceiveMaximum = QUEUED
+        later = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
+        later.WillDelayInterval = timing.will_delay
+        absence = wire.Presence(online=False, epoch=presence.epoch, since=presence.since)
+        plausible = self._wall() >= self._floor.value and not self._dates_doubtful
+        client = _Client(
+            place.host,
+            place.port,
+            identifier=place.node,
+            protocol=aiomqtt.ProtocolVersion.V5,
+            will=aiomqtt.Will(
+                self._presence_topic, wire.encode_presence(absence), qos=1, retain=True, properties=later
+            ),
+            clean_start=False,
+            keepalive=timing.keepalive,
+            queue_type=_NewestQueue,
+            max_queued_incoming_messages=QUEUED,
+            properties=asked,
+            tls_context=self._tls(plausible),
+            socket_options=(
+                (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
+                (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS),
+            ),
+        )
+        client._misc_seconds = timing.keepalive / 4
+        return client
+
+    def _receive(self, raw: bytes, inbox: Inbox) -> None:
+        if not raw:
+            return  # the retained document was removed: nothing to believe, nothing to change
+        try:
+            opened = trust.open_envelope(raw, self._verify_key, self._place.fleet, self._place.node)
+        except wire.Refused as e:
+            _log.warning("refused: %s", e.reason)
+            inbox.refuse(e.reason)
+            return
+        self._floor.raise_to(opened.issued_at)
+        inbox.offer(opened.desired, opened.digest)
+
+    async def _send(self, client: _Client) -> None:
+        """Publish the newest status whenever it differs from what this connection has had acknowledged."""
+        acknowledged = b""
+        if self._newest is not None:
+            self._news.set()
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            assert self._newest is not None
+            try:
+                body = wire.encode_status(self._newest)
+            except PermanentError as e:
+                _log.error("%s; the hub keeps the one before", e)
+                continue
+            if body != acknowledged:
+                await client.publish(self._status_topic, body, qos=1, retain=True, timeout=self._timing.publish)
+                acknowledged = body
