@@ -13,7 +13,7 @@ import os
 import signal
 from pathlib import Path
 
-from edged.errors import EdgedError, PermanentError, RetryError
+from edged.errors import PermanentError, RetryError
 from edged.runtime import process
 
 log = logging.getLogger(__name__)
@@ -21,7 +21,8 @@ log = logging.getLogger(__name__)
 RESOLV_CONF = Path("/etc/resolv.conf")
 LONG_ENOUGH = 10.0  # seconds: one that ran so long is brought back without delay
 DELAY_CAP = 60.0  # seconds between starts of one that keeps ending
-STOP_TIMEOUT = 5.0
+STOP_TIMEOUT = 5.0  # seconds for each signal
+STOP_LIMIT = 5  # processes
 
 
 def dnsmasq_command(address: str, domain: str, folder: Path, upstream: Path | None, as_root: bool) -> list[str]:
@@ -64,7 +65,8 @@ class NameServer:
         self._pidfd = -1
         self._started_at = 0.0
         self._delay = 0.0
-        self._return: asyncio.Task[None] | None = None
+        self._return_due: asyncio.TimerHandle | None = None
+        self._returning: asyncio.Task[None] | None = None
 
     @property
     def address(self) -> str:
@@ -80,38 +82,40 @@ class NameServer:
         """Answer for these names (hosts(5) form). What goes wrong is in `problem`; it is tried again by itself."""
         self._wanted = True
         changed = self._write_hosts(hosts)
-        if self._pidfd >= 0:
-            if changed:
-                self._signal(signal.SIGHUP)  # it reads the file again and keeps answering meanwhile
-            return
-        await self._cancel_return()
-        await self._start_or_say()
+        await self._settle()
+        if self._pidfd < 0:
+            await self._start_or_say()
+        elif changed:
+            self._signal(signal.SIGHUP)  # it reads the file again and keeps answering meanwhile
 
     async def stop(self) -> None:
         """No dnsmasq of ours, also none that an earlier daemon left."""
         self._wanted = False
         self.problem = ""
-        await self._cancel_return()
-        if self._pidfd < 0:
-            pid = self._find()
-            if not pid or not self._hold(pid):
-                return
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(self._pidfd)
+        await self._settle()
+        for _ in range(STOP_LIMIT):  # one that is being born has several processes for a moment
+            pid = self._pid if self._pidfd >= 0 else self._find()
+            if not pid:
+                break
+            if self._pidfd >= 0 or self._hold(pid):
+                await self._end()
+        self._pid_file.unlink(missing_ok=True)
+
+    async def _end(self) -> None:
+        asyncio.get_running_loop().remove_reader(self._pidfd)
         try:
             for number in (signal.SIGTERM, signal.SIGKILL):
                 self._signal(number)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(STOP_TIMEOUT):
                         await process.readable(self._pidfd)
-                        break
+                        return
         finally:
             self._let_go()
-        self._pid_file.unlink(missing_ok=True)
 
     async def close(self) -> None:
         """Let go; dnsmasq keeps answering."""
-        await self._cancel_return()
+        await self._settle()
         if self._pidfd >= 0:
             self._let_go()
 
@@ -151,9 +155,7 @@ class NameServer:
             self._signal(signal.SIGHUP)  # the hosts file may have changed while nobody was there to tell it
             return
         if pid and self._hold(pid):  # settings have changed
-            wanted, self._wanted = self._wanted, False
-            await self.stop()
-            self._wanted = wanted
+            await self._end()
         await process.run(command, timeout=10.0)
         pid = self._find()
         if not pid or not self._hold(pid):
@@ -166,7 +168,8 @@ class NameServer:
             if self._is_ours(pid):
                 return pid
         # The pid file may be lost with the run folder while the process lives on.
-        return next((int(e.name) for e in os.scandir("/proc") if e.name.isdigit() and self._is_ours(int(e.name))), 0)
+        pids = (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+        return next((pid for pid in pids if self._is_ours(pid)), 0)
 
     def _is_ours(self, pid: int) -> bool:
         line = _command_line(pid)
@@ -209,18 +212,20 @@ class NameServer:
     def _return_later(self) -> None:
         if self._wanted:
             delay, self._delay = self._delay, min(max(self._delay * 2, 1.0), DELAY_CAP)
-            self._return = asyncio.get_running_loop().create_task(self._come_back(delay), name="dnsmasq-return")
+            self._return_due = asyncio.get_running_loop().call_later(delay, self._return)
 
-    async def _come_back(self, delay: float) -> None:
-        await asyncio.sleep(delay)
-        await self._start_or_say()
+    def _return(self) -> None:
+        self._return_due = None
+        self._returning = asyncio.get_running_loop().create_task(self._start_or_say(), name="dnsmasq-return")
 
-    async def _cancel_return(self) -> None:
-        task, self._return = self._return, None
-        if task is not None and task is not asyncio.current_task():
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, EdgedError):
-                await task
+    async def _settle(self) -> None:
+        """No start planned or under way. One under way is waited for: stopped halfway it would leave a stray."""
+        if self._returning is not None:
+            await asyncio.wait([self._returning])
+            self._returning = None
+        if self._return_due is not None:
+            self._return_due.cancel()
+            self._return_due = None
 
 
 def _command_line(pid: int) -> list[str]:

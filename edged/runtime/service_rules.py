@@ -10,6 +10,8 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
+import msgspec
+
 from edged.model import ServicePort, ServiceRules
 from edged.runtime.nftables import removal_script
 from edged.runtime.wiring import ip_number
@@ -28,7 +30,7 @@ class Checked(NamedTuple):
 
 def check(services: Iterable[ServiceRules]) -> Checked:
     """Leave out what can't work or would make the whole fail: one bad Service must not take the others along."""
-    kept: list[ServiceRules] = []
+    kept: dict[str, ServiceRules] = {}
     problems: list[str] = []
     taken: dict[tuple[str, str, int], str] = {}
     for service in services:
@@ -36,7 +38,11 @@ def check(services: Iterable[ServiceRules]) -> Checked:
         if not (LABEL.fullmatch(service.namespace) and LABEL.fullmatch(service.name)):
             problems.append(f"{title!r} is left out: its name or namespace is no DNS label")
             continue
-        wrong = [a for a in (service.cluster_ip, *service.addresses) if a not in HEADLESS and not _is_ip(a)]
+        if title in kept:
+            problems.append(f"{title} is there twice; the second one is left out")
+            continue
+        wrong = [] if service.cluster_ip in HEADLESS or _is_ip(service.cluster_ip) else [service.cluster_ip]
+        wrong += [address for address in service.addresses if not _is_ip(address)]
         if wrong:
             problems.append(f"{title} is left out: {wrong[0]!r} is no IPv4 address")
             continue
@@ -51,10 +57,8 @@ def check(services: Iterable[ServiceRules]) -> Checked:
                 taken[key] = title
                 ports.append(port)
         addresses = tuple(dict.fromkeys(service.addresses))
-        kept.append(
-            ServiceRules(service.namespace, service.name, service.cluster_ip, tuple(ports), addresses=addresses)
-        )
-    return Checked(tuple(kept), tuple(problems))
+        kept[title] = msgspec.structs.replace(service, ports=tuple(ports), addresses=addresses)
+    return Checked(tuple(kept.values()), tuple(problems))
 
 
 def _is_ip(text: str) -> bool:

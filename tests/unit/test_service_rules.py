@@ -1,0 +1,143 @@
+"""Services as nftables and hosts text: what is rendered, and what is left out with a sentence."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edged.model import ServicePort, ServiceRules
+from edged.runtime.nameserver import dnsmasq_command
+from edged.runtime.nftables import removal_script
+from edged.runtime.service_rules import check, forwarding_script, hosts_file
+
+WEB = ServiceRules("default", "web", "10.96.0.1", (ServicePort(80, 8080),), ("10.88.0.2", "10.88.0.3"))
+
+
+def test_the_table_is_replaced_in_the_same_transaction_that_removes_the_old_one() -> None:
+    script = forwarding_script("t", "edged0", [WEB])
+    assert script.startswith("table ip t\ndelete table ip t\ntable ip t {\n")
+
+
+def test_several_pods_are_picked_at_random_and_a_single_one_directly() -> None:
+    script = forwarding_script("t", "edged0", [WEB])
+    assert "dnat to numgen random mod 2 map { 0 : 10.88.0.2, 1 : 10.88.0.3 }:8080" in script
+    alone = ServiceRules("default", "web", "10.96.0.1", (ServicePort(80, 8080),), ("10.88.0.2",))
+    assert "dnat to 10.88.0.2:8080" in forwarding_script("t", "edged0", [alone])
+
+
+def test_a_service_without_pods_has_no_way_in_but_its_address_is_refused() -> None:
+    script = forwarding_script("t", "edged0", [ServiceRules("default", "web", "10.96.0.1", (ServicePort(80, 8080),))])
+    assert "dnat to" not in script
+    assert "elements = { 10.96.0.1 }" in script
+    assert script.count("reject with tcp reset") == 2  # forwarded and local
+
+
+def test_without_a_cluster_ip_there_is_no_table() -> None:
+    headless = ServiceRules("default", "db", "None", (ServicePort(80, 80),), ("10.88.0.2",))
+    assert forwarding_script("t", "edged0", []) == removal_script("t")
+    assert forwarding_script("t", "edged0", [headless]) == removal_script("t")
+
+
+def test_the_hosts_file_names_services_by_cluster_ip_and_headless_ones_by_pod() -> None:
+    headless = ServiceRules("shop", "db", "", (), ("10.88.0.2", "10.88.0.3"))
+    assert hosts_file("cluster.local", [WEB, headless]) == (
+        "10.96.0.1 web.default.svc.cluster.local\n"
+        "10.88.0.2 db.shop.svc.cluster.local\n"
+        "10.88.0.3 db.shop.svc.cluster.local\n"
+    )
+
+
+def test_what_can_not_work_is_left_out_with_a_sentence_each() -> None:
+    rules, problems = check(
+        [
+            ServiceRules("default", "Not_A_Label", "10.96.0.2", ()),
+            ServiceRules("default", "v6", "fd00::1", ()),
+            ServiceRules("default", "pod", "10.96.0.3", (), ("nowhere",)),
+            ServiceRules("default", "ports", "10.96.0.4", (ServicePort(0, 80), ServicePort(80, 80, protocol="ICMP"))),
+            WEB,
+        ]
+    )
+    assert [r.name for r in rules] == ["ports", "web"]
+    assert rules[0].ports == ()
+    assert problems == (
+        "'service default/Not_A_Label' is left out: its name or namespace is no DNS label",
+        "service default/v6 is left out: 'fd00::1' is no IPv4 address",
+        "service default/pod is left out: 'nowhere' is no IPv4 address",
+        "service default/ports: port 0/TCP is left out: ports go from 1 to 65535",
+        "service default/ports: port 80/ICMP is left out: the protocol is none of TCP, UDP and SCTP",
+    )
+
+
+def test_the_same_address_and_port_twice_goes_to_the_first() -> None:
+    other = ServiceRules("default", "other", "10.96.0.1", (ServicePort(80, 1), ServicePort(81, 1)), ("10.88.0.9",))
+    rules, problems = check([WEB, other])
+    assert rules[1].ports == (ServicePort(81, 1),)
+    assert problems == ("service default/other: port 80/TCP of 10.96.0.1 is taken by service default/web",)
+
+
+def test_a_service_that_is_there_twice_is_taken_once() -> None:
+    again = ServiceRules("default", "web", "10.96.0.9", ())
+    rules, problems = check([WEB, again])
+    assert rules == (WEB,)
+    assert problems == ("service default/web is there twice; the second one is left out",)
+
+
+def test_a_pod_that_is_listed_twice_counts_once() -> None:
+    twice = ServiceRules("default", "web", "10.96.0.1", (ServicePort(80, 80),), ("10.88.0.2", "10.88.0.2"))
+    assert check([twice]).rules[0].addresses == ("10.88.0.2",)
+
+
+anything = st.text(max_size=40)
+services = st.lists(
+    st.builds(
+        ServiceRules,
+        st.one_of(st.just("default"), anything),
+        st.one_of(st.sampled_from(["a", "b"]), anything),
+        st.one_of(st.sampled_from(["10.96.0.1", "10.96.0.2", "None", ""]), anything),
+        st.lists(
+            st.builds(
+                ServicePort,
+                st.integers(-5, 70000),
+                st.integers(-5, 70000),
+                st.just(""),
+                st.one_of(st.sampled_from(["TCP", "udp"]), anything),
+            ),
+            max_size=3,
+        ).map(tuple),
+        st.lists(st.one_of(st.sampled_from(["10.88.0.2", "10.88.0.3"]), anything), max_size=3).map(tuple),
+    ),
+    max_size=5,
+)
+
+# Everything that a script may consist of: words, numbers, addresses and nft's own punctuation.
+SAFE = re.compile(r'[a-z0-9_ .:,;{}@!="/\n-]*')
+
+
+@given(services)
+def test_no_content_of_a_service_gets_into_a_script_unchecked(given_services: list[ServiceRules]) -> None:
+    rules, _ = check(given_services)
+    script = forwarding_script("t", "edged0", rules)
+    assert SAFE.fullmatch(script)
+    assert "flush" not in script
+    lookups = re.findall(r"vmap { (.*) }", script)
+    keys = [entry.split(" : ")[0] for line in lookups for entry in line.split(", ")]
+    assert len(keys) == len(set(keys))  # nft refuses a map that contradicts itself
+    names = [line.split()[1] for line in hosts_file("cluster.local", rules).splitlines()]
+    assert all(re.fullmatch(r"[a-z0-9.-]+", name) for name in names)
+
+
+@given(services)
+def test_checking_what_was_checked_changes_nothing(given_services: list[ServiceRules]) -> None:
+    rules, _ = check(given_services)
+    assert check(rules) == (rules, ())
+
+
+def test_dnsmasq_listens_on_the_bridge_only_and_asks_upstream_only_where_there_is_one() -> None:
+    line = dnsmasq_command("10.88.0.1", "cluster.local", Path("/run/x"), Path("/etc/resolv.conf"), as_root=False)
+    assert "--listen-address=10.88.0.1" in line
+    assert "--bind-interfaces" in line
+    assert "--resolv-file=/etc/resolv.conf" in line
+    assert "--no-resolv" in dnsmasq_command("10.88.0.1", "cluster.local", Path("/run/x"), None, as_root=False)
