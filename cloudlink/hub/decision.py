@@ -19,7 +19,8 @@ Suffix = Callable[[], str]
 class Note:
     """Something that a person may want to know about an object; becomes a core/v1 Event.
 
-    :ivar component: who says it, as in Event.source.component.
+    :ivar component: who says it, as in Event.source.component; `host` is the node that it says it on.
+    :ivar field_path: the part of the object that is meant, e.g. `spec.containers{web}`.
     """
 
     about: KubeObject
@@ -27,6 +28,8 @@ class Note:
     reason: str
     message: str
     component: str
+    host: str = ""
+    field_path: str = ""
 
     def describe(self) -> str:
         return f"{self.about.kind} {self.about.title}: {self.reason}: {self.message}"

@@ -26,8 +26,14 @@ class World:
         self._store = store
         self._owned: dict[str, set[Key]] = {}
         self._on_node: dict[str, set[Key]] = {}  # "" holds pods that have no node yet
+        self.reload()
+
+    def reload(self) -> None:
+        """Start over from the store, where events were missed."""
+        self._owned.clear()
+        self._on_node.clear()
         for kind in FOLLOWED:
-            for obj in store.list(kind):
+            for obj in self._store.list(kind):
                 self._add(obj)
 
     def notice(self, event: WatchEvent) -> None:

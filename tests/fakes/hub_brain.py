@@ -6,10 +6,15 @@ import itertools
 from collections.abc import Callable
 from typing import Any
 
-from cloudlink.hub.objects import rfc3339, with_condition
+from cloudlink.hub.changes import Create, Delete, ObjectChange, Update, UpdateStatus
+from cloudlink.hub.controllers import deployment as deployments
+from cloudlink.hub.controllers import replicaset as replica_sets
+from cloudlink.hub.decision import Decision
+from cloudlink.hub.objects import controller_of, is_active, is_ready, rfc3339, with_condition
+from cloudlink.hub.revisions import Objects, draft, key_of
 from cloudlink.kube.apps import Deployment, ReplicaSet
-from cloudlink.kube.core import Node, NodeCondition, NodeStatus, Pod, PodCondition
-from cloudlink.kube.meta import ObjectMeta
+from cloudlink.kube.core import Namespace, Node, NodeCondition, NodeStatus, Pod, PodCondition
+from cloudlink.kube.meta import KubeObject, ObjectMeta
 from cloudlink.kube.parse import parse
 from cloudlink.kube.quantity import format_bytes, format_milli
 
@@ -116,3 +121,114 @@ def reported(pod: Pod, now: float, ready: bool = True, phase: str = "Running") -
 def with_meta(obj: Any, **fields: Any) -> Any:
     meta: ObjectMeta = obj.metadata.model_copy(update=fields)
     return obj.model_copy(update={"metadata": meta})
+
+
+class Cluster:
+    """One Deployment with its ReplicaSets and pods, in memory; every change goes by the store's own pure rules."""
+
+    def __init__(self, wanted: Deployment) -> None:
+        self.clock = Clock()
+        self.objects = Objects()
+        self.revision = 0
+        self._uids = itertools.count(1)
+        self._names = names()
+        self.commit(Create(Namespace(metadata=ObjectMeta(name="default"))), Create(wanted))
+
+    def commit(self, *changes: ObjectChange) -> None:
+        work, _ = draft(self.objects, changes, self.revision, self.clock.now, lambda: f"uid-{next(self._uids)}")
+        for write in work.writes:
+            if write.type == "DELETED":
+                self.objects.remove(key_of(write.object))
+            else:
+                self.objects.put(write.object)
+        self.revision = work.revision
+
+    def _all(self, kind: type[KubeObject]) -> list[Any]:
+        return [o for o in self.objects.list(kind.__name__) if isinstance(o, kind)]
+
+    @property
+    def deployment(self) -> Deployment:
+        [found] = self._all(Deployment)
+        return found  # type: ignore[no-any-return]
+
+    @property
+    def sets(self) -> list[ReplicaSet]:
+        return self._all(ReplicaSet)
+
+    @property
+    def all_pods(self) -> list[Pod]:
+        return self._all(Pod)
+
+    @property
+    def pods(self) -> list[Pod]:
+        """Those that count: neither finished nor on their way out."""
+        return [p for p in self.all_pods if is_active(p)]
+
+    def available(self) -> int:
+        return sum(is_ready(p) for p in self.pods)
+
+    def change(self, **spec: Any) -> None:
+        wanted = self.deployment
+        self.commit(Update(wanted.model_copy(update={"spec": wanted.spec.model_copy(update=spec)})))
+
+    def use_image(self, image: str) -> None:
+        template = self.deployment.spec.template
+        [main] = template.spec.containers
+        spec = template.spec.model_copy(update={"containers": (main.model_copy(update={"image": image}),)})
+        self.change(template=template.model_copy(update={"spec": spec}))
+
+    # ------------------------------------------------------------ controllers
+
+    def ask_deployment(self) -> Decision:
+        uids = {s.metadata.uid for s in self.sets}
+        owned = [p for p in self.all_pods if (owner := controller_of(p)) is not None and owner.uid in uids]
+        taken = frozenset(s.metadata.name for s in self.sets)
+        return deployments.reconcile(self.deployment, self.sets, owned, self.clock.now, taken)
+
+    def ask_set(self, rs: ReplicaSet) -> Decision:
+        owned = [p for p in self.all_pods if (owner := controller_of(p)) is not None and owner.uid == rs.metadata.uid]
+        return replica_sets.reconcile(rs, owned, self.clock.now, self._names)
+
+    def step(self) -> bool:
+        """Each controller once; False if none of them wanted anything."""
+        before = self.revision
+        self.commit(*self.ask_deployment().changes)
+        for rs in self.sets:
+            self.commit(*self.ask_set(rs).changes)
+        return self.revision != before
+
+    def settle(self) -> None:
+        for _ in range(100):
+            if not self.step():
+                return
+        raise AssertionError("the controllers don't come to an end")
+
+    # ------------------------------------------------------------ the node
+
+    def bind_all(self) -> None:
+        for p in self.pods:
+            if not p.spec.node_name:
+                self.commit(Update(p.model_copy(update={"spec": p.spec.model_copy(update={"node_name": "pi"})})))
+
+    def report(self, pod: Pod, ready: bool) -> None:
+        self.commit(UpdateStatus(reported(pod, self.clock.now, ready)))
+
+    def take_away(self) -> None:
+        """The node is through with every pod that it was asked to end."""
+        for p in self.all_pods:
+            if p.metadata.deletion_timestamp:
+                self.commit(Delete("Pod", p.metadata.namespace, p.metadata.name))
+
+    def run(self) -> None:
+        """Until nothing changes: every pod starts and becomes ready, every ended one goes."""
+        for _ in range(200):
+            before = self.revision
+            self.settle()
+            self.bind_all()
+            self.take_away()
+            for p in self.pods:
+                if not is_ready(p):
+                    self.report(p, True)
+            if self.revision == before:
+                return
+        raise AssertionError("the rollout doesn't come to an end")

@@ -21,12 +21,12 @@ MESSAGE_MAX = 1024  # as Kubernetes cuts them
 Find = Callable[[str, str], Event | None]  # namespace, name
 
 
-def record(notes: Iterable[Note], find: Find, now: float, host: str = "") -> tuple[ObjectChange, ...]:
+def record(notes: Iterable[Note], find: Find, now: float) -> tuple[ObjectChange, ...]:
     """The changes that make these notes visible. Equal notes of one call are counted together."""
     fresh: dict[tuple[str, str], Event] = {}
     known: set[tuple[str, str]] = set()
     for note in notes:
-        event = _event(note, now, host)
+        event = _event(note, now)
         key = (event.metadata.namespace, event.metadata.name)
         before = fresh.get(key) or find(*key)
         if before is not None:
@@ -37,7 +37,7 @@ def record(notes: Iterable[Note], find: Find, now: float, host: str = "") -> tup
     return tuple(Update(e) if key in known else Create(e) for key, e in fresh.items())
 
 
-def _event(note: Note, now: float, host: str) -> Event:
+def _event(note: Note, now: float) -> Event:
     about, message = note.about, note.message[:MESSAGE_MAX]
     meta = about.metadata
     # kubectl describe node looks for Events whose involvedObject.uid is the node's name or uid.
@@ -48,8 +48,11 @@ def _event(note: Note, now: float, host: str) -> Event:
         name=meta.name,
         uid=meta.uid,
         resource_version=meta.resource_version,
+        field_path=note.field_path,
     )
-    similar = "\0".join((about.kind, meta.uid or meta.name, note.type, note.reason, message, note.component, host))
+    similar = "\0".join(
+        (about.kind, meta.uid or meta.name, note.field_path, note.type, note.reason, message, note.component, note.host)
+    )
     digest = hashlib.blake2b(similar.encode("utf-8", "replace"), digest_size=8).hexdigest()
     time = rfc3339(now)
     return Event(
@@ -59,9 +62,9 @@ def _event(note: Note, now: float, host: str) -> Event:
         reason=note.reason,
         message=message,
         count=1,
-        source=EventSource(component=note.component, host=host),
+        source=EventSource(component=note.component, host=note.host),
         first_timestamp=time,
         last_timestamp=time,
         reporting_component=note.component,
-        reporting_instance=host,
+        reporting_instance=note.host,
     )

@@ -1,0 +1,221 @@
+"""What each node was told last, and what it must be told now: one desired document a node, with its generation.
+
+A document is written down before it is published. So a hub that dies in between never gives the same generation
+two contents, and one that comes back says the same again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+import msgspec
+
+from cloudlink import trust, wire
+from cloudlink.hub.changes import PutRecord
+from cloudlink.hub.store import Store
+from cloudlink.hub.world import World
+from cloudlink.kube.compile import compile_node
+from cloudlink.kube.core import ConfigMap, Secret, Service
+from edged.errors import EdgedError, PermanentError
+from edged.model import Desired
+
+log = logging.getLogger(__name__)
+
+BUCKET = "desired"
+FURTHEST = 1 << 62  # no honest node reports a generation beyond this
+
+
+class Told(msgspec.Struct, frozen=True):
+    """A record: the document that a node was given last.
+
+    :ivar desired: msgpack of the `Desired`, its secrets sealed.
+    :ivar digest: of the canonical content; if it no longer matches, another release of the hub encodes it
+        differently, and nodes would take the same generation for a forgery.
+    :ivar tags: "namespace/name" of a sealed secret -> what it was sealed from and for.
+    """
+
+    generation: int
+    desired: bytes
+    digest: bytes
+    tags: dict[str, bytes] = {}
+
+
+class Sealed(NamedTuple):
+    tag: bytes
+    blob: bytes
+
+
+class Document(NamedTuple):
+    """Ready to be published, retained, on the node's desired topic."""
+
+    node: str
+    generation: int
+    signed: bytes
+
+
+class Documents:
+    """Compiles, numbers, records and signs. Everything here is synchronous: one call, one commit.
+
+    :param node_key: the X25519 public key that a node gave when it joined; None if it never did.
+    :param now: wall clock, seconds since 1970; told to nodes, signed, as a lower bound of the true time.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        world: World,
+        fleet: str,
+        signing_key: bytes,
+        node_key: Callable[[str], bytes | None],
+        now: Callable[[], float],
+    ) -> None:
+        self._store, self._world, self._fleet = store, world, fleet
+        self._signing_key, self._node_key, self._now = signing_key, node_key, now
+        self._told: dict[str, Desired] = {}
+        self._sealed: dict[str, dict[str, Sealed]] = {}  # node -> secret's title -> its box
+        self._floor: dict[str, int] = {}  # generations that nodes have and we don't remember giving
+        self._gone_since: dict[str, dict[str, int]] = {}  # node -> pod uid -> generation that first lacked it
+        for node, raw in store.records(BUCKET).items():
+            self._remember(node, raw)
+
+    def _remember(self, node: str, raw: bytes) -> None:
+        try:
+            told = msgspec.msgpack.decode(raw, type=Told)
+            desired = msgspec.msgpack.decode(told.desired, type=Desired)
+        except (msgspec.MsgspecError, ValueError) as e:
+            log.error("the record of what node %s was told can't be read (%s); it will be told anew", node, e)
+            return
+        self._told[node] = desired
+        self._sealed[node] = {n: Sealed(told.tags[n], b) for n, b in desired.secrets.items() if n in told.tags}
+        if trust.digest(wire.canonical(desired)) != told.digest:
+            self._floor[node] = told.generation  # forces the next generation
+
+    # ------------------------------------------------------------ telling
+
+    @property
+    def nodes(self) -> list[str]:
+        """Everybody who was ever told something, whether or not there is a Node object."""
+        return sorted(self._told)
+
+    def generation(self, node: str) -> int:
+        """Of the newest document that was recorded for this node; 0 = none yet."""
+        told = self._told.get(node)
+        return told.generation if told is not None else 0
+
+    def refresh(self, nodes: Iterable[str]) -> list[Document]:
+        """Compile these nodes' documents, record the ones that have changed, and return those, signed.
+
+        A document that can't be made (too large, say) is logged and left out; the node keeps what it has.
+
+        :raises RetryError: the database refused; nothing has changed.
+        """
+        fresh: dict[str, tuple[Desired, dict[str, Sealed], bytes]] = {}
+        for node in nodes:
+            try:
+                if (made := self._compile(node)) is not None:
+                    fresh[node] = (*made, self.sign(made[0]))
+            except EdgedError as e:
+                log.error("node %s can't be told anything new: %s", node, e)
+        self._store.commit([PutRecord(BUCKET, n, _record(d, s)) for n, (d, s, _) in fresh.items()])
+        for node, (desired, sealed, _) in fresh.items():
+            self._note_the_gone(node, self._told.get(node), desired)
+            self._told[node], self._sealed[node] = desired, sealed
+            self._floor.pop(node, None)
+        return [Document(n, d.generation, signed) for n, (d, _, signed) in fresh.items()]
+
+    def again(self) -> Iterable[Document]:
+        """What every node was told last, signed anew: for a broker that may have lost what it retained."""
+        for node in self.nodes:
+            desired = self._told.get(node)
+            if desired is not None and node not in self._floor:
+                yield Document(node, desired.generation, self.sign(desired))
+
+    def sign(self, desired: Desired) -> bytes:
+        return trust.sign_desired(desired, self._signing_key, self._now())
+
+    def _compile(self, node: str) -> tuple[Desired, dict[str, Sealed]] | None:
+        """The next document, or None if it would say what the last one said."""
+        sealed: dict[str, Sealed] = {}
+        pods = self._world.on_node(node)
+        spaces = {p.metadata.namespace for p in pods}
+        secrets = [s for space in sorted(spaces) for s in self._world.all(Secret, space)]
+        by_title = {s.title: s for s in secrets}
+
+        def seal(title: str, data: Mapping[str, bytes]) -> bytes:
+            """Sealing gives other bytes each time; an unchanged secret must not look like a change."""
+            key = self._node_key(node)
+            if key is None:
+                raise PermanentError(f"secret {title} can't be sealed: node {node} has given no key; let it join again")
+            tag = _tag(by_title[title], key)
+            before = self._sealed.get(node, {}).get(title)
+            box = (
+                before if before is not None and before.tag == tag else Sealed(tag, trust.seal(key, node, title, data))
+            )
+            sealed[title] = box
+            return box.blob
+
+        config_maps = [c for space in sorted(spaces) for c in self._world.all(ConfigMap, space)]
+        services = self._world.all(Service)
+        before = self._told.get(node)
+        last = before.generation if before is not None else 0
+        fresh = compile_node(self._fleet, node, last, pods, services, config_maps, secrets, seal)
+        if fresh == before and node not in self._floor:
+            return None
+        generation = max(last, self._floor.get(node, 0)) + 1
+        return msgspec.structs.replace(fresh, generation=generation), sealed
+
+    # ------------------------------------------------------------ hearing back
+
+    def learn(self, node: str, generation: int) -> bool:
+        """A node reports about this generation. True if it is one that we don't remember, so that we must go beyond.
+
+        That happens when the hub's database was restored from an older copy.
+        """
+        if self.generation(node) < generation < FURTHEST:
+            self._floor[node] = generation
+            return True
+        return False
+
+    def is_gone(self, node: str, uid: str, generation: int) -> bool:
+        """Whether a node that works by this generation, and doesn't report this pod, is through with it.
+
+        Invariant: never true for a pod that the generation contains, nor for one that a later generation was the
+        first to leave out.
+        """
+        told = self._told.get(node)
+        if told is None or any(p.uid == uid for p in told.pods):
+            return False
+        # After a restart nobody remembers who was left out when: then only the newest generation counts.
+        return generation >= self._gone_since.get(node, {}).get(uid, told.generation)
+
+    def forget_pod(self, node: str, uid: str) -> None:
+        self._gone_since.get(node, {}).pop(uid, None)
+
+    def _note_the_gone(self, node: str, before: Desired | None, after: Desired) -> None:
+        gone = self._gone_since.setdefault(node, {})
+        left = {p.uid for p in after.pods}
+        for pod in before.pods if before is not None else ():
+            if pod.uid not in left:
+                gone[pod.uid] = after.generation
+        alive = {p.metadata.uid for p in self._world.on_node(node)}
+        for uid in [u for u in gone if u not in alive or u in left]:
+            del gone[uid]
+
+
+def _record(desired: Desired, sealed: Mapping[str, Sealed]) -> bytes:
+    told = Told(
+        generation=desired.generation,
+        desired=msgspec.msgpack.encode(desired),
+        digest=trust.digest(wire.canonical(desired)),
+        tags={name: box.tag for name, box in sealed.items()},
+    )
+    return msgspec.msgpack.encode(told)
+
+
+def _tag(secret: Secret, key: bytes) -> bytes:
+    """Names a secret's content and its reader, without telling either."""
+    source = f"{secret.metadata.uid}\0{secret.metadata.resource_version}\0".encode() + key
+    return hashlib.blake2b(source, digest_size=16).digest()

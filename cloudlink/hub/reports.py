@@ -1,0 +1,247 @@
+"""What nodes say, made into changes: statuses of pods and nodes, their events, and who is there at all.
+
+Takes decoded messages, answers with changes for one commit; knows no MQTT. A node may speak only of itself and of
+pods that are bound to it; whatever else it says is passed over.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import msgspec
+
+from cloudlink.hub.changes import Change, Create, Delete, PutRecord, UpdateStatus
+from cloudlink.hub.controllers import events
+from cloudlink.hub.decision import Note
+from cloudlink.hub.documents import Documents
+from cloudlink.hub.objects import find_condition, is_deleted, is_finished, rfc3339, with_condition
+from cloudlink.hub.store import Store
+from cloudlink.hub.world import World
+from cloudlink.kube.core import Event, Node, NodeCondition, Pod
+from cloudlink.kube.meta import ObjectMeta
+from cloudlink.kube.status import node_status, pod_status, unreachable
+from cloudlink.wire import Presence
+from edged import model
+
+BUCKET = "heard"
+EPOCHS_KEPT = 8
+COMPONENT = "edged"  # who a node's events come from, as Kubernetes' say kubelet
+
+
+class Memory(msgspec.Struct, frozen=True):
+    """A record: how far we have listened to a node, so that nothing is told twice after a restart of the hub.
+
+    :ivar epochs: lives of its daemon, the newest last; what an earlier one says is late post.
+    :ivar seq: number of the last event of the newest epoch.
+    """
+
+    epochs: tuple[str, ...] = ()
+    seq: int = 0
+
+
+@dataclass(slots=True)
+class Heard:
+    """What one node said since this hub started.
+
+    :ivar present: None until its presence is heard; what the store says then counts.
+    :ivar online_epoch: of the presence message that last said online.
+    """
+
+    memory: Memory
+    status: model.NodeStatus | None = None
+    present: bool | None = None
+    online_epoch: str = ""
+    fresh_events: deque[model.Event] = field(default_factory=lambda: deque(maxlen=256))
+
+
+class Reports:
+    """Bounded by the number of nodes that hold a certificate."""
+
+    def __init__(self, store: Store, world: World, documents: Documents, now: Callable[[], float]) -> None:
+        self._store, self._world, self._documents, self._now = store, world, documents, now
+        self._heard: dict[str, Heard] = {}
+        self._present_lately: set[str] = set()  # since the broker was last reached
+
+    # ------------------------------------------------------------ hearing
+
+    def hear_status(self, status: model.NodeStatus, live: bool) -> bool:
+        """Remember what a node says. False if it is older than what we know.
+
+        :param live: it came while we listened, not out of the broker's memory: the node is there.
+        """
+        heard = self._of(status.node)
+        memory, before = heard.memory, heard.status
+        if status.epoch in memory.epochs[:-1]:
+            return False
+        same_life = memory.epochs[-1:] == (status.epoch,)
+        if same_life and before is not None and status.generation < before.generation:
+            return False
+        last = memory.seq if same_life else 0
+        heard.fresh_events.extend(e for e in status.events if e.seq > last)
+        epochs = memory.epochs if same_life else (*memory.epochs, status.epoch)[-EPOCHS_KEPT:]
+        heard.memory = Memory(epochs, max((e.seq for e in status.events), default=last))
+        heard.status = status
+        if live:
+            heard.present = True
+            self._present_lately.add(status.node)
+        return True
+
+    def hear_presence(self, node: str, presence: Presence) -> bool:
+        """Remember whether a node is connected. False for the will of a connection that another one has followed."""
+        heard = self._of(node)
+        if not presence.online and heard.online_epoch and presence.epoch != heard.online_epoch:
+            return False
+        if presence.online:
+            heard.online_epoch = presence.epoch
+        heard.present = presence.online
+        self._present_lately.add(node)
+        return True
+
+    def listening_anew(self) -> None:
+        """The broker was reached again: from now on we wait to hear who is there."""
+        self._present_lately.clear()
+
+    def silent(self) -> list[str]:
+        """Nodes that count as present, but have not been heard since; to be called a while after listening_anew."""
+        found = []
+        for node in self._world.all(Node):
+            name = node.metadata.name
+            if name not in self._present_lately and self._is_present(name, node):
+                self._of(name).present = False
+                found.append(name)
+        return found
+
+    def _of(self, node: str) -> Heard:
+        if node not in self._heard:
+            raw = self._store.get_record(BUCKET, node)
+            self._heard[node] = Heard(_memory(raw))
+        return self._heard[node]
+
+    # ------------------------------------------------------------ what follows from it
+
+    def changes(self, nodes: Iterable[str]) -> list[Change]:
+        """Everything to commit after hearing these nodes; nothing for those that say what is known already."""
+        changes: list[Change] = []
+        notes: list[Note] = []
+        for name in nodes:
+            changes += self._node_changes(name, notes)
+        return [*changes, *events.record(notes, self._find_event, self._now())]
+
+    def _node_changes(self, name: str, notes: list[Note]) -> list[Change]:
+        heard = self._of(name)
+        now = rfc3339(self._now())
+        node = self._world.get(Node, "", name)
+        present = self._is_present(name, node)
+        changes: list[Change] = []
+        if node is None:
+            if heard.status is None:
+                return []
+            node = _new_node(heard.status)
+            changes.append(Create(node))
+        before = node.status
+        if heard.status is not None:
+            after = node_status(heard.status, now, present, before)
+        else:
+            after = before if present else before.model_copy(update={"conditions": _unheard(before.conditions, now)})
+        if after != before or changes:
+            changes.append(UpdateStatus(node.model_copy(update={"status": after})))
+            notes += _readiness_notes(node, before.conditions, after.conditions)
+        changes += self._pod_changes(name, heard.status, present, now)
+        notes += self._said(heard, node)
+        record = msgspec.msgpack.encode(heard.memory)
+        changes.append(PutRecord(BUCKET, name, record))
+        return changes
+
+    def _pod_changes(self, node: str, status: model.NodeStatus | None, present: bool, now: str) -> list[Change]:
+        told = {p.uid: p for p in status.pods} if status is not None else {}
+        changes: list[Change] = []
+        for pod in self._world.on_node(node):
+            report = told.get(pod.metadata.uid)
+            if gone := self.farewell(pod, status):
+                changes += gone
+                continue
+            after = pod.status
+            if not present:
+                after = unreachable(pod, now) if pod.status.start_time and not is_finished(pod) else pod.status
+            elif report is not None and status is not None:
+                after = pod_status(report, pod, now, status.address)
+            if after != pod.status:
+                changes.append(UpdateStatus(pod.model_copy(update={"status": after})))
+        return changes
+
+    def farewell(self, pod: Pod, status: model.NodeStatus | None) -> list[Change]:
+        """Remove a pod for good once its node works by a document without it and doesn't report it any more."""
+        if status is None or not is_deleted(pod) or any(p.uid == pod.metadata.uid for p in status.pods):
+            return []
+        if not self._documents.is_gone(status.node, pod.metadata.uid, status.generation):
+            return []
+        return [Delete("Pod", pod.metadata.namespace, pod.metadata.name, uid=pod.metadata.uid)]
+
+    def farewells(self, node: str) -> list[Change]:
+        """The same for all pods of a node, by what it said last."""
+        heard = self._heard.get(node)
+        status = heard.status if heard is not None else None
+        return [c for pod in self._world.on_node(node) for c in self.farewell(pod, status)]
+
+    def _is_present(self, name: str, node: Node | None) -> bool:
+        present = self._of(name).present
+        if present is not None:
+            return present
+        ready = find_condition(node.status.conditions, "Ready") if node is not None else None
+        return ready is not None and ready.status == "True"
+
+    # ------------------------------------------------------------ events
+
+    def _said(self, heard: Heard, node: Node) -> list[Note]:
+        """The node's own words, each about the pod that it names if that pod is (still) bound there."""
+        pods = {p.metadata.uid: p for p in self._world.on_node(node.metadata.name)}
+        notes: list[Note] = []
+        while heard.fresh_events:
+            e = heard.fresh_events.popleft()
+            about = pods.get(e.pod) if e.pod else node
+            if about is None:
+                continue
+            path = f"spec.containers{{{e.container}}}" if e.container else ""
+            warns = e.kind == "Warning"
+            notes.append(
+                Note(about, "Warning" if warns else "Normal", e.reason, e.message, COMPONENT, node.metadata.name, path)
+            )
+        return notes
+
+    def _find_event(self, namespace: str, name: str) -> Event | None:
+        return self._world.get(Event, namespace, name)
+
+
+def _memory(raw: bytes | None) -> Memory:
+    try:
+        return msgspec.msgpack.decode(raw, type=Memory) if raw else Memory()
+    except (msgspec.MsgspecError, ValueError):
+        return Memory()  # at worst, a few events are counted twice
+
+
+def _new_node(status: model.NodeStatus) -> Node:
+    labels = {"kubernetes.io/hostname": status.node, "kubernetes.io/os": "linux"}
+    if status.capacity.architecture:
+        labels["kubernetes.io/arch"] = status.capacity.architecture
+    return Node(metadata=ObjectMeta(name=status.node, labels=labels))
+
+
+def _unheard(conditions: tuple[NodeCondition, ...], now: str) -> tuple[NodeCondition, ...]:
+    """Ready becomes Unknown for a node that hasn't told its status to this hub since it started."""
+    text = "edged is not connected; its pods run on, what they do now is not known"
+    unknown = NodeCondition(
+        type="Ready", status="Unknown", reason="NodeUnreachable", message=text, last_transition_time=now
+    )
+    return with_condition(conditions, unknown)
+
+
+def _readiness_notes(node: Node, before: tuple[NodeCondition, ...], after: tuple[NodeCondition, ...]) -> list[Note]:
+    was, is_now = find_condition(before, "Ready"), find_condition(after, "Ready")
+    if is_now is None or (was is not None and was.status == is_now.status):
+        return []
+    name = node.metadata.name
+    if is_now.status == "True":
+        return [Note(node, "Normal", "NodeReady", f"Node {name} status is now: NodeReady", "exchange")]
+    return [Note(node, "Warning", "NodeNotReady", f"Node {name} is not connected any more", "exchange")]
