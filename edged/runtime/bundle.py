@@ -1,0 +1,250 @@
+"""A container as OCI's config.json (runtime-spec 1.0.2): values in, bytes out (pure)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from edged.errors import PermanentError
+from edged.model import Limits, Pod, Value
+
+OCI_VERSION = "1.0.2"
+SECCOMP_BPF = "run.oci.seccomp_bpf_data"  # crun(1): the compiled filter, so that it isn't compiled each time
+CPU_PERIOD = 100_000  # microseconds, Kubernetes' default
+SHM_SIZE = 64 << 20  # bytes of /dev/shm at most; what is used counts as the container's memory
+
+CAPABILITIES = (  # Docker's and Kubernetes' default set
+    "CAP_AUDIT_WRITE",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_MKNOD",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_RAW",
+    "CAP_SETFCAP",
+    "CAP_SETGID",
+    "CAP_SETPCAP",
+    "CAP_SETUID",
+    "CAP_SYS_CHROOT",
+)
+
+MASKED_PATHS = (
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/sys/devices/virtual/powercap",
+    "/sys/firmware",
+)
+READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
+
+
+class User(Value, frozen=True):
+    """Who the first process is, in numbers."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: tuple[int, ...] = ()
+
+
+class BindMount(Value, frozen=True):
+    """A file or folder of the host (`source`) at `path` in the container."""
+
+    source: str
+    path: str
+    read_only: bool = False
+
+
+class Machine(Value, frozen=True):
+    """What this machine can enforce.
+
+    :ivar unified: cgroup v2.
+    :ivar memory, swap, cpu, pids: whether such limits can be set.
+    :ivar memory_total: bytes of RAM, for oom_score_adj.
+    :ivar oom_floor: the lowest oom_score_adj that we may give.
+    :ivar seccomp: JSON of linux.seccomp; b"null" for none.
+    :ivar seccomp_bpf: the same compiled, base64; "" where it isn't known yet.
+    """
+
+    unified: bool = True
+    memory: bool = True
+    swap: bool = True
+    cpu: bool = True
+    pids: bool = True
+    memory_total: int = 0
+    oom_floor: int = -1000
+    seccomp: bytes = b"null"
+    seccomp_bpf: str = ""
+
+
+class ContainerSpec(Value, frozen=True):
+    """One container with everything resolved."""
+
+    args: tuple[str, ...]
+    env: Mapping[str, str]
+    rootfs: str
+    hostname: str
+    netns: str
+    cgroup: str
+    limits: Limits = Limits()
+    mounts: tuple[BindMount, ...] = ()
+    user: User = User()
+    working_dir: str = "/"
+    oom_score_adj: int = 0
+    annotations: Mapping[str, str] = {}
+
+
+def config_json(spec: ContainerSpec, machine: Machine) -> bytes:
+    """The bundle's config.json."""
+    annotations = dict(spec.annotations)
+    if machine.seccomp_bpf:
+        annotations[SECCOMP_BPF] = machine.seccomp_bpf
+    config: dict[str, Any] = {
+        "ociVersion": OCI_VERSION,
+        "process": {
+            "user": {"uid": spec.user.uid, "gid": spec.user.gid, "additionalGids": list(spec.user.groups)},
+            "args": spec.args,
+            "env": [f"{name}={value}" for name, value in spec.env.items()],
+            "cwd": spec.working_dir,
+            "capabilities": capabilities(spec.user),
+            "noNewPrivileges": True,
+            "oomScoreAdj": max(spec.oom_score_adj, machine.oom_floor),
+        },
+        "root": {"path": spec.rootfs},
+        "hostname": spec.hostname,
+        "mounts": [*system_mounts(machine), *(bind_mount(m) for m in spec.mounts)],
+        "annotations": annotations,
+        "linux": {
+            "namespaces": namespaces(spec.netns, machine.unified),
+            "cgroupsPath": spec.cgroup,
+            "resources": resources(spec.limits, machine),
+            "maskedPaths": MASKED_PATHS,
+            "readonlyPaths": READONLY_PATHS,
+        },
+    }
+    if machine.seccomp != b"null":
+        config["linux"]["seccomp"] = msgspec.Raw(machine.seccomp)
+    return msgspec.json.encode(config)
+
+
+def capabilities(user: User) -> dict[str, Sequence[str]]:
+    """A user other than root gets none that work, but may gain them where a file has them (bounding set)."""
+    own: Sequence[str] = CAPABILITIES if user.uid == 0 else ()
+    return {"bounding": CAPABILITIES, "effective": own, "permitted": own, "inheritable": (), "ambient": ()}
+
+
+def namespaces(netns: str, unified: bool) -> list[dict[str, str]]:
+    kinds = ["pid", "mount", "ipc", "uts"] + (["cgroup"] if unified else [])
+    network = {"type": "network", "path": netns} if netns else {"type": "network"}
+    return [*({"type": kind} for kind in kinds), network]
+
+
+def system_mounts(machine: Machine) -> list[dict[str, Any]]:
+    """Those of every container."""
+    cgroup = "cgroup2" if machine.unified else "cgroup"
+
+    def mount(destination: str, fstype: str, *options: str) -> dict[str, Any]:
+        return {"destination": destination, "type": fstype, "source": fstype, "options": options}
+
+    return [
+        mount("/proc", "proc", "nosuid", "noexec", "nodev"),
+        mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
+        mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+        mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", f"size={SHM_SIZE}"),
+        mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
+        mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
+        mount("/sys/fs/cgroup", cgroup, "nosuid", "noexec", "nodev", "relatime", "ro"),
+    ]
+
+
+def bind_mount(mount: BindMount) -> dict[str, Any]:
+    """rprivate: what the container mounts stays inside, and later mounts of the host stay out."""
+    access = "ro" if mount.read_only else "rw"
+    return {
+        "destination": mount.path,
+        "type": "bind",
+        "source": mount.source,
+        "options": ["rbind", "rprivate", access, "nosuid", "nodev"],
+    }
+
+
+def resources(limits: Limits, machine: Machine) -> dict[str, Any]:
+    """Kubernetes' translation of requests and limits; no swap beyond the memory limit.
+
+    cpu_request becomes shares (1024 a core; crun turns them into cgroup v2 weight), cpu_limit a quota.
+    """
+    found: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+    if machine.memory and limits.memory_limit is not None:
+        found["memory"] = {"limit": limits.memory_limit}
+        if machine.swap:
+            found["memory"]["swap"] = limits.memory_limit
+    if machine.cpu:
+        found["cpu"] = {"shares": max(2, limits.cpu_request * 1024 // 1000)}
+        if limits.cpu_limit is not None:
+            found["cpu"] |= {"period": CPU_PERIOD, "quota": max(1000, limits.cpu_limit * CPU_PERIOD // 1000)}
+    if machine.pids and limits.pids_limit > 0:
+        found["pids"] = {"limit": limits.pids_limit}
+    return found
+
+
+def oom_score_adj(pod: Pod, limits: Limits, memory_total: int) -> int:
+    """Who goes first when the whole board runs out of memory: Kubernetes' QoS classes and numbers."""
+    everything = [c.limits for c in pod.containers]
+    if all(_guaranteed(one) for one in everything):
+        return -997
+    if not any(one.memory_request or one.memory_limit or one.cpu_request or one.cpu_limit for one in everything):
+        return 1000
+    share = 1000 * limits.memory_request // memory_total if memory_total > 0 else 0
+    return min(max(2, 1000 - share), 999)
+
+
+def hostname_of(pod: Pod) -> str:
+    """At most 63 characters, as the kernel and DNS want them."""
+    return (pod.hostname or pod.name)[:63].rstrip("-.")
+
+
+def hosts_file(pod: Pod, ip: str) -> str:
+    lines = ["# of the pod, not of the machine", "127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
+    if ip:
+        lines.append(f"{ip}\t{hostname_of(pod)}")
+    return "\n".join(lines) + "\n"
+
+
+def resolv_conf(pod_namespace: str, nameserver: str, domain: str, hosts_own: str) -> str:
+    """Names of Services first where they are served here, else whatever the machine itself uses.
+
+    :param hosts_own: the machine's resolv.conf.
+    """
+    if not nameserver:
+        return hosts_own
+    search = f"{pod_namespace}.svc.{domain} svc.{domain} {domain}"
+    return f"search {search}\nnameserver {nameserver}\noptions ndots:5\n"
+
+
+def check_mount_path(path: str, what: str) -> str:
+    """:raises PermanentError: not an absolute path without "..", or one that would hide the container's own parts."""
+    parts = path.split("/")
+    if not path.startswith("/") or ".." in parts or "\0" in path:
+        raise PermanentError(f"{what} is {path!r}; give an absolute path without '..'")
+    clean = "/" + "/".join(p for p in parts if p not in ("", "."))
+    if clean in ("/", "/proc", "/sys", "/dev") or clean.startswith("/proc/"):
+        raise PermanentError(f"{what} is {path!r}, which the container itself needs; mount it elsewhere")
+    return clean
+
+
+def _guaranteed(limits: Limits) -> bool:
+    return (
+        limits.memory_limit is not None
+        and limits.cpu_limit is not None
+        and limits.memory_request == limits.memory_limit
+        and limits.cpu_request == limits.cpu_limit
+    )
