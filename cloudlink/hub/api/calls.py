@@ -11,6 +11,7 @@ from typing import Any, Literal
 from cloudlink.hub.api.addresses import DEFAULT_NETWORK
 from cloudlink.hub.api.answers import ApiError, bad_request
 from cloudlink.hub.api.paths import Target
+from cloudlink.hub.api.protobuf import MEDIA_TYPE, ProtobufError, from_protobuf
 from cloudlink.hub.changes import Change
 from cloudlink.hub.store import Store
 from cloudlink.kube.meta import KubeObject
@@ -100,7 +101,12 @@ def negotiate(accept: str) -> Form:
 
 
 def document_of(body: bytes, content_type: str) -> dict[str, Any]:
-    """One mapping out of a JSON or YAML body; 400 says where it goes wrong."""
+    """One mapping out of a JSON, YAML or protobuf body; 400 says where it goes wrong."""
+    if MEDIA_TYPE in content_type:
+        try:
+            return from_protobuf(body)
+        except ProtobufError as e:
+            raise bad_request(f"the request's body is protobuf that can't be read: {e}") from None
     if "yaml" in content_type:
         documents = load_yaml(_text(body), "the request's body")
         if len(documents) != 1:

@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
-from cloudlink.hub.api import deletes, openapi, reads, scale, writes
+from cloudlink.hub.api import deletes, openapi, openapi_v2, reads, scale, writes
 from cloudlink.hub.api.addresses import DEFAULT_NETWORK
 from cloudlink.hub.api.answers import Answer, ApiError, answer, bad_request, from_error, no_such_path
 from cloudlink.hub.api.calls import MAX_BODY, Admit, Call, Context
@@ -189,6 +189,10 @@ def _handler(call: Call, path: str) -> Handler:
 
 async def _openapi(request: Request, user: str) -> ASGIApp:
     rest = request.path_params["rest"].strip("/")
+    if rest == "v2":
+        if openapi_v2.ACCEPTED not in request.headers.get("accept", ""):
+            raise ApiError(406, "NotAcceptable", "OpenAPI v2 can be had as protobuf only; read /openapi/v3")
+        return _response(Answer(200, openapi_v2.document(), (("content-type", openapi_v2.MEDIA_TYPE),)))
     if rest == "v3":
         return _response(Answer(200, openapi.index()))
     body = openapi.documents().get(rest.removeprefix("v3/")) if rest.startswith("v3/") else None
