@@ -106,8 +106,10 @@ class Network:
         """
         for folder in (self._pods_folder, self._spares_folder):
             folder.mkdir(parents=True, exist_ok=True)
+        known = (*_records(self._pods_folder), *_records(self._spares_folder))
+        veths = tuple(netns.host_veth for _, netns in known if self._usable(netns))
         bridge, masquerade = await asyncio.gather(
-            self._worker.call(EnsureBridge(self._config.bridge, self._range)), self._apply_masquerade()
+            self._worker.call(EnsureBridge(self._config.bridge, self._range, veths)), self._apply_masquerade()
         )
         self.degraded = tuple(s for s in (bridge.degraded, masquerade) if s)
         await self._take_over()

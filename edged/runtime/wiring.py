@@ -101,10 +101,14 @@ def bridge_mac(bridge: str) -> str:
 
 
 class EnsureBridge(msgspec.Struct, frozen=True, tag="ensure-bridge"):
-    """The bridge, up, with the range's first address; ip_forward on. Fails if the range is somebody else's."""
+    """The bridge, up, with the range's first address; ip_forward on. Fails if the range is somebody else's.
+
+    :ivar veths: cables that belong into it, for somebody may have removed the bridge under them.
+    """
 
     bridge: str
     pods: PodRange
+    veths: tuple[str, ...] = ()
 
     def describe(self) -> str:
         return f"bridge {self.bridge}"

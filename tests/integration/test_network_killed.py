@@ -67,6 +67,18 @@ def test_a_network_that_is_opened_again_takes_over_pods_and_spares(lab: Lab) -> 
     asyncio.run(scenario())
 
 
+def test_a_bridge_removed_by_somebody_is_made_again_and_pods_are_joined_to_it(lab: Lab) -> None:
+    async def scenario() -> None:
+        async with opened(Network(lab.config, lab.run_dir)) as network:
+            pod = await network.attach("pod")
+        command("ip", "link", "delete", lab.config.bridge)
+        async with opened(Network(lab.config, lab.run_dir)) as network:
+            assert network.observe() == {"pod": pod}
+            assert works(pod)
+
+    asyncio.run(scenario())
+
+
 def test_a_worker_killed_in_the_middle_of_a_batch_costs_nobody_a_pod(lab: Lab) -> None:
     async def scenario() -> None:
         async with opened(Network(lab.config, lab.run_dir)) as network:
