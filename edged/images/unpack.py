@@ -97,8 +97,13 @@ class _Unpacker:
             self._dress(self._root, entry)
             return
         *folders, leaf = parts
-        with self._changed(self._enter_parent(folders, entry.name)) as parent:
-            if leaf.startswith(WHITEOUT):
+        whiteout = leaf.startswith(WHITEOUT)
+        try:
+            parent = self._enter_parent(folders, entry.name, follow=not whiteout)
+        except NotADirectoryError:
+            return  # a whiteout below what is no folder any more: some tools write them; there is nothing left to hide
+        with self._changed(parent):
+            if whiteout:
                 self._white_out(parent, leaf, entry.name)
             else:
                 self._place(parent, leaf, entry, content)
@@ -227,11 +232,11 @@ class _Unpacker:
             raise self._refuse(name, f"it lies more than {DEEPEST} folders deep")
         return parts
 
-    def _enter_parent(self, folders: list[bytes], name: bytes) -> int:
+    def _enter_parent(self, folders: list[bytes], name: bytes, follow: bool) -> int:
         key = b"/".join(folders)
         if self._parent is None or self._parent[0] != key:
             self._forget_parent()  # only one is kept, so nothing on the way to it can have been replaced since
-            self._parent = (key, self._enter(folders, name, create=True))
+            self._parent = (key, self._enter(folders, name, create=True, follow=follow))
         return self._parent[1]
 
     def _forget_parent(self) -> None:
@@ -239,10 +244,12 @@ class _Unpacker:
             os.close(self._parent[1])
             self._parent = None
 
-    def _enter(self, folders: list[bytes], name: bytes, create: bool) -> int:
+    def _enter(self, folders: list[bytes], name: bytes, create: bool, follow: bool = True) -> int:
         """Open the folder at the end of `folders`, step by step; the caller closes it.
 
         Links within the layer are followed as long as they stay relative and inside, as other tools would.
+
+        :raises NotADirectoryError: there is a link or a file on the way, and `follow` is False.
         """
         way = [os.dup(self._root)]
         todo, links = folders[::-1], 0
@@ -258,7 +265,7 @@ class _Unpacker:
                     continue
                 if len(way) > DEEPEST:
                     raise self._refuse(name, f"it lies more than {DEEPEST} folders deep")
-                target = self._step(way, part, name, create)
+                target = self._step(way, part, name, create, follow)
                 if target is not None:
                     links += 1
                     if target.startswith(b"/") or links > MOST_LINKS:
@@ -271,10 +278,12 @@ class _Unpacker:
             for directory in way:
                 os.close(directory)
 
-    def _step(self, way: list[int], part: bytes, name: bytes, create: bool) -> bytes | None:
+    def _step(self, way: list[int], part: bytes, name: bytes, create: bool, follow: bool) -> bytes | None:
         """Go down into `part`, or return the target if it is a symbolic link."""
         here = way[-1]
         there = _lstat(here, part)
+        if not follow and there is not None and not stat.S_ISDIR(there.st_mode) and not is_whiteout(there):
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
         if there is not None and stat.S_ISLNK(there.st_mode):
             return os.readlink(part, dir_fd=here)
         whiteout = there is not None and is_whiteout(there)
