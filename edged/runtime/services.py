@@ -65,7 +65,7 @@ class Services:
         try:
             earlier = msgspec.json.decode((self._folder / "applied").read_bytes(), type=tuple[ServiceRules, ...])
         except FileNotFoundError:
-            return
+            earlier = ()  # still applied: the folder may have been emptied while its table and its dnsmasq live on
         except (OSError, msgspec.DecodeError) as e:
             log.warning("%s can't be read, so Services begin anew: %s", self._folder / "applied", e)
             earlier = ()
@@ -104,8 +104,6 @@ class Services:
     # ------------------------------------------------------------ inside
 
     async def _apply(self, rules: tuple[ServiceRules, ...]) -> None:
-        if not rules and not self._script and not self._folder.exists():
-            return  # nothing is wanted and nothing was ever made
         checked = check(rules)
         self._problems = checked.problems
         await self._apply_names(hosts_file(self._config.cluster_domain, checked.rules))
@@ -132,11 +130,13 @@ class Services:
         self._script = script
 
     def _remember(self, rules: tuple[ServiceRules, ...]) -> None:
+        self._applied = rules
+        if not rules and not self._folder.exists():
+            return
         self._folder.mkdir(parents=True, exist_ok=True)
         new = self._folder / "applied.new"
         new.write_bytes(msgspec.json.encode(rules))
         new.rename(self._folder / "applied")
-        self._applied = rules
 
     def _table_lost(self) -> None:
         if self._script and self._script != removal_script(self._table):

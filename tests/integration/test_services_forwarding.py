@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -154,6 +155,20 @@ asyncio.run(main())
             await until(lambda: [p for p in dnsmasq(lab) if p != pid], "another dnsmasq in place of the adopted one")
             await services.sync([])
             assert not dnsmasq(lab)
+
+    asyncio.run(scenario())
+
+
+def test_what_an_earlier_daemon_left_is_removed_also_where_the_run_folder_was_emptied(lab: Lab) -> None:
+    async def scenario() -> None:
+        async with services_of(lab) as (_, services):
+            await services.sync([web(lab)])
+        shutil.rmtree(lab.run_dir / "services")
+        assert dnsmasq(lab)
+        async with services_of(lab) as (_, services):
+            assert services.applied == ()
+            assert not dnsmasq(lab)
+            assert f"{lab.config.nft_table}_services" not in command("nft", "list", "tables")
 
     asyncio.run(scenario())
 
