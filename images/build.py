@@ -84,6 +84,14 @@ def load_spec(folder: Path) -> Spec:
         raise BuildError(f"{file}: {e}") from e
 
 
+def source_date_epoch() -> int:
+    """Seconds since 1970 that every file is dated with (reproducible-builds.org/specs/source-date-epoch)."""
+    text = os.environ.get("SOURCE_DATE_EPOCH", "0")
+    if not text.isdigit():
+        raise BuildError(f"SOURCE_DATE_EPOCH is {text!r}, not a number of seconds since 1970")
+    return int(text)
+
+
 def this_architecture() -> str:
     machine = platform.machine()
     for name, (uname, _, _) in ARCHITECTURES.items():
@@ -268,13 +276,13 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     folder = HERE / args.image if (HERE / args.image).is_dir() else Path(args.image)
     try:
-        epoch = int(os.environ.get("SOURCE_DATE_EPOCH", "0"))
+        epoch = source_date_epoch()
         arch = args.arch or this_architecture()
         spec, data = build(folder, arch, args.busybox, epoch)
         scratch = args.output.with_name(f".{args.output.name}.{os.getpid()}")
         scratch.write_bytes(data)
         scratch.replace(args.output)
-    except (BuildError, ValueError, OSError) as e:
+    except (BuildError, OSError) as e:
         print(f"build.py: {e}", file=sys.stderr)
         return 1
     print(f"{args.output}: {spec.reference} for {arch}, {len(data)} bytes, {_digest(data)}")
