@@ -162,7 +162,7 @@ class _NewestQueue(asyncio.Queue[aiomqtt.Message]):
 
 
 class _Client(aiomqtt.Client):
-    """aiomqtt's client, with three habits changed."""
+    """aiomqtt's client, with four habits changed."""
 
     _misc_seconds = 1.0
 
@@ -179,6 +179,13 @@ class _Client(aiomqtt.Client):
         if reason_code.is_failure:
             _log.warning("the broker declined what we published: %s", reason_code)
         super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, *rest: Any) -> None:
+        """A broker that hangs up on our certificate is an answer; aiomqtt alone would wait for one until time is up."""
+        if not self._connected.done():
+            hint = "the broker hung up on us; has this node left the fleet? (`edgectl join` again)"
+            self._connected.set_exception(aiomqtt.MqttError(f"{hint}: {reason_code}"))
+        super()._on_disconnect(client, userdata, flags, reason_code, *rest)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
