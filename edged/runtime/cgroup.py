@@ -181,6 +181,15 @@ class Cgroups:
             pids = _number(pid / "pids.current")
         return ContainerUsage(max(used - inactive, 0), limit if 0 < limit < UNLIMITED else None, cpu, pids)
 
+    def containers(self) -> list[str]:
+        """Paths of all that are there."""
+        found: dict[str, None] = {}
+        for root in self._roots():
+            parent = root / self._parent
+            for pattern in parent.glob("*/*/cgroup.procs"):
+                found["/" + os.fspath(pattern.parent.relative_to(root))] = None
+        return list(found)
+
     # ------------------------------------------------------------ taking away
 
     async def remove(self, path: str) -> None:

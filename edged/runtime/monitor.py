@@ -17,14 +17,16 @@ import select
 import signal
 import struct
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from edged.runtime import process
 from edged.runtime.logs import LogFile
 
 PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, 64 bytes), Linux 6.13
 PIDFD_INFO_EXIT = 1 << 3  # Linux 6.15
 EXIT_STATUS_OFFSET = 60  # in struct pidfd_info
+LAST_READS = 8  # more than a pipe holds
 CONMON_LAST_WORDS = 2.0  # seconds that conmon gets to write the exit code after its container has ended
 
 
@@ -91,7 +93,7 @@ class Watch:
             self._late = self._loop.call_later(CONMON_LAST_WORDS, self._finish)
 
     def _conmon_gone(self) -> None:
-        _reap(self._conmon)
+        process.reap(self._conmon)
         self._loop.remove_reader(self._conmon)
         os.close(self._conmon)
         self._conmon = -1
@@ -106,7 +108,7 @@ class Watch:
             return
         code = exit_code(self._pid, self._pidfd)
         for stream, fd in enumerate(self._pipes):
-            if self._conmon < 0 and fd >= 0:
+            for _ in range(LAST_READS if fd >= 0 else 0):  # what conmon has left, if it was killed
                 self._read(stream, fd)
         self.close()
         self._ended(code)
@@ -174,32 +176,24 @@ def _open_pipes(pid: int, conmon: int, inodes: tuple[int, ...]) -> list[int]:
     opened = []
     for inode in inodes:
         opened.append(-1)
-        for holder in (conmon, pid):
-            path = _descriptor_of(holder, inode)
-            if path:
-                with contextlib.suppress(OSError):
+        for path in _descriptors(pid, conmon):
+            with contextlib.suppress(OSError):
+                if os.readlink(path) == f"pipe:[{inode}]":  # noqa: PTH115
                     opened[-1] = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
                     break
     return opened
 
 
-def _descriptor_of(pid: int, inode: int) -> str:
-    if pid > 0:
-        with contextlib.suppress(OSError):
-            for number in os.listdir(f"/proc/{pid}/fd"):  # noqa: PTH208
-                path = f"/proc/{pid}/fd/{number}"
-                with contextlib.suppress(OSError):
-                    if os.readlink(path) == f"pipe:[{inode}]":  # noqa: PTH115
-                        return path
-    return ""
+def _descriptors(pid: int, conmon: int) -> Iterator[str]:
+    """Where the pipes may be found, the likeliest first: a server may have thousands."""
+    yield from (f"/proc/{pid}/fd/1", f"/proc/{pid}/fd/2")
+    for holder in (conmon, pid):
+        if holder > 0:
+            with contextlib.suppress(OSError):
+                yield from (f"/proc/{holder}/fd/{number}" for number in os.listdir(f"/proc/{holder}/fd"))  # noqa: PTH208
 
 
 def _is_ready(pidfd: int) -> bool:
     poller = select.poll()
     poller.register(pidfd, select.POLLIN)
     return bool(poller.poll(0))
-
-
-def _reap(pidfd: int) -> None:
-    with contextlib.suppress(ChildProcessError):
-        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)

@@ -104,6 +104,12 @@ async def readable(fd: int) -> None:
         loop.remove_reader(fd)
 
 
+def reap(pidfd: int) -> None:
+    """Take a process that has ended out of the process table, where it is our child."""
+    with contextlib.suppress(ChildProcessError):
+        os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+
+
 def kill_orphan(pid: int) -> None:
     """SIGKILL a process (and its group) that some child of ours started, and reap it if it becomes our child."""
     try:
@@ -116,14 +122,13 @@ def kill_orphan(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
     loop = asyncio.get_running_loop()
 
-    def reap() -> None:
-        with contextlib.suppress(ChildProcessError):
-            os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)
+    def finish() -> None:
+        reap(fd)
         os.close(fd)
 
     def gone() -> None:
         loop.remove_reader(fd)
-        loop.call_later(0.1, reap)  # its parent may be some microseconds behind
+        loop.call_later(0.1, finish)  # its parent may be some microseconds behind
 
     loop.add_reader(fd, gone)
 

@@ -1,0 +1,186 @@
+"""The runtime of a real machine: `api.Runtime` put together from the other rooms."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from edged.config import NodeConfig
+from edged.errors import EdgedError, RetryError
+from edged.model import (
+    Container,
+    ContainerState,
+    ContainerUsage,
+    Image,
+    Material,
+    Pod,
+    Probe,
+    SandboxState,
+    ServiceRules,
+)
+from edged.runtime import mounts, probes
+from edged.runtime.api import ProbeResult
+from edged.runtime.cgroup import Cgroups
+from edged.runtime.containers import Containers, remove_tree
+from edged.runtime.network import Network
+from edged.runtime.records import Places, parse_id
+from edged.runtime.sandboxes import Namespace, Sandboxes
+from edged.runtime.services import Services
+
+RUN_DIR_BASE = 16 << 20  # bytes for records, sockets and files of configs and secrets
+RUN_DIR_CONTAINERS = 110  # whose logs must fit in as well
+
+
+class NetworkRoom(Protocol):
+    """What is needed of edged.runtime.network.Network."""
+
+    @property
+    def degraded(self) -> Sequence[str]: ...
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+    async def teardown(self) -> None: ...
+    async def attach(self, pod_uid: str) -> Namespace: ...
+    async def detach(self, pod_uid: str) -> None: ...
+    def observe(self) -> Mapping[str, Namespace]: ...
+
+
+class ServicesRoom(Protocol):
+    """What is needed of edged.runtime.services.Services."""
+
+    @property
+    def degraded(self) -> Sequence[str]: ...
+    @property
+    def nameserver(self) -> str: ...
+    async def open(self) -> None: ...
+    async def close(self) -> None: ...
+    async def teardown(self) -> None: ...
+    async def sync(self, rules: Sequence[ServiceRules]) -> None: ...
+
+
+class PodRuntime:
+    """See `api.Runtime`. `observe` and `teardown` work without `open`, for `edged plan` and `edged teardown`."""
+
+    def __init__(
+        self, config: NodeConfig, network: NetworkRoom | None = None, services: ServicesRoom | None = None
+    ) -> None:
+        self._config = config
+        self._places = Places(config.run, config.state)
+        self._network = network or Network(config.network, config.run)
+        self._services = services or Services(config.network, config.run)
+        self._cgroups = Cgroups(config.cgroup_parent)
+        self._containers = Containers(self._places, self._cgroups, config.log_bytes)
+        self._sandboxes = Sandboxes(self._places, self._network, config.network.cluster_domain)
+
+    @property
+    def degraded(self) -> Sequence[str]:
+        return (*self._cgroups.degraded, *self._network.degraded, *self._services.degraded)
+
+    # ------------------------------------------------------------ life
+
+    async def open(self, on_exit: Callable[[str], None]) -> None:
+        try:
+            mounts.make_memory(os.fspath(self._config.run), RUN_DIR_BASE + RUN_DIR_CONTAINERS * self._config.log_bytes)
+        except OSError as e:
+            raise RetryError(f"run_dir {self._config.run} can't be made memory: {e}; edged needs root", 10.0) from e
+        self._cgroups.open()
+        self._containers.open(on_exit)
+        await self._remove_strangers()
+        await self._sandboxes.open()
+        await self._network.open()
+        await self._services.open()
+
+    async def _remove_strangers(self) -> None:
+        """Processes in our part of the cgroup tree that no record knows: run_dir was emptied under them."""
+        known = {self._cgroups.path(r.pod_uid, r.name, r.attempt) for r in self._places.containers()}
+        for path in self._cgroups.containers():
+            if path not in known:
+                with contextlib.suppress(EdgedError):
+                    await self._cgroups.remove(path)
+
+    async def close(self) -> None:
+        self._containers.close()
+        await self._services.close()
+        await self._network.close()
+
+    async def teardown(self) -> None:
+        """:raises RetryError: something stays; everything else is gone then."""
+        failed: list[str] = []
+        run = os.fspath(self._config.run)
+        for state in tuple(self._containers.observe()):
+            await _collect(failed, self._containers.remove(state.id))
+        await _collect(failed, self._cgroups.remove_all())  # also what no record knows
+        for sandbox in tuple(self._sandboxes.observe()):
+            await _collect(failed, self.remove_sandbox(sandbox.pod_uid))
+        self._containers.close()
+        await _collect(failed, self._services.teardown())
+        await _collect(failed, self._network.teardown())
+        await _collect(failed, remove_tree(self._places.writable))
+        for folder in (self._places.pods, self._places.logs, self._places.crun):
+            shutil.rmtree(folder, ignore_errors=True)
+        for file in Path(run).glob("seccomp-*.bpf"):
+            file.unlink(missing_ok=True)
+        mounts.unmount_below(run)
+        if failed:
+            raise RetryError("not everything could be removed: " + "; ".join(failed))
+
+    # ------------------------------------------------------------ seeing
+
+    def observe(self) -> tuple[Sequence[SandboxState], Sequence[ContainerState]]:
+        return tuple(self._sandboxes.observe()), tuple(self._containers.observe())
+
+    def inspect(self, container_id: str) -> ContainerState | None:
+        return self._containers.inspect(container_id)
+
+    def usage(self, container_id: str) -> ContainerUsage:
+        return self._cgroups.usage(self._cgroups.path(*parse_id(container_id)))
+
+    def log_file(self, container_id: str) -> Path:
+        return self._places.log(container_id)
+
+    # ------------------------------------------------------------ doing
+
+    async def prepare_sandbox(self, pod: Pod, material: Material) -> SandboxState:
+        return await self._sandboxes.prepare(pod, material, self._services.nameserver)
+
+    async def remove_sandbox(self, pod_uid: str) -> None:
+        for state in tuple(self._containers.observe(pod_uid)):
+            await self._containers.remove(state.id)
+        await self._cgroups.remove_pod(pod_uid)
+        await self._sandboxes.remove(pod_uid)
+
+    async def start_container(
+        self, pod: Pod, container: Container, image: Image, material: Material, attempt: int, crashes: int
+    ) -> ContainerState:
+        sandbox = self._sandboxes.of(pod)
+        return await self._containers.start(pod, container, image, material, attempt, crashes, sandbox)
+
+    async def stop_container(self, container_id: str, reason: str) -> None:
+        await self._containers.stop(container_id, reason)
+
+    async def kill_container(self, container_id: str, reason: str) -> None:
+        await self._containers.kill(container_id, reason)
+
+    async def remove_container(self, container_id: str) -> None:
+        await self._containers.remove(container_id)
+
+    async def probe(self, container_id: str, probe: Probe, ip: str) -> ProbeResult:
+        return await probes.ask(
+            probe, ip, lambda command, timeout: self._containers.exec(container_id, command, timeout)
+        )
+
+    async def sync_services(self, services: Sequence[ServiceRules]) -> None:
+        before = self._services.nameserver
+        await self._services.sync(services)
+        if self._services.nameserver != before:
+            self._sandboxes.use_nameserver(self._services.nameserver)
+
+
+async def _collect(failed: list[str], work: Awaitable[None]) -> None:
+    try:
+        await work
+    except (EdgedError, OSError) as e:
+        failed.append(str(e))
