@@ -30,6 +30,24 @@ while True:
     c, peer = s.accept(); c.sendall(f"{sys.argv[2]} {peer[0]}".encode()); c.close()
 """
 
+ECHO = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("0.0.0.0", int(sys.argv[1]))); print("ready", flush=True)
+while True:
+    _, peer = s.recvfrom(100); s.sendto(f"{sys.argv[2]} {peer[0]}".encode(), peer)
+"""
+
+ASK = """
+import socket, sys
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("0.0.0.0", 5555)); s.settimeout(5)
+s.connect((sys.argv[1], int(sys.argv[2])))
+try:
+    s.send(b"?")
+    print(s.recv(1000).decode())
+except OSError as e:
+    print(type(e).__name__)
+"""
+
 FETCH = """
 import socket, sys
 try:
@@ -53,9 +71,9 @@ class Lab:
         self.cluster_ip = f"198.18.{number // 256}.{number % 256}"  # addresses for benchmarks (RFC 2544): nobody's
         self._cleanup = contextlib.ExitStack()
 
-    def listen(self, netns: str, port: int, name: str) -> None:
-        """A server in a namespace that answers each connection with "<name> <address it saw>"."""
-        argv = [*enter(netns), sys.executable, "-I", "-S", "-c", LISTEN, str(port), name]
+    def listen(self, netns: str, port: int, name: str, udp: bool = False) -> None:
+        """A server in a namespace that answers each connection or datagram with "<name> <address it saw>"."""
+        argv = [*enter(netns), sys.executable, "-I", "-S", "-c", ECHO if udp else LISTEN, str(port), name]
         server = self._cleanup.enter_context(subprocess.Popen(argv, stdout=subprocess.PIPE))
         self._cleanup.callback(server.kill)
         assert server.stdout is not None
@@ -174,6 +192,11 @@ def command(*argv: str) -> str:
 def fetch(netns: str, address: str, port: int) -> str:
     """What a server says to somebody in `netns` ("" is the machine itself), or the name of the error."""
     return command(*enter(netns), sys.executable, "-I", "-S", "-c", FETCH, address, str(port)).strip()
+
+
+def ask(netns: str, address: str, port: int) -> str:
+    """What a UDP server answers to one datagram, always from the same port; or the name of the error."""
+    return command(*enter(netns), sys.executable, "-I", "-S", "-c", ASK, address, str(port)).strip()
 
 
 def lookup(netns: str, name: str, server: str) -> str:

@@ -32,6 +32,7 @@ from edged.runtime.wiring import (
     INTERFACE,
     PACKET,
     EnsureBridge,
+    ForgetFlows,
     RemoveBridge,
     Reply,
     Request,
@@ -127,6 +128,8 @@ class Wirer:
                 self.cut(request.veth)
             case RemoveBridge():
                 self._remove_bridge(request.bridge)
+            case ForgetFlows():
+                forget_flows(request.cluster_ip, request.addresses)
         return ""
 
     # ------------------------------------------------------------ namespaces
@@ -279,6 +282,24 @@ class Wirer:
             if mine == ALIAS + "0" and not _our_bridges():
                 with contextlib.suppress(OSError):
                     IP_FORWARD.write_text("0")
+
+
+def forget_flows(cluster_ip: str, keep: tuple[str, ...]) -> None:
+    """See `ForgetFlows`. The library's module is heavy and this is rare, so it is loaded only here."""
+    from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
+
+    with contextlib.closing(NFCTSocket()) as table:
+        wanted = NFCTAttrTuple(daddr=cluster_ip, proto=socket.IPPROTO_UDP)
+        for entry in list(table.dump(tuple_orig=wanted)):
+            answered_by = NFCTAttrTuple.from_netlink(socket.AF_INET, entry.get_attr("CTA_TUPLE_REPLY")).saddr
+            if answered_by in keep:
+                continue
+            original = NFCTAttrTuple.from_netlink(socket.AF_INET, entry.get_attr("CTA_TUPLE_ORIG"))
+            try:
+                table.entry("del", tuple_orig=original)
+            except NetlinkError as e:
+                if e.code != errno.ENOENT:  # it may have ended meanwhile
+                    raise
 
 
 def _our_bridges() -> dict[str, str]:

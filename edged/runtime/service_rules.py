@@ -91,6 +91,20 @@ def forwarding_script(table: str, bridge: str, services: Sequence[ServiceRules])
     return "\n".join((*removal_script(table).splitlines(), f"table ip {table} {{", *_table(bridge, served), "}", ""))
 
 
+def stale_flows(
+    before: Iterable[ServiceRules], after: Iterable[ServiceRules]
+) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """(cluster IP, the pods that flows to it may keep going to) of every UDP Service that has changed or gone."""
+    now = {s.cluster_ip: s for s in after if _has_udp(s)}
+    then = {s.cluster_ip: s for s in before if _has_udp(s)}
+    changed = [ip for ip in dict.fromkeys((*now, *then)) if now.get(ip) != then.get(ip)]
+    return tuple((ip, now[ip].addresses if ip in now else ()) for ip in changed)
+
+
+def _has_udp(service: ServiceRules) -> bool:
+    return service.cluster_ip not in HEADLESS and any(p.protocol.lower() == "udp" for p in service.ports)
+
+
 def _table(bridge: str, services: Sequence[ServiceRules]) -> Iterator[str]:
     yield from _set("cluster_ips", "ipv4_addr", dict.fromkeys(s.cluster_ip for s in services))
     addresses = dict.fromkeys(a for s in services for a in s.addresses)

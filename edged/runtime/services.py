@@ -22,8 +22,8 @@ from edged.model import ServiceRules
 from edged.runtime import nftables
 from edged.runtime.nameserver import NameServer
 from edged.runtime.nftables import removal_script
-from edged.runtime.service_rules import check, forwarding_script, hosts_file
-from edged.runtime.wiring import PodRange
+from edged.runtime.service_rules import check, forwarding_script, hosts_file, stale_flows
+from edged.runtime.wiring import ForgetFlows, PodRange, Worker
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,7 @@ class Services:
         self._table = f"{config.nft_table}_services"
         self._folder = run_dir / "services"
         self._names = NameServer(PodRange.parse(config.pod_cidr).gateway, config.cluster_domain, self._folder)
+        self._worker = Worker(self._folder)
         self._watch = nftables.TableWatch(self._table, self._table_lost)
         self._lock = asyncio.Lock()
         self._applied: tuple[ServiceRules, ...] = ()
@@ -90,10 +91,12 @@ class Services:
         """Let go, touching nothing."""
         await self._stop_watching()
         await self._names.close()
+        await self._worker.close()
 
     async def teardown(self) -> None:
         """Remove the table, dnsmasq and the files, also those that another daemon of this run_dir left."""
         await self._stop_watching()
+        await self._worker.close()
         async with self._lock:
             await self._names.stop()
             with contextlib.suppress(PermanentError):  # no nft, so no table
@@ -108,6 +111,7 @@ class Services:
         self._problems = checked.problems
         await self._apply_names(hosts_file(self._config.cluster_domain, checked.rules))
         await self._apply_forwarding(forwarding_script(self._table, self._config.bridge, checked.rules))
+        await self._forget_flows(check(self._applied).rules, checked.rules)
         self._remember(rules)
 
     async def _apply_names(self, hosts: str) -> None:
@@ -128,6 +132,14 @@ class Services:
         else:
             self._no_forwarding = ""
         self._script = script
+
+    async def _forget_flows(self, before: Sequence[ServiceRules], after: Sequence[ServiceRules]) -> None:
+        requests = [ForgetFlows(ip, addresses) for ip, addresses in stale_flows(before, after)]
+        for failed in await asyncio.gather(*map(self._worker.call, requests), return_exceptions=True):
+            if isinstance(failed, EdgedError):
+                log.warning("some UDP flows go on to where they went before, until they pause: %s", failed)
+            elif isinstance(failed, BaseException):
+                raise failed
 
     def _remember(self, rules: tuple[ServiceRules, ...]) -> None:
         self._applied = rules

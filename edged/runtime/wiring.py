@@ -146,7 +146,21 @@ class RemoveBridge(msgspec.Struct, frozen=True, tag="remove-bridge"):
         return f"removal of bridge {self.bridge}"
 
 
-Request = EnsureBridge | Wire | Unwire | RemoveBridge
+class ForgetFlows(msgspec.Struct, frozen=True, tag="forget-flows"):
+    """UDP flows to `cluster_ip` that go anywhere but to `addresses` are decided anew with their next packet.
+
+    TCP learns from a reset or a timeout that its other end is gone. UDP doesn't, and every packet that is sent makes
+    the kernel remember the old way for longer.
+    """
+
+    cluster_ip: str
+    addresses: tuple[str, ...]
+
+    def describe(self) -> str:
+        return f"forgetting UDP flows to {self.cluster_ip}"
+
+
+Request = EnsureBridge | Wire | Unwire | RemoveBridge | ForgetFlows
 
 
 class Reply(msgspec.Struct, frozen=True):

@@ -13,7 +13,7 @@ import pytest
 
 from edged.model import ServicePort, ServiceRules
 from edged.runtime.services import Services
-from tests.network_lab import Lab, a_lab, command, fetch, isolated, lookup, processes, services_of, until
+from tests.network_lab import Lab, a_lab, ask, command, fetch, isolated, lookup, processes, services_of, until
 
 pytestmark = pytest.mark.root
 
@@ -74,6 +74,29 @@ def test_a_service_without_pods_and_a_port_that_it_has_not_are_refused_at_once(l
             await services.sync([web(lab, pod.ip)])
             assert fetch(pod.path, lab.cluster_ip, 80).startswith("pod ")
             assert fetch(pod.path, lab.cluster_ip, 81) == "ConnectionRefusedError"
+
+    asyncio.run(scenario())
+
+
+def test_a_udp_flow_follows_its_service_to_another_pod(lab: Lab) -> None:
+    """Same client, same port: the kernel remembers where the flow went, and has to be told otherwise."""
+
+    def udp(*addresses: str) -> ServiceRules:
+        return ServiceRules("default", "udp", lab.cluster_ip, (ServicePort(53, 5353, protocol="UDP"),), addresses)
+
+    async def scenario() -> None:
+        async with services_of(lab) as (network, services):
+            one, two, client = await asyncio.gather(*map(network.attach, ("one", "two", "client")))
+            lab.listen(one.path, 5353, "one", udp=True)
+            lab.listen(two.path, 5353, "two", udp=True)
+            await services.sync([udp(one.ip)])
+            assert ask(client.path, lab.cluster_ip, 53) == f"one {client.ip}"
+            assert ask(client.path, lab.cluster_ip, 53) == f"one {client.ip}"
+            await services.sync([udp(two.ip)])
+            assert ask(client.path, lab.cluster_ip, 53) == f"two {client.ip}"
+            await services.sync([])
+            await services.sync([udp()])
+            assert ask(client.path, lab.cluster_ip, 53) == "ConnectionRefusedError"
 
     asyncio.run(scenario())
 

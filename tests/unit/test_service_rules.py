@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from edged.model import ServicePort, ServiceRules
 from edged.runtime.nameserver import dnsmasq_command
 from edged.runtime.nftables import removal_script
-from edged.runtime.service_rules import check, forwarding_script, hosts_file
+from edged.runtime.service_rules import check, forwarding_script, hosts_file, stale_flows
 
 WEB = ServiceRules("default", "web", "10.96.0.1", (ServicePort(80, 8080),), ("10.88.0.2", "10.88.0.3"))
 
@@ -39,6 +39,15 @@ def test_without_a_cluster_ip_there_is_no_table() -> None:
     headless = ServiceRules("default", "db", "None", (ServicePort(80, 80),), ("10.88.0.2",))
     assert forwarding_script("t", "edged0", []) == removal_script("t")
     assert forwarding_script("t", "edged0", [headless]) == removal_script("t")
+
+
+def test_flows_are_forgotten_only_of_udp_services_that_changed() -> None:
+    def dns(*addresses: str) -> ServiceRules:
+        return ServiceRules("default", "dns", "10.96.0.53", (ServicePort(53, 53, protocol="UDP"),), addresses)
+
+    assert stale_flows([WEB], []) == stale_flows([], [WEB]) == stale_flows([dns("10.88.0.2")], [dns("10.88.0.2")]) == ()
+    assert stale_flows([dns("10.88.0.2"), WEB], [dns("10.88.0.3")]) == (("10.96.0.53", ("10.88.0.3",)),)
+    assert stale_flows([dns("10.88.0.2")], [WEB]) == (("10.96.0.53", ()),)
 
 
 def test_the_hosts_file_names_services_by_cluster_ip_and_headless_ones_by_pod() -> None:
