@@ -62,8 +62,8 @@ class _Idle:
                 self.touch()
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    """The socket systemd hands over (edged-dashboard.socket), or our own."""
+def listen(host: str, port: int) -> socket.socket:
+    """The socket that systemd hands over (edged-dashboard.socket), or our own; PermanentError if it can't be had."""
     if os.environ.get("LISTEN_PID") == str(os.getpid()) and os.environ.get("LISTEN_FDS") == "1":
         listener = socket.socket(fileno=FIRST_ACTIVATED)
     else:
@@ -144,7 +144,7 @@ def main(argv: list[str] | None = None) -> int:
         config = msgspec.structs.replace(config, dashboard=chosen)
         token_path = args.token_file or token_file(config)
         token = load_token(token_path)
-        listener = _listen(config.dashboard.host, config.dashboard.port)
+        listener = listen(config.dashboard.host, config.dashboard.port)
     except EdgedError as e:
         log.error("%s", e)
         return 1

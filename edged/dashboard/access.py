@@ -11,6 +11,7 @@ import hmac
 import ipaddress
 import os
 import secrets
+import tempfile
 from collections import OrderedDict
 from pathlib import Path
 
@@ -47,8 +48,7 @@ def load_token(path: Path) -> str:
 
 def _make_token(path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f"{path.name}.{os.getpid()}")
-    handle = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    handle, fresh = tempfile.mkstemp(prefix=f"{path.name}.", dir=path.parent)  # mode 0600 from its first moment
     try:
         with os.fdopen(handle, "w") as file:
             file.write(secrets.token_urlsafe(TOKEN_BYTES) + "\n")
@@ -57,7 +57,7 @@ def _make_token(path: Path) -> None:
         with contextlib.suppress(FileExistsError):
             os.link(fresh, path)  # unlike rename, it never replaces a token that somebody already uses
     finally:
-        fresh.unlink()
+        Path(fresh).unlink()
 
 
 def base_url(host: str, port: int) -> str:
