@@ -79,7 +79,7 @@ class Daemon:
         self._busy: set[str] = set()
         self._slots = asyncio.Semaphore(PARALLEL_PODS)
         self._setbacks: dict[str, Setback] = {}
-        self._services: tuple[ServiceRules, ...] = ()
+        self._services: tuple[ServiceRules, ...] | None = None  # a daemon before us may have left some
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._numbers = itertools.count(1)
         self._told: NodeStatus | None = None

@@ -390,12 +390,15 @@ class ServiceRules(Value, frozen=True):
 
 
 class Observed(Value, frozen=True):
-    """All that the decider sees. `busy` pods have steps under way and are left alone."""
+    """All that the decider sees. `busy` pods have steps under way and are left alone.
+
+    :ivar services: the rules in force; None when nobody knows (a daemon that has just started).
+    """
 
     containers: tuple[ContainerState, ...] = ()
     sandboxes: tuple[SandboxState, ...] = ()
     images: frozenset[str] = frozenset()
-    services: tuple[ServiceRules, ...] = ()
+    services: tuple[ServiceRules, ...] | None = None
     health: Mapping[str, Health] = {}
     setbacks: Mapping[str, Setback] = {}
     busy: frozenset[str] = frozenset()

@@ -16,7 +16,7 @@ from cloudlink.cli.house import House, Names
 def unique_names() -> Names:
     tag = secrets.token_hex(3)
     subnet = f"10.{secrets.randbelow(100) + 100}.{secrets.randbelow(250)}.0/24"
-    return Names(f"t{tag}", f"edt{tag}", f"edged-t{tag}", f"edged-t{tag}", subnet)
+    return Names(f"t{tag}", f"edt{tag}", f"edged_t{tag}", f"edged-t{tag}", subnet)
 
 
 @contextlib.contextmanager

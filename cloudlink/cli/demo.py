@@ -20,7 +20,7 @@ from cloudlink.cli.client import apply
 from cloudlink.cli.house import CHECKOUT, House, Names, free_port
 from edged.errors import EdgedError, PermanentError
 
-NAMES = Names("demo-node", "edgeddemo0", "edged-demo", "edged-demo", "10.89.0.0/24")
+NAMES = Names("demo-node", "edgeddemo0", "edged_demo", "edged-demo", "10.89.0.0/24")
 MANIFEST = CHECKOUT / "images" / "demo" / "demo.yaml"
 
 
