@@ -116,9 +116,10 @@ class StoreWriter:
     def sweep(self) -> None:
         """Delete layers and blobs that no image refers to, except layers that are mounted somewhere."""
         diff_ids, blobs = self._referred()
-        mounted = mounted_layers()
-        kept = {d: s for d, s in self._index.layers.items() if d in diff_ids or layer_name(d) in mounted}
-        if kept != self._index.layers:
+        if unused := self._index.layers.keys() - diff_ids:
+            mounted = mounted_layers()
+            unused = {d for d in unused if layer_name(d) not in mounted}
+            kept = {d: size for d, size in self._index.layers.items() if d not in unused}
             self._write_index(msgspec.structs.replace(self._index, layers=kept))
         self._clear_leftovers()
         for blob in self._store.blobs.iterdir():
@@ -154,18 +155,16 @@ class StoreWriter:
         """Unfinished work of a writer that was killed: tmp/, and layers that never got into the index."""
         self._empty_tmp()
         listed = {layer_name(d) for d in self._index.layers}
-        for layer in self._store.layers.iterdir():
-            if layer.name not in listed:
-                self._delete_layer(layer)
-
-    def _delete_layer(self, layer: Path) -> None:
-        """Out of sight first, then ask who uses it: a mount that came in between is seen, a later one fails."""
-        hidden = self._tmp / f"{layer.name}.deleted"
-        layer.rename(hidden)
-        if layer.name[:LAYER_NAME_DIGITS] in mounted_layers():
-            hidden.rename(layer)
-        else:
-            shutil.rmtree(hidden)
+        # Out of sight first, then ask who uses them: a mount that came in between is seen, a later one fails.
+        hidden = [(layer, self._tmp / layer.name) for layer in self._store.layers.iterdir() if layer.name not in listed]
+        for layer, aside in hidden:
+            layer.rename(aside)
+        mounted = mounted_layers() if hidden else frozenset()
+        for layer, aside in hidden:
+            if layer.name[:LAYER_NAME_DIGITS] in mounted:
+                aside.rename(layer)
+            else:
+                shutil.rmtree(aside)
 
     def _empty_tmp(self) -> None:
         for leftover in self._tmp.iterdir():
