@@ -70,7 +70,7 @@ cards() {
         card Temperature "$temperature" '&deg;C' "${temperature%.*}"
     fi
     used=$((total - available))
-    card Memory $((used >> 20)) "of $((total >> 20)) MiB in use" $((total ? used * 100 / total : 0))
+    card 'Memory in use' $((used >> 20)) "of $((total >> 20)) MiB" $((total ? used * 100 / total : 0))
     card Load "$load" "on $cores cores"
     card 'Up for' "$((uptime / 86400)) d $((uptime % 86400 / 3600)) h $((uptime % 3600 / 60)) min" ''
     [ "$undervoltage" != true ] || card Power 'too weak' 'the board is under-voltage'
