@@ -54,12 +54,15 @@ class MarkDeleted:
     """Set deletionTimestamp (now + grace) and deletionGracePeriodSeconds; a second mark can only shorten them.
 
     :ivar grace: seconds.
+    :ivar uid: as with Delete; `expect` likewise.
     """
 
     kind: str
     namespace: str | None
     name: str
     grace: int
+    uid: str | None = None
+    expect: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,8 +131,8 @@ class Draft:
                 return self._update_status(obj, expect)
             case Delete(kind, namespace, name, uid, expect):
                 return self._remove(self._need(kind, namespace or "", name, uid, expect))
-            case MarkDeleted(kind, namespace, name, grace):
-                return self._mark(self._need(kind, namespace or "", name, None, None), grace)
+            case MarkDeleted(kind, namespace, name, grace, uid, expect):
+                return self._mark(self._need(kind, namespace or "", name, uid, expect), grace)
             case _:
                 assert_never(change)
 

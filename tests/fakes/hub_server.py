@@ -6,7 +6,6 @@ import asyncio
 import datetime as dt
 import ipaddress
 import os
-import socket
 import subprocess
 import threading
 from collections.abc import Callable, Mapping
@@ -19,7 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from cloudlink.hub.api.server import create_app
+from cloudlink.hub.api.server import create_app, listen
 from cloudlink.hub.store import Store
 
 T = TypeVar("T")
@@ -63,7 +62,7 @@ class HubServer:
     def __init__(self, folder: Path, **options: object) -> None:
         self._folder = folder
         self._options = options
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        self._socket = listen("127.0.0.1", 0)
         self.port: int = self._socket.getsockname()[1]
         self.url = f"https://127.0.0.1:{self.port}"
         self.certificate, self._key = self_signed(folder)

@@ -4,6 +4,6 @@
 request; `reads`, `writes` and `deletes` know the store; only `server` knows HTTP.
 """
 
-from cloudlink.hub.api.server import create_app
+from cloudlink.hub.api.server import create_app, listen
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "listen"]

@@ -86,28 +86,29 @@ def delete_collection(context: Context, call: Call) -> Answer:
 def _deletion(store: Store, obj: KubeObject, options: Options) -> list[ObjectChange]:
     meta = obj.metadata
     if obj.kind == "Namespace":
-        return _namespace_deletion(store, obj)
+        return _namespace_deletion(store, obj, options)
     changes = _orphans(store, obj) if options.orphan else []
     if meta.finalizers:
-        return [*changes, _guarded_mark(obj, 0)]
+        return [*changes, _mark(obj, 0, options)]
     if isinstance(obj, Pod) and obj.spec.node_name:
         grace = obj.spec.termination_grace_period_seconds if options.grace is None else options.grace
         if grace > 0:
-            return [*changes, _guarded_mark(obj, grace)]
+            return [*changes, _mark(obj, grace, options)]
     return [*changes, Delete(obj.kind, meta.namespace, meta.name, options.uid or meta.uid, options.revision)]
 
 
-def _guarded_mark(obj: KubeObject, grace: int) -> MarkDeleted:
-    return MarkDeleted(obj.kind, obj.metadata.namespace, obj.metadata.name, grace)
+def _mark(obj: KubeObject, grace: int, options: Options) -> MarkDeleted:
+    meta = obj.metadata
+    return MarkDeleted(obj.kind, meta.namespace, meta.name, grace, options.uid or meta.uid, options.revision)
 
 
-def _namespace_deletion(store: Store, namespace: KubeObject) -> list[ObjectChange]:
+def _namespace_deletion(store: Store, namespace: KubeObject, options: Options) -> list[ObjectChange]:
     """Mark it, and delete all that is in it; the store lets it go when the last of that has gone."""
     name = namespace.metadata.name
     if name in FIRST_NAMESPACES:
         resource = next(r for r in RESOURCES if r.kind == "Namespace")
         raise forbidden(resource, name, "this namespace may not be deleted")
-    changes: list[ObjectChange] = [MarkDeleted("Namespace", None, name, 0)]
+    changes: list[ObjectChange] = [_mark(namespace, 0, options)]
     for resource in RESOURCES:
         if resource.namespaced and resource.kind != "Event":  # events tell of the end, and go with the namespace
             for obj in store.list(resource.kind, name):

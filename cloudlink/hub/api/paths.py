@@ -30,6 +30,8 @@ def target_of(path: str) -> Target | None:
     /apis/{group}/{version}, and the old /watch/ prefix.
     """
     parts = path.strip("/").split("/")
+    if not all(parts):  # an empty name must not come to mean all of them
+        return None
     if parts[:1] == ["api"]:
         group, version, rest = "", "".join(parts[1:2]), parts[2:]
     elif parts[:1] == ["apis"] and len(parts) >= 3:
@@ -41,7 +43,7 @@ def target_of(path: str) -> Target | None:
     namespace = ""
     if rest[:1] == ["namespaces"] and len(rest) >= 3 and not (len(rest) == 3 and rest[2] in ("status", "finalize")):
         namespace, rest = rest[1], rest[2:]
-    if not 1 <= len(rest) <= 3 or not all(rest):
+    if not 1 <= len(rest) <= 3:
         return None
     resource = by_plural(group, version, rest[0])
     if resource is None or (namespace and not resource.namespaced):

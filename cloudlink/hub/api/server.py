@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
@@ -18,6 +19,7 @@ from cloudlink.hub.api.answers import Answer, ApiError, answer, bad_request, fro
 from cloudlink.hub.api.calls import MAX_BODY, Admit, Call, Context
 from cloudlink.hub.api.discovery import VERSION, discover
 from cloudlink.hub.api.paths import Target, target_of
+from cloudlink.hub.api.virtual import virtual
 from cloudlink.hub.api.watches import Watch
 from cloudlink.hub.store import Store
 from edged.errors import EdgedError
@@ -91,6 +93,21 @@ def create_app(
     return app
 
 
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket to hand to uvicorn (`Server.serve(sockets=[...])`).
+
+    asyncio turns Nagle's algorithm off only for sockets whose protocol is given by number. Left on, it holds each
+    answer back for 40 ms, because uvicorn writes the head and the body apart.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.bind((host, port))
+    sock.listen(2048)
+    return sock
+
+
 async def _healthy(_: Request) -> Response:
     return PlainTextResponse("ok")
 
@@ -140,7 +157,10 @@ async def _resource(context: Context, request: Request, user: str) -> ASGIApp:
         return _response(known)
     target = target_of(path)
     if target is None:
-        raise no_such_path(path)
+        worked_out = virtual(context.store, request.method, path, request.query_params, user)
+        if worked_out is None:
+            raise no_such_path(path)
+        return _response(worked_out)
     body = await _body(request) if request.method != "GET" else b""
     call = Call(
         request.method,
