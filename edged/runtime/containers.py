@@ -23,13 +23,13 @@ from edged.model import Container, ContainerPhase, ContainerState, Image, Materi
 from edged.runtime import bundle, environment, monitor, mounts, process, seccomp
 from edged.runtime.cgroup import Cgroups, Mode
 from edged.runtime.crun import Creation, Crun
-from edged.runtime.logs import LogFile
+from edged.runtime.logs import LogFile, LogKeeper, remove_log
 from edged.runtime.records import ContainerRecord, Places, container_id, parse_id, read_number
 from edged.runtime.users import resolve_user
 from edged.runtime.volumes import Volumes
 
 KILL_PATIENCE = 10.0  # seconds for killed processes to be gone
-LOG_PARTS = 2  # conmon starts a log anew at half of what a container may have
+LEAST_LOG = 4096  # bytes of half a log
 
 
 class Sandbox(Value, frozen=True):
@@ -45,7 +45,8 @@ class Containers:
     def __init__(self, places: Places, cgroups: Cgroups, log_bytes: int) -> None:
         self._places = places
         self._cgroups = cgroups
-        self._log_bytes = log_bytes
+        self._half_log = max(log_bytes // 2, LEAST_LOG)
+        self._logs = LogKeeper(places.logs)
         self._crun = Crun(places.crun, cgroups.hidden)
         self._watches: dict[str, monitor.Watch] = {}
         self._starting: set[str] = set()
@@ -61,6 +62,7 @@ class Containers:
             mounts.become_subreaper()
         for folder in (self._places.crun, self._places.logs):
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._logs.open()
         self._machine = bundle.Machine(
             unified=self._cgroups.mode is Mode.UNIFIED,
             memory=self._cgroups.memory,
@@ -83,6 +85,7 @@ class Containers:
         for watch in self._watches.values():
             watch.close()
         self._watches.clear()
+        self._logs.close()
         self._on_exit = None
 
     # ------------------------------------------------------------ seeing
@@ -248,12 +251,13 @@ class Containers:
             id=record.id,
             bundle=os.fspath(folder),
             log=os.fspath(self._places.log(record.id)),
-            log_bytes=max(self._log_bytes // LOG_PARTS, 4096),
+            log_bytes=self._half_log,
             contents=(overlay, *inside.staged),
         )
 
     async def _bring_up(self, record: ContainerRecord, creation: Creation) -> None:
         """Create, watch, write down, start: in this order no end is missed, and half a start never passes for one."""
+        self._logs.begin(self._places.log(record.id))
         pid, conmon = await self._crun.create(creation)
         self._crun.keep_compiled(self._machine.seccomp, record.id)
         record = replace(
@@ -286,7 +290,7 @@ class Containers:
             if self._on_exit is not None:
                 self._on_exit(name)
 
-        log = LogFile(self._places.log(name), self._log_bytes)
+        log = LogFile(self._places.log(name), self._half_log)
         conmon = record.conmon if self._is_conmon(record) else 0
         self._watches[name] = monitor.Watch(record.pid, conmon, record.pipes, log, ended, orphaned)
 
@@ -331,7 +335,7 @@ class Containers:
         await self._cgroups.remove(record.cgroup)
         await self._end_conmon(record)
         self._crun.forget(container)
-        self._places.log(container).unlink(missing_ok=True)
+        remove_log(self._places.log(container))
         await remove_tree(layer)
         shutil.rmtree(folder, ignore_errors=True)
         for empty in (folder.parent, layer.parent):

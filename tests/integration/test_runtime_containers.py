@@ -255,12 +255,46 @@ def test_output_is_kept_in_cri_form() -> None:
     run(scenario)
 
 
+COUNT = "i=0; while [ $i -lt {} ]; do echo $i; i=$((i+1)); done; echo end"
+
+
+def kept(it: Node, state: ContainerState) -> int:
+    """Bytes of memory that the container's log takes."""
+    files = (f.stat() for f in it.runtime.log_file(state.id).parent.iterdir())
+    return sum({f.st_ino: f.st_size for f in files}.values())
+
+
 def test_a_chatty_container_can_not_fill_the_memory() -> None:
     async def scenario(it: Node) -> None:
-        state = await it.start("/bin/sh", "-c", "i=0; while [ $i -lt 40000 ]; do echo $i; i=$((i+1)); done; echo end")
+        state = await it.start("/bin/sh", "-c", COUNT.format(40000))
         await it.ended(state)
-        kept = [f for f in it.runtime.log_file(state.id).parent.iterdir() if f.name.startswith(state.id)]
-        assert sum(f.stat().st_size for f in kept) <= it.place.config.log_bytes
+        assert kept(it, state) <= it.place.config.log_bytes
+        assert it.log(state).endswith("end")
+
+    run(scenario)
+
+
+def test_what_was_said_last_is_kept_although_the_log_began_anew() -> None:
+    async def scenario(it: Node) -> None:
+        state = await it.start("/bin/sh", "-c", COUNT.format(3500))  # more than half a log, less than a whole one
+        await it.ended(state)
+        log = it.runtime.log_file(state.id)
+        lines = log.with_name(f"{log.name}.1").read_text().splitlines() + log.read_text().splitlines()
+        assert [line.split()[-1] for line in lines] == [*map(str, range(3500)), "end"]
+
+    run(scenario)
+
+
+def test_an_orphan_can_not_fill_the_memory_either() -> None:
+    async def scenario(it: Node) -> None:
+        waiting = "trap 'go=1' USR1; echo ready; while [ -z \"$go\" ]; do sleep 0.02; done; "
+        state = await it.start("/bin/sh", "-c", waiting + COUNT.format(20000))
+        await until(lambda: "ready" in it.log(state))
+        os.kill(it.conmon(state), signal.SIGKILL)
+        await it.exits.get()
+        os.kill(state.pid, signal.SIGUSR1)
+        await it.ended(state)
+        assert kept(it, state) <= it.place.config.log_bytes
         assert it.log(state).endswith("end")
 
     run(scenario)
