@@ -98,6 +98,11 @@ class Machine:
 
     def close(self) -> None:
         for child in [*self._running, self._holder]:
+            # The first process of each container by itself, and with it all that are in its namespace: changing the
+            # user has made it forget that it shall die with its parent (prctl(2), PR_SET_PDEATHSIG).
+            for pid in tree(child.pid)[1:2]:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             child.kill()
             child.wait()
             if child.stdout:
