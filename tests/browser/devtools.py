@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,14 @@ FLAGS = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
+# Puts the pipes where Chromium wants them, whatever numbers they have here: first out of the way, then into place.
+LAUNCH = """
+import fcntl, os, sys
+ours = [fcntl.fcntl(int(number), fcntl.F_DUPFD, 10) for number in sys.argv[1:3]]
+for number, place in zip(ours, (3, 4)):
+    os.dup2(number, place)
+os.execv(sys.argv[3], sys.argv[3:])
+"""
 PATIENCE = 60.0  # seconds for anything to appear; a busy machine may need many, a good run needs few
 
 
@@ -111,14 +120,14 @@ class Page:
     async def text(self) -> str:
         return str(await self.evaluate("document.body.innerText"))
 
-    async def until(self, expression: str, patience: float = PATIENCE) -> Any:
-        """The expression's value once it is truthy; on the deadline, what the page shows instead."""
+    async def until(self, expression: str, patience: float = PATIENCE) -> None:
+        """Returns once the expression is truthy; fails on the deadline with what the page shows instead."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         while loop.time() < deadline:
             with contextlib.suppress(AssertionError):  # between two documents there is no body yet
-                if value := await self.evaluate(expression):
-                    return value
+                if await self.evaluate(f"Boolean({expression})"):
+                    return
             await asyncio.sleep(0.05)
         raise AssertionError(f"never became true: {expression}\nproblems: {self.problems}\n{await self.text()}")
 
@@ -134,9 +143,8 @@ async def browser(profile: Path) -> AsyncIterator[Page]:
     assert program is not None, "no chromium on this machine"
     their_in, our_out = os.pipe()
     our_in, their_out = os.pipe()
-    # The shell puts the pipes where Chromium wants them, whatever numbers they have here.
     process = await asyncio.create_subprocess_exec(
-        "sh", "-c", f'exec "$0" "$@" 3<&{their_in} 4>&{their_out}', program, *FLAGS, f"--user-data-dir={profile}",
+        sys.executable, "-ISc", LAUNCH, str(their_in), str(their_out), program, *FLAGS, f"--user-data-dir={profile}",
         pass_fds=(their_in, their_out), start_new_session=True,
         stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL,
     )  # fmt: skip
