@@ -73,7 +73,6 @@ def test_a_log_that_was_cut_is_read_again_from_its_start(tmp_path: Path) -> None
         os.truncate(path, 0)
         with path.open("a") as file:
             file.write(cri("new"))
-        assert reader.read() == ()  # this look finds out
         assert texts(reader) == ["new"]
 
 
@@ -84,9 +83,42 @@ def test_a_log_that_was_replaced_is_followed_by_its_name(tmp_path: Path) -> None
         assert texts(reader) == ["one"]
         fresh = tmp_path / "fresh"
         fresh.write_text(cri("two"))
+        with path.open("a") as file:
+            file.write(cri("just before"))
         fresh.rename(path)
-        assert reader.read() == ()
-        assert texts(reader) == ["two"]
+        assert texts(reader) == ["just before", "two"]
+
+
+@given(st.integers(0, 12), st.integers(0, 12), st.integers(0, 30))
+def test_the_tail_reaches_into_the_older_half(older: int, newer: int, count: int) -> None:
+    lines = [f"line {n}" for n in range(older + newer)]
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "c.log"
+        (Path(folder) / "c.log.1").write_text(cri(*lines[:older]))
+        path.write_text(cri(*lines[older:]))
+        with LogReader(path) as reader:
+            reader.seek_tail(count)
+            assert texts(reader) == (lines[-count:] if count else [])
+            with path.open("a") as file:
+                file.write(cri("later"))
+            assert texts(reader) == ["later"]
+
+
+def test_a_follower_misses_nothing_while_the_log_is_turned_over(tmp_path: Path) -> None:
+    path = tmp_path / "c.log"
+    path.write_text(cri("line 0"))
+    found = []
+    with LogReader(path) as reader:
+        reader.seek_tail(10)
+        for n in range(1, 60):
+            if n % 7 == 0:
+                path.rename(tmp_path / "c.log.1")
+            with path.open("a") as file:
+                file.write(cri(f"line {n}"))
+            if n % 3 == 0:
+                found += texts(reader)
+        found += texts(reader)
+    assert found == [f"line {n}" for n in range(60)]
 
 
 def test_a_log_that_was_taken_away_ends_quietly(tmp_path: Path) -> None:

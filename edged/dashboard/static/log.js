@@ -90,6 +90,6 @@ export class LogPanel {
 }
 
 function clock(stamp) {
-  const date = new Date(stamp);
+  const date = new Date(stamp.replace(/(\.\d{3})\d+/, "$1")); // not every browser takes nanoseconds
   return Number.isNaN(date.getTime()) ? "" : date.toLocaleTimeString([], { hour12: false });
 }
