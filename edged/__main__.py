@@ -14,6 +14,7 @@ import asyncio
 import gc
 import importlib
 import logging
+import os
 import signal
 import sys
 from pathlib import Path
@@ -81,6 +82,7 @@ def load_resident(config: configs.NodeConfig) -> None:
 
 def run(config: configs.NodeConfig) -> None:
     """The resident process. Imports are in here, so that the other commands don't pay for them."""
+    os.umask(0o022)  # the mode of a container's "/" is made here; what must be secret says so itself
     load_resident(config)
     from edged.control import ControlServer
     from edged.daemon import Daemon
