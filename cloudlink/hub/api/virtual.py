@@ -1,7 +1,8 @@
 """Objects that are stored nowhere: worked out of others when kubectl asks for them.
 
 Endpoints and EndpointSlices (what a Service reaches) and Leases (when a node was last heard of) for `kubectl
-describe`; access reviews for `kubectl auth`. Not in discovery, because they can be neither listed by kind nor written.
+describe`; access reviews for `kubectl auth`; that there are no CustomResourceDefinitions. They aren't in discovery,
+because they can be neither watched nor written.
 """
 
 from __future__ import annotations
@@ -31,6 +32,9 @@ def virtual(store: Store, method: str, path: str, query: Mapping[str, str], user
             document = _slices(store, namespace, query.get("labelSelector", ""))
         case "GET", "apis", "coordination.k8s.io", "v1", "namespaces", "kube-node-lease", "leases", name:
             document = _lease(store, name)
+        case "GET", "apis", "apiextensions.k8s.io", "v1", "customresourcedefinitions":
+            # kubectl looks here before it says that there is no such kind
+            document = _list(store, "apiextensions.k8s.io/v1", "CustomResourceDefinition", [])
         case "POST", "apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews":
             reason = "whoever holds a token of this hub may do everything"
             document = _review("authorization", "SelfSubjectAccessReview", {"allowed": True, "reason": reason})
@@ -43,6 +47,11 @@ def virtual(store: Store, method: str, path: str, query: Mapping[str, str], user
 
 def _review(group: str, kind: str, status: Document) -> Document:
     return {"kind": kind, "apiVersion": f"{group}.k8s.io/v1", "metadata": {}, "spec": {}, "status": status}
+
+
+def _list(store: Store, api_version: str, kind: str, items: list[Document]) -> Document:
+    metadata = {"resourceVersion": str(store.revision)}
+    return {"kind": f"{kind}List", "apiVersion": api_version, "metadata": metadata, "items": items}
 
 
 # ---------------------------------------------------------------- Services
@@ -70,8 +79,8 @@ def _target(port: ServicePort, pods: list[Pod]) -> int:
 
 
 def _ports(service: Service, pods: list[Pod]) -> list[Document]:
-    return [
-        ({"name": p.name} if p.name else {}) | {"port": target, "protocol": p.protocol}
+    return [  # with a name even where it is empty: kubectl describe falls over without
+        {"name": p.name, "port": target, "protocol": p.protocol}
         for p in service.spec.ports
         if (target := _target(p, pods))
     ]
@@ -139,8 +148,7 @@ def _slices(store: Store, namespace: str, selector: str) -> Document | None:
                 "endpoints": endpoints,
             }
         )
-    metadata = {"resourceVersion": str(store.revision)}
-    return {"kind": "EndpointSliceList", "apiVersion": "discovery.k8s.io/v1", "metadata": metadata, "items": items}
+    return _list(store, "discovery.k8s.io/v1", "EndpointSlice", items)
 
 
 # ---------------------------------------------------------------- Nodes
