@@ -6,6 +6,7 @@ database. What SQLite needs beyond SQL that every database speaks is in `_engine
 
 from __future__ import annotations
 
+import os
 import time
 import uuid
 from collections.abc import Callable, Sequence
@@ -68,8 +69,10 @@ _encode = msgspec.json.Encoder().encode
 
 def _engine(url: str) -> Engine:
     """The one place that knows which database it is."""
-    engine = create_engine(url)
+    engine = create_engine(url, hide_parameters=True)  # errors are logged and answered; Secrets aren't
     if make_url(url).get_backend_name() == "sqlite":
+        if file := make_url(url).database:
+            os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # the journal beside it gets the same mode
 
         @event.listens_for(engine, "connect")
         def _pragmas(connection: Any, _record: object) -> None:
@@ -119,7 +122,11 @@ class Store:
         self._engine = engine
         self._db: Connection = engine.connect()
         self.revision = 0
-        self._load()
+        try:
+            self._load()
+        except BaseException:
+            self._db.close()
+            raise
         self._history = History(self.revision, HISTORY_EVENTS)
 
     @classmethod
@@ -137,13 +144,16 @@ class Store:
         :raises PermanentError: wrong key, a newer schema, a row that can't be read.
         :raises RetryError: the database can't be reached.
         """
-        engine = _engine(url)
         try:
-            create_tables(engine)
-            store = cls(engine, now, secret_key, events_kept)
-        except SQLAlchemyError as e:
-            engine.dispose()
-            raise RetryError(f"the hub's database {make_url(url).render_as_string()} can't be opened: {e}") from e
+            engine = _engine(url)
+            try:
+                create_tables(engine)
+                store = cls(engine, now, secret_key, events_kept)
+            except BaseException:
+                engine.dispose()
+                raise
+        except (SQLAlchemyError, OSError) as e:
+            raise RetryError(f"the hub's database can't be opened ({url.rpartition('@')[2]}): {e}") from e
         missing = [n for n in FIRST_NAMESPACES if store.get("Namespace", None, n) is None]
         store.commit([Create(Namespace(metadata=ObjectMeta(name=n))) for n in missing])
         return store

@@ -44,7 +44,7 @@ class History:
 
     def __init__(self, floor: int, events: int = HISTORY_EVENTS, size: int = HISTORY_BYTES) -> None:
         self.floor = floor
-        self._events: deque[WatchEvent] = deque()  # bounded by add()
+        self._events: deque[WatchEvent] = deque(maxlen=events + 1)  # add() lets the oldest go before that
         self._most, self._most_bytes = events, size
         self._bytes = 0
 

@@ -25,7 +25,7 @@ from cloudlink.hub.store import (
 from cloudlink.kube.core import Namespace, Pod, PodStatus
 from cloudlink.kube.meta import ObjectMeta
 from cloudlink.kube.parse import dump
-from edged.errors import PermanentError
+from edged.errors import PermanentError, RetryError
 from tests.fakes.hub_objects import config, deployment, event, node, pod, secret
 
 NOW = 1_700_000_000.0
@@ -255,6 +255,33 @@ def test_a_database_of_a_newer_hub_is_not_touched(url: str, store: Store) -> Non
     db.close()
     with pytest.raises(PermanentError, match="schema 99"):
         Store.open(url)
+
+
+def test_a_commit_that_the_disk_refuses_leaves_no_trace_and_tells_no_secret(store: Store) -> None:
+    before, reader = store.revision, store.subscribe()
+    pages = store._db.exec_driver_sql("PRAGMA page_count").scalar_one()
+    store._db.exec_driver_sql(f"PRAGMA max_page_count = {pages + 1}")
+    store._db.rollback()
+    with pytest.raises(RetryError) as refused:
+        store.commit([Create(pod("a")), Create(secret("s", {"k": b"hunter2" * 10_000}))])
+    assert "aHVudGVy" not in str(refused.value)
+    assert (store.revision, store.list("Pod"), store.list("Secret"), reader.drain()) == (before, [], [], [])
+    store._db.exec_driver_sql("PRAGMA max_page_count = 100000")
+    store._db.rollback()
+    assert store.commit([Create(pod("a"))])
+
+
+def test_only_its_owner_may_read_the_database(store: Store, tmp_path: Path) -> None:
+    store.commit([Create(pod("a"))])
+    assert {f.stat().st_mode & 0o777 for f in tmp_path.iterdir()} == {0o600}
+
+
+def test_a_database_that_cannot_be_opened_is_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RetryError, match="can't be opened"):
+        Store.open(f"sqlite:///{tmp_path}/no/such/folder/hub.db")
+    (tmp_path / "garbage.db").write_bytes(b"this is no database" * 100)
+    with pytest.raises(RetryError, match="can't be opened"):
+        Store.open(f"sqlite:///{tmp_path}/garbage.db")
 
 
 def test_lists_are_ordered_and_can_be_limited_to_a_namespace(store: Store) -> None:
