@@ -226,6 +226,7 @@ class Containers:
         rootfs = folder / "rootfs"
         for made in (rootfs, layer / "upper", layer / "work"):
             made.mkdir(parents=True)
+        (layer / "upper").chmod(0o755)  # becomes the container's "/", whatever the daemon's umask is
         self._places.write(record)
         volumes = Volumes(pod, self._places.pod(pod.uid) / "volumes", self._places.scratch(pod.uid) / "volumes")
         inside = volumes.mounts_of(container, folder / "mounts")

@@ -34,6 +34,8 @@ APPLETS = (
     "env",
     "mount",
     "touch",
+    "wget",
+    "mkdir",
 )
 CGROUPS = Path("/sys/fs/cgroup")
 
