@@ -201,6 +201,14 @@ class _Client(aiomqtt.Client):
             await super().__aexit__(kind, error, trace)
 
 
+def heed_cancellation() -> None:
+    """To be called after awaiting aiomqtt: before Python 3.12 its asyncio.wait_for may swallow a cancellation that
+    comes at the moment of the answer (python/cpython#86296), and a daemon would never end."""
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise asyncio.CancelledError
+
+
 class MqttUplink:
     """Implements edged.uplink.Uplink. Constructing it does nothing; `run` connects, for ever.
 
@@ -286,6 +294,7 @@ class MqttUplink:
         async with self._client(presence) as client:
             await client.publish(self._presence_topic, wire.encode_presence(presence), qos=1, retain=True)
             await client.subscribe(self._desired_topic, qos=1)
+            heed_cancellation()
             self.connected, self.trouble = True, ""
             _log.info("connected to %s:%d", self._place.host, self._place.port)
             async with asyncio.TaskGroup() as tasks:
@@ -358,4 +367,5 @@ class MqttUplink:
                 continue
             if body != acknowledged:
                 await client.publish(self._status_topic, body, qos=1, retain=True, timeout=self._timing.publish)
+                heed_cancellation()
                 acknowledged = body

@@ -271,7 +271,8 @@ async def _end(process: asyncio.subprocess.Process) -> None:
         return
     process.terminate()
     try:
-        await asyncio.wait_for(process.wait(), END_SECONDS)
+        async with asyncio.timeout(END_SECONDS):
+            await process.wait()
     except TimeoutError:
         process.kill()
         await process.wait()
@@ -320,7 +321,8 @@ async def _end_by_handle(handle: int) -> None:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(handle, number)
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(gone.wait(), END_SECONDS)
+                async with asyncio.timeout(END_SECONDS):
+                    await gone.wait()
                 return
     finally:
         loop.remove_reader(handle)
