@@ -70,7 +70,8 @@ def _model_schema(model: type[Model], models: dict[str, type[Model]]) -> Schema:
         alias = field.alias or name
         schema = _schema_of(field.annotation, models)
         if "$ref" in schema:
-            schema = {"allOf": [schema], "default": {}}
+            referred = models[schema["$ref"].rpartition("/")[2]]
+            schema = {"allOf": [schema], "default": {}} | ({"description": d} if (d := _sentence(referred)) else {})
         strategy = STRATEGIES.get((model.__name__, alias))
         if strategy is not None:
             schema["x-kubernetes-patch-strategy"] = strategy.name
