@@ -7,7 +7,7 @@ import contextlib
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudlink.hub.api import openapi_v2
@@ -106,6 +106,7 @@ def test_a_kind_that_is_not_ours_is_refused() -> None:
         from_protobuf(wrapped("batch/v1", "Job", b""))
 
 
+@settings(deadline=None)
 @given(st.sampled_from(sorted(ROOTS)), st.binary(max_size=60))
 def test_garbage_is_refused_or_read_but_never_crashes(kind: str, raw: bytes) -> None:
     for body in (b"k8s\x00" + raw, wrapped("v1", kind, raw)):

@@ -7,7 +7,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudlink.hub.api.merge import PatchError, json_patch, merge_patch
@@ -53,6 +53,7 @@ def merge_diff(old: Any, new: Any) -> Any:
     return gone | {k: merge_diff(old.get(k), v) for k, v in new.items() if k not in old or old[k] != v}
 
 
+@settings(deadline=None)
 @given(st.dictionaries(st.text("abc", max_size=2), NO_NULLS), st.dictionaries(st.text("abc", max_size=2), NO_NULLS))
 def test_a_merge_patch_made_of_a_difference_converges_and_leaves_its_inputs_alone(
     old: dict[str, Any], new: dict[str, Any]
@@ -118,6 +119,7 @@ def test_a_json_patch_that_makes_no_sense_is_refused_with_the_reason(operations:
         json_patch({"a": 1, "l": [1, 2], "m": {"n": 1}}, operations)
 
 
+@settings(deadline=None)
 @given(DOCUMENTS, DOCUMENTS)
 def test_garbage_never_crashes_a_json_patch(document: Any, garbage: Any) -> None:
     for operations in (garbage, [garbage], [{"op": "add", "path": garbage, "value": garbage}]):

@@ -7,7 +7,7 @@ import copy
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudlink.hub.api.merge import PatchError
@@ -201,6 +201,7 @@ def difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return patch
 
 
+@settings(deadline=None)
 @given(PODS, PODS)
 def test_a_patch_made_of_a_difference_converges_and_is_idempotent(old: dict[str, Any], new: dict[str, Any]) -> None:
     patch = difference(old, new)
@@ -209,6 +210,7 @@ def test_a_patch_made_of_a_difference_converges_and_is_idempotent(old: dict[str,
     assert merged(result, patch) == new
 
 
+@settings(deadline=None)
 @given(PODS, PODS, PODS)
 def test_two_authors_of_different_parts_keep_each_others_work(
     base: dict[str, Any], mine: dict[str, Any], yours: dict[str, Any]
@@ -238,6 +240,7 @@ GARBAGE = st.recursive(
 )
 
 
+@settings(deadline=None)
 @given(PODS, GARBAGE)
 def test_garbage_never_crashes_a_strategic_merge(document: dict[str, Any], patch: Any) -> None:
     with contextlib.suppress(PatchError):
