@@ -27,6 +27,7 @@ from cloudlink.hub.reports import Reports
 from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.hub.world import FOLLOWED, World
 from cloudlink.kube.core import ConfigMap, Node, Pod, Secret, Service
+from cloudlink.link import heed_cancellation
 from edged.errors import EdgedError
 
 log = logging.getLogger(__name__)
@@ -35,19 +36,17 @@ KEEPALIVE = 15  # seconds; after one and a half of them without a word, each sid
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds between attempts to reach the broker
 TIMEOUT = 10.0  # seconds for the broker to acknowledge anything
 AT_ONCE = 16  # documents in flight; mosquitto's own default is 20
-SILENCE = 60.0  # seconds that nodes have to come back after the broker was reached, before they count as offline
+SILENCE = 150.0  # seconds after the broker was reached; longer than a node's longest wait between two attempts
 COMPLAIN_EVERY = 60.0  # seconds between log lines about garbage of one node
 COMPLAINTS_KEPT = 1024
 
 
 class Link(NamedTuple):
-    """How to reach the broker: PEM files of the fleet's CA and of the hub's own client certificate."""
+    """How to reach the broker; `tls` gives a context with the hub's own client certificate, for one connection."""
 
     host: str
     port: int
-    ca: str
-    certificate: str
-    key: str
+    tls: Callable[[], ssl.SSLContext]
 
 
 class NewestPerTopic(asyncio.Queue[aiomqtt.Message]):
@@ -188,9 +187,6 @@ class Exchange:
 
     @contextlib.asynccontextmanager
     async def _client(self) -> AsyncIterator[aiomqtt.Client]:
-        context = ssl.create_default_context(cafile=self._link.ca)
-        context.minimum_version = ssl.TLSVersion.TLSv1_2
-        context.load_cert_chain(self._link.certificate, self._link.key)
         client = aiomqtt.Client(
             self._link.host,
             self._link.port,
@@ -199,21 +195,24 @@ class Exchange:
             clean_start=True,  # everything is retained: a session would only repeat what is read again anyway
             keepalive=KEEPALIVE,
             timeout=TIMEOUT,
-            tls_context=context,
+            tls_context=self._link.tls(),
             queue_type=NewestPerTopic,
             socket_options=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         )
         client.pending_calls_threshold = 2 * AT_ONCE
         async with client:
+            heed_cancellation()
             yield client
 
     async def _converse(self, client: aiomqtt.Client) -> None:
         """One connection, from subscribing to its loss."""
         self._reports.listening_anew()
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._listen(client), name="exchange listening")
             tasks.create_task(self._speak(client), name="exchange speaking")
             tasks.create_task(self._give_up_the_silent(), name="exchange silence")
+            # In the body, not a task: Python 3.11 leaves a task counted as cancelled when one of its group's tasks
+            # fails while it only waits for them, and heed_cancellation would then end the next connection.
+            await self._listen(client)
 
     async def _speak(self, client: aiomqtt.Client) -> None:
         """Publish the outbox for ever. First everything again: the broker may have lost what it retained."""
@@ -233,6 +232,7 @@ class Exchange:
     async def _publish(self, client: aiomqtt.Client, document: Document) -> None:
         topic = wire.desired_topic(self._fleet, document.node)
         await client.publish(topic, document.signed, qos=1, retain=True)
+        heed_cancellation()
         self.published += 1
         log.info("told node %s generation %d", document.node, document.generation)
 
@@ -247,6 +247,7 @@ class Exchange:
     async def _listen(self, client: aiomqtt.Client) -> None:
         wanted = [(wire.every_node(self._fleet, leaf), 1) for leaf in (wire.PRESENCE, wire.STATUS)]
         await client.subscribe(wanted)
+        heed_cancellation()
         self.connected.set()
         async for message in client.messages:
             batch = [message]
