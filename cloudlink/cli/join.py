@@ -1,0 +1,77 @@
+"""`edgectl join`: an identity for this machine, and the node.toml that the daemon starts from."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cloudlink import node, trust
+from edged.config import NodeConfig
+from edged.errors import PermanentError
+
+
+def join_and_write(arguments: argparse.Namespace) -> str:
+    """Join, then write node.toml; returns the sentence that says what to do next.
+
+    The settings are checked before the token is spent, and the file is written only after the hub said yes.
+    """
+    settings = nested(arguments.set)
+    settings |= {"name": arguments.name, "state_dir": arguments.state_dir, "run_dir": arguments.run_dir}
+    checked(settings)
+    member = node.join(arguments.token, Path(arguments.state_dir) / "identity", arguments.name)
+    settings |= {"name": member.node, "fleet": member.fleet, "uplink": {"factory": node.FACTORY}}
+    checked(settings)
+    config: Path = arguments.config
+    config.parent.mkdir(parents=True, exist_ok=True)
+    trust.write_file(config, toml(settings).encode(), 0o644)
+    return f"{member.node} is a node of fleet {member.fleet}; start it: edged run --config {config}"
+
+
+def nested(pairs: list[str]) -> dict[str, Any]:
+    """["network.bridge=br1", "log_bytes=65536"] -> {"network": {"bridge": "br1"}, "log_bytes": 65536}.
+
+    A value that is a number or true/false as TOML writes them is taken as such; anything else is text.
+    """
+    settings: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise PermanentError(f"--set {pair}: must be KEY=VALUE, e.g. network.bridge=edged0")
+        *tables, last = key.split(".")
+        place = settings
+        for table in tables:
+            place = place.setdefault(table, {})
+            if not isinstance(place, dict):
+                raise PermanentError(f"--set {pair}: {table} is a value, not a table")
+        place[last] = plain(value)
+    return settings
+
+
+def plain(text: str) -> str | int | float | bool:
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text == "true" if text in ("true", "false") else text
+
+
+def checked(settings: dict[str, Any]) -> NodeConfig:
+    try:
+        return msgspec.convert(settings, NodeConfig)
+    except msgspec.ValidationError as e:
+        raise PermanentError(f"--set: {e}; edged/config.py lists the settings") from e
+
+
+def toml(settings: dict[str, Any]) -> str:
+    """Plain values first, then one table each, as TOML 1.0 wants it. A JSON string is a TOML basic string."""
+    lines = ["# Written by edgectl join; every setting with its unit and default is in edged/config.py."]
+    lines += [f"{k} = {json.dumps(v)}" for k, v in settings.items() if not isinstance(v, dict)]
+    for name, table in settings.items():
+        if isinstance(table, dict):
+            lines += ["", f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
+    return "\n".join(lines) + "\n"
