@@ -6,60 +6,39 @@ import contextlib
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
+
+import psutil
 
 
 def processes(folder: Path) -> dict[int, str]:
     """Pid -> command line of every process that names `folder` in it, except ourselves and our parents."""
-    mine = ancestors(os.getpid())
-    needle = os.fspath(folder)
-    found = {}
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) in mine:
-            continue
-        try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        except OSError:
-            continue
-        if needle + "/" in line + " ":
-            found[int(entry.name)] = line
-    return found
-
-
-def ancestors(pid: int) -> set[int]:
-    known = set()
-    while pid > 0:
-        known.add(pid)
-        try:
-            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-        except (OSError, IndexError, ValueError):
-            break
-    return known
+    ourselves = psutil.Process()
+    mine = {ourselves.pid, *(p.pid for p in ourselves.parents())}
+    lines = {p.pid: " ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])}
+    return {pid: line for pid, line in lines.items() if pid not in mine and f"{folder}/" in f"{line} "}
 
 
 def end(pids: list[int], patience: float = 5.0) -> None:
     """SIGTERM, wait, SIGKILL what is left, wait."""
+    found = []
+    for pid in pids:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            found.append(psutil.Process(pid))
     for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, 5.0)):
-        for pid in pids:
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
-        deadline = time.monotonic() + wait
-        while time.monotonic() < deadline:
-            pids = [p for p in pids if alive(p)]
-            if not pids:
-                return
-            time.sleep(0.05)
+        for process in found:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.send_signal(number)
+        _, found = psutil.wait_procs(found, timeout=wait)
 
 
 def alive(pid: int) -> bool:
+    """A zombie is not: it has ended, whether or not its parent cares."""
     with contextlib.suppress(ChildProcessError):  # if it is a child of ours, its end is ours to collect
         os.waitpid(pid, os.WNOHANG)
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
         return False
 
 
