@@ -69,6 +69,7 @@ class Machine(Value, frozen=True):
 
     :ivar unified: cgroup v2.
     :ivar memory, swap, cpu, pids: whether such limits can be set.
+    :ivar devices: whether access to devices can be limited; if not, containers may not make device files either.
     :ivar memory_total: bytes of RAM, for oom_score_adj.
     :ivar oom_floor: the lowest oom_score_adj that we may give.
     :ivar seccomp: JSON of linux.seccomp; b"null" for none.
@@ -80,6 +81,7 @@ class Machine(Value, frozen=True):
     swap: bool = True
     cpu: bool = True
     pids: bool = True
+    devices: bool = True
     memory_total: int = 0
     oom_floor: int = -1000
     seccomp: bytes = b"null"
@@ -115,7 +117,7 @@ def config_json(spec: ContainerSpec, machine: Machine) -> bytes:
             "args": spec.args,
             "env": [f"{name}={value}" for name, value in spec.env.items()],
             "cwd": spec.working_dir,
-            "capabilities": capabilities(spec.user),
+            "capabilities": capabilities(spec.user, machine.devices),
             "noNewPrivileges": True,
             "oomScoreAdj": max(spec.oom_score_adj, machine.oom_floor),
         },
@@ -136,10 +138,11 @@ def config_json(spec: ContainerSpec, machine: Machine) -> bytes:
     return msgspec.json.encode(config)
 
 
-def capabilities(user: User) -> dict[str, Sequence[str]]:
+def capabilities(user: User, devices: bool = True) -> dict[str, Sequence[str]]:
     """A user other than root gets none that work, but may gain them where a file has them (bounding set)."""
-    own: Sequence[str] = CAPABILITIES if user.uid == 0 else ()
-    return {"bounding": CAPABILITIES, "effective": own, "permitted": own, "inheritable": (), "ambient": ()}
+    bounding = CAPABILITIES if devices else tuple(c for c in CAPABILITIES if c != "CAP_MKNOD")
+    own: Sequence[str] = bounding if user.uid == 0 else ()
+    return {"bounding": bounding, "effective": own, "permitted": own, "inheritable": (), "ambient": ()}
 
 
 def namespaces(netns: str, unified: bool) -> list[dict[str, str]]:
@@ -182,7 +185,7 @@ def resources(limits: Limits, machine: Machine) -> dict[str, Any]:
 
     cpu_request becomes shares (1024 a core; crun turns them into cgroup v2 weight), cpu_limit a quota.
     """
-    found: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]}
+    found: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]} if machine.devices else {}
     if machine.memory and limits.memory_limit is not None:
         found["memory"] = {"limit": limits.memory_limit}
         if machine.swap:

@@ -20,8 +20,9 @@ from edged.model import ContainerUsage
 from edged.runtime.mounts import MountPoint, mount_points
 
 CAP_SYS_RESOURCE = 24
-REMOVE_TRIES = 40  # the last process of a cgroup may take some milliseconds to let go of it
-REMOVE_PAUSE = 0.005
+REMOVE_PATIENCE = 10.0  # seconds for killed processes to let go; some milliseconds unless the board is swamped
+REMOVE_PAUSE = 0.002  # before the second look; then doubled
+LONGEST_PAUSE = 0.25
 CONTROLLERS_V2 = ("cpu", "memory", "pids")
 UNLIMITED = 1 << 62  # v1 shows "no limit" as a number near 2^63
 
@@ -37,7 +38,7 @@ class Cgroups:
 
     :ivar mode: what this machine has.
     :ivar hidden: mounts that crun must not see (it refuses hybrid mode while the v2 half is mounted).
-    :ivar memory, swap, pids, cpu: whether limits of that kind can be set.
+    :ivar memory, swap, pids, cpu, devices: whether limits of that kind can be set.
     :ivar degraded: sentences for what can't.
     """
 
@@ -62,6 +63,7 @@ class Cgroups:
         self.may_lower_oom_score = bool(
             (_capabilities() if capabilities is None else capabilities) >> CAP_SYS_RESOURCE & 1
         )
+        self.devices = self.mode is not Mode.UNIFIED or self.may_lower_oom_score
         self.degraded: tuple[str, ...] = ()
 
     def open(self) -> None:
@@ -96,6 +98,11 @@ class Cgroups:
             yield "CPU limits can't be enforced: the kernel's cpu cgroup controller is not available"
         if not self.pids:
             yield "process limits can't be enforced: the kernel's pids cgroup controller is not available"
+        if not self.devices:
+            yield (
+                "access to devices can't be limited (crun needs CAP_SYS_RESOURCE to load its filter):"
+                " containers may not make device files instead"
+            )
         if not self.may_lower_oom_score:
             yield "can't lower oom_score_adj (CAP_SYS_RESOURCE is missing): under memory pressure all pods die alike"
 
@@ -179,6 +186,7 @@ class Cgroups:
             inactive, limit = stat.get("total_inactive_file", 0), _number(memory / "memory.limit_in_bytes")
             cpu = _number(cpuacct / "cpuacct.usage") / 1e9
             pids = _number(pid / "pids.current")
+        pids = pids or len(self.processes(path))  # without the controller
         return ContainerUsage(max(used - inactive, 0), limit if 0 < limit < UNLIMITED else None, cpu, pids)
 
     def containers(self) -> list[str]:
@@ -194,13 +202,14 @@ class Cgroups:
 
     async def remove(self, path: str) -> None:
         """Kill what is in it and take it away, wherever it is. :raises RetryError: it stays busy."""
-        for _ in range(REMOVE_TRIES):
-            busy = [root for root in self._roots() if not _remove_tree(Path(f"{root}{path}"))]
-            if not busy:
-                return
+        waited, pause = 0.0, REMOVE_PAUSE
+        while any(not _remove_tree(Path(f"{root}{path}")) for root in self._roots()):
+            if waited >= REMOVE_PATIENCE:
+                left = sorted(self.processes(path))[:10]
+                raise RetryError(f"cgroup {path} can't be removed: its processes {left} don't end")
             self.kill(path)
-            await asyncio.sleep(REMOVE_PAUSE)
-        raise RetryError(f"cgroup {path} can't be removed: processes {sorted(self.processes(path))[:10]} don't end")
+            await asyncio.sleep(pause)
+            waited, pause = waited + pause, min(pause * 2, LONGEST_PAUSE)
 
     async def remove_pod(self, pod_uid: str) -> None:
         await self.remove(f"/{self._parent}/{pod_uid}")

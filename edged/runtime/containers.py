@@ -69,6 +69,7 @@ class Containers:
             swap=self._cgroups.swap,
             cpu=self._cgroups.cpu,
             pids=self._cgroups.pids,
+            devices=self._cgroups.devices,
             memory_total=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
             oom_floor=-1000
             if self._cgroups.may_lower_oom_score
@@ -353,6 +354,8 @@ class Containers:
         try:
             if self._is_conmon(record):
                 signal.pidfd_send_signal(fd, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(record.conmon, signal.SIGKILL)  # a crun that hangs is in its session
             async with asyncio.timeout(KILL_PATIENCE):
                 await process.readable(fd)
             process.reap(fd)

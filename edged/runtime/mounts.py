@@ -205,11 +205,11 @@ def _mount_overlay(overlay: Overlay) -> None:
     os.chdir(folder)
     try:
         # volatile: no sync at unmount; what a container writes to its root is lost with it anyway (Linux 5.10)
-        mount("overlay", overlay.target, "overlay", 0, f"{options},volatile")
+        mount("overlay", overlay.target, "overlay", MS_NODEV, f"{options},volatile")
     except OSError as e:
         if e.errno != errno.EINVAL:
             raise
-        mount("overlay", overlay.target, "overlay", 0, options)
+        mount("overlay", overlay.target, "overlay", MS_NODEV, options)
 
 
 def _bind_beneath(bind: Bind) -> None:
