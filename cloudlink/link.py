@@ -34,7 +34,7 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from cloudlink import trust, wire
 from edged.errors import PermanentError
-from edged.model import NodeStatus
+from edged.model import HubLink, LinkState, NodeStatus
 from edged.uplink import Inbox
 
 _log = logging.getLogger(__name__)
@@ -249,6 +249,12 @@ class MqttUplink:
         self._presence_topic = wire.presence_topic(place.fleet, place.node)
         self.connected = False
         self.trouble = "not connected yet"  # a sentence while we aren't connected, "" while we are
+        self._since = wall()
+
+    @property
+    def state(self) -> HubLink:
+        state = LinkState.CONNECTED if self.connected else LinkState.AWAY
+        return HubLink(state, self._since, self.trouble)
 
     def report(self, status: NodeStatus) -> None:
         self._newest = status
@@ -267,7 +273,8 @@ class MqttUplink:
                 await self._session(inbox)
             except Exception as e:  # noqa: BLE001 (outermost loop: no broker's whim may end the daemon)
                 self._note(e)
-            self.connected = False
+            if self.connected:
+                self.connected, self._since = False, self._wall()
             failures = 1 if loop.time() - began > self._timing.steady else failures + 1
             await asyncio.sleep(retry_delay(failures, self._dice(), self._timing))
 
@@ -295,7 +302,7 @@ class MqttUplink:
             await client.publish(self._presence_topic, wire.encode_presence(presence), qos=1, retain=True)
             await client.subscribe(self._desired_topic, qos=1)
             heed_cancellation()
-            self.connected, self.trouble = True, ""
+            self.connected, self.trouble, self._since = True, "", self._wall()
             _log.info("connected to %s:%d", self._place.host, self._place.port)
             async with asyncio.TaskGroup() as tasks:
                 tasks.create_task(self._send(client), name="uplink status")
