@@ -191,7 +191,10 @@ def seal(public_key: bytes, node: str, name: str, data: Mapping[str, bytes]) -> 
     :param name: "namespace/name" of the secret; bound inside, as is the node, so a box can't be moved to another.
     """
     inside = msgspec.msgpack.encode(_Sealed(node, name, dict(data)), order="deterministic")
-    return nacl.bindings.crypto_box_seal(inside, _checked(public_key, "public key"))
+    try:
+        return nacl.bindings.crypto_box_seal(inside, _checked(public_key, "public key"))
+    except CryptoError as e:
+        raise PermanentError(f"the public key of node {node} is no usable X25519 key; let it join again") from e
 
 
 def unseal(private_key: bytes, node: str, name: str, sealed: bytes) -> dict[str, bytes]:

@@ -84,3 +84,8 @@ def test_keys_of_the_wrong_length_are_refused_before_use() -> None:
         trust.seal(b"x", "pi-1", "a/b", {})
     with pytest.raises(PermanentError):
         trust.public_key_of(b"x" * 33)
+
+
+def test_a_key_that_anybody_could_compute_with_is_refused() -> None:
+    with pytest.raises(PermanentError, match="X25519"):
+        trust.seal(bytes(32), "pi-1", "a/b", {})
