@@ -45,7 +45,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fleet: str = "default"
     state_dir: str = "/var/lib/edged"  # survives power cuts: state.db, identity/, images/, rw/
     run_dir: str = "/run/edged"  # memory: pods/, logs/, control.sock; gone after a reboot, by design
-    cgroup_parent: str = "edged"  # below each controller's mount (v1) or the unified one (v2)
+    # below each controller's mount (v1) or the unified one (v2); the default's reason is in systemd/edged-pods.service
+    cgroup_parent: str = "system.slice/edged-pods.service"
     memory_allocatable: int = 0  # bytes for pods; 0 = total minus system reserve
     system_reserve: int = 128 << 20  # bytes left to the OS and to us when memory_allocatable is 0
     log_bytes: int = 256 << 10  # per container, in memory; the older half goes first

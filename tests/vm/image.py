@@ -106,7 +106,7 @@ def build() -> Image:
             folder,
             *("mmdebstrap", "--mode=root", "--variant=minbase", f"--include={','.join(PACKAGES)}"),
             *("--aptopt=apt.conf", "--aptopt=APT::Install-Recommends false", "--dpkgopt=path-exclude=/usr/share/doc/*"),
-            *("--customize-hook=sh customize \"$1\"", "--skip=check/empty"),
+            *('--customize-hook=sh customize "$1"', "--skip=check/empty"),
             *(_release(), os.fspath(tree), _apt_sources()),
         )
         _run(folder, "mke2fs", "-q", "-t", "ext4", "-d", os.fspath(tree), "disk.img", DISK_SIZE)
