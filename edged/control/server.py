@@ -46,6 +46,7 @@ SEND_SECONDS = 20.0  # a client that reads nothing for this long is dropped
 BUFFER = 64 << 10  # bytes waiting for a slow reader before we stop producing
 WATCH_GAP = 0.1  # seconds between two watch lines at least: a start of 20 pods is a hundred changes
 LOG_GAP = 0.25  # seconds between looks at a followed file; only while somebody follows, so no inotify for it
+ACCEPT_STEPS = 4  # turns of the loop until a connection that asyncio has accepted is handed to us
 SO_PEERGROUPS = 59  # asm-generic/socket.h; Python's socket module has no name for it
 
 
@@ -113,9 +114,11 @@ class ControlServer:
         self._server = await asyncio.start_unix_server(self._connected, sock=listener, limit=MAX_REQUEST)
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, *_details: object) -> None:
         if self._server is not None:
             self._server.close()
+        for _ in range(ACCEPT_STEPS):
+            await asyncio.sleep(0)
         for task in self._connections:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
@@ -149,7 +152,12 @@ class ControlServer:
             return
         task = asyncio.get_running_loop().create_task(self._serve(reader, writer), name="control connection")
         self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+
+        def ended(task: asyncio.Task[None]) -> None:
+            self._connections.discard(task)
+            writer.transport.abort()  # also where the task was cancelled before its first step
+
+        task.add_done_callback(ended)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection, from its request to its end; nothing that happens here may reach the daemon."""

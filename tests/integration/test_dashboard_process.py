@@ -258,3 +258,31 @@ def test_a_port_that_is_taken_is_a_clear_error() -> None:
             assert "--port" in said
 
     run(scenario)
+
+
+ACTIVATED = """
+import os, sys
+os.dup2(int(sys.argv[1]), 3)
+os.environ.update(LISTEN_PID=str(os.getpid()), LISTEN_FDS="1")
+os.execv(sys.executable, [sys.executable, "-m", "edged.dashboard", "--config", sys.argv[2]])
+"""
+
+
+def test_systemds_socket_is_used_where_it_is_handed_over() -> None:
+    async def scenario() -> None:
+        async with dashboard() as page:  # for its folder and its token
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                port = listener.getsockname()[1]
+                process = await asyncio.create_subprocess_exec(
+                    sys.executable, "-c", ACTIVATED, str(listener.fileno()), str(page.folder / "node.toml"),
+                    pass_fds=(listener.fileno(),), stderr=asyncio.subprocess.DEVNULL,
+                )  # fmt: skip
+            try:
+                async with page.client() as client:  # the kernel has listened all along: nobody is turned away
+                    answer = await client.get(f"http://127.0.0.1:{port}/api/status")
+                    assert answer.json()["status"]["node"] == "pi-kitchen"
+            finally:
+                process.terminate()
+                await process.wait()
+
+    run(scenario)
