@@ -123,6 +123,15 @@ class Exchange:
                 log.error("documents wait for the database: %s", e)
                 await asyncio.sleep(1.0)
 
+    def rekeyed(self, node: str) -> None:
+        """A node has joined, maybe anew with another key: what was sealed for the old one must be sealed again."""
+        self._dirty.add(node)
+        try:
+            self._notice(self._watch.drain())
+            self._refresh()
+        except (Gone, EdgedError) as e:
+            log.warning("node %s is told later: %s", node, e)  # by _keep_documents, which meets the same trouble
+
     def _refresh(self) -> None:
         """Compile, record, and post what has changed; then let go of the pods that nobody waits for."""
         if not self._dirty:

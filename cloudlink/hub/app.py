@@ -1,0 +1,239 @@
+"""The hub put together: the only place that knows all of its rooms.
+
+    folder -> store -> { broker, exchange, manager, HTTPS } under one task group, until SIGTERM or SIGINT
+
+Containers and nodes depend on nothing here: killed at any moment, the hub comes back to what it had committed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import logging
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+
+import uvicorn
+from fastapi import FastAPI
+
+from cloudlink import link, trust
+from cloudlink.hub import broker as brokers
+from cloudlink.hub import enroll
+from cloudlink.hub.api import create_app, listen
+from cloudlink.hub.changes import Create
+from cloudlink.hub.config import HubConfig
+from cloudlink.hub.exchange import Exchange, Link
+from cloudlink.hub.manager import Manager
+from cloudlink.hub.premises import USER, Premises
+from cloudlink.hub.schedule.admit import impossible
+from cloudlink.hub.store import Store
+from cloudlink.kube.core import Node
+from cloudlink.kube.errors import Invalid
+from cloudlink.kube.meta import KubeObject, ObjectMeta
+from edged.errors import EdgedError, PermanentError
+
+log = logging.getLogger(__name__)
+
+FAREWELL = 2  # seconds that requests get to end when the hub stops
+ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm"}  # as Kubernetes calls them
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with signals left to us (the hub ends as a whole), and watches ended before it waits for them."""
+
+    def __init__(self, config: uvicorn.Config, end_watches: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._end_watches = end_watches
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        self._end_watches()
+        await super().shutdown(sockets)
+
+
+class Hub:
+    """One hub. `run` once."""
+
+    def __init__(self, config: HubConfig) -> None:
+        self.config = config
+        self._stop = asyncio.Event()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Until `stop`.
+
+        :raises PermanentError: a port is taken, the folder is another hub's, mosquitto is missing; a sentence each.
+        """
+        premises = Premises.enter(self.config)
+        try:
+            await self._run(premises)
+        finally:
+            os.close(premises.lock)
+
+    async def _run(self, premises: Premises) -> None:
+        config = self.config
+        door = _listen(config.host, config.port, "port")
+        store = Store.open(config.database_url, secret_key=premises.secrets_key)
+        try:
+            broker, hub_port = await self._broker(premises)
+            exchange = Exchange(
+                store,
+                config.fleet,
+                Link("127.0.0.1", hub_port, lambda: _tls(premises)),
+                premises.signing_key,
+                lambda node: _node_key(store, node),
+                on_change=broker.save,
+            )
+            server = _server(premises, self._app(premises, store, exchange), store.close)
+            async with asyncio.TaskGroup() as tasks:
+                around = [
+                    tasks.create_task(broker.run(), name="broker"),
+                    tasks.create_task(_after(broker.ready, exchange), name="exchange"),
+                    tasks.create_task(Manager(store).run(), name="manager"),
+                ]
+                http = tasks.create_task(server.serve([door]), name="http")
+                log.info("fleet %s: API at %s, broker at port %d", config.fleet, config.url, config.broker_port)
+                await self._stop.wait()
+                log.info("stopping")
+                for task in reversed(around):
+                    task.cancel()
+                server.should_exit = True
+                await http
+        finally:
+            door.close()
+            store.close()
+
+    async def _broker(self, premises: Premises) -> tuple[brokers.Broker, int]:
+        """The broker, not yet started, and the hub's own port to it; its ports are known to be free."""
+        config = self.config
+        folder = premises.folder / "broker"
+        await brokers.end_leftovers(folder / "mosquitto.conf")
+        _listen(config.broker_host, config.broker_port, "broker_port").close()
+        own = _listen("127.0.0.1", config.broker_hub_port, "broker_hub_port")
+        hub_port = int(own.getsockname()[1])
+        own.close()
+        listener = brokers.Listener(config.broker_host, config.broker_port, hub_port)
+        identity = brokers.Identity(premises.ca_file, *premises.server_files)
+        return brokers.Broker(folder, config.fleet, listener, identity), hub_port
+
+    def _app(self, premises: Premises, store: Store, exchange: Exchange) -> FastAPI:
+        def on_join(node: str, facts: Mapping[str, str]) -> None:
+            _add_node(store, node, facts)
+            exchange.rekeyed(node)
+
+        def admit(obj: KubeObject, old: KubeObject | None) -> None:
+            nodes = [n for n in store.list("Node") if isinstance(n, Node)]
+            if causes := impossible(obj, old, nodes):
+                raise Invalid(causes, obj.kind, obj.metadata.name)
+
+        enrollment = enroll.Enrollment(
+            store,
+            premises.authority,
+            self.config.fleet,
+            trust.verify_key_of(premises.signing_key),
+            self.config.url,
+            enroll.Broker(self.config.broker_seen_at, self.config.broker_port),
+            on_join,
+        )
+        return create_app(
+            store,
+            lambda token: USER if hmac.compare_digest(token.encode(), premises.admin_token.encode()) else None,
+            [enroll.make_router(enrollment, premises.admin_token)],
+            admit=admit,
+            service_network=self.config.service_network,
+        )
+
+
+def run(config: HubConfig) -> None:
+    """Run a hub in the foreground until SIGTERM or SIGINT; EdgedError says in one sentence why it can't."""
+
+    async def main() -> None:
+        hub = Hub(config)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, hub.stop)
+        await hub.run()
+
+    try:
+        asyncio.run(main())
+    except BaseExceptionGroup as group:
+        ours, rest = group.split(EdgedError)
+        if rest is not None or ours is None:
+            raise
+        raise _first(ours) from group
+
+
+def _first(error: BaseException) -> BaseException:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+@contextlib.asynccontextmanager
+async def running(config: HubConfig) -> AsyncIterator[Hub]:
+    """A hub inside of somebody else's loop (tests)."""
+    hub = Hub(config)
+    task = asyncio.create_task(hub.run(), name="hub")
+    try:
+        yield hub
+    finally:
+        hub.stop()
+        await task
+
+
+async def _after(ready: asyncio.Event, exchange: Exchange) -> None:
+    await ready.wait()
+    await exchange.run()
+
+
+def _listen(host: str, port: int, setting: str) -> socket.socket:
+    try:
+        return listen(host, port)
+    except OSError as e:
+        raise PermanentError(f"can't listen on {host}:{port}: {e.strerror}; choose another `{setting}`") from e
+
+
+def _server(premises: Premises, app: FastAPI, end_watches: Callable[[], None]) -> _Server:
+    certificate, key = premises.server_files
+    config = uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        loop="asyncio",
+        lifespan="off",
+        access_log=False,
+        log_config=None,
+        log_level="warning",
+        server_header=False,
+        ssl_certfile=certificate,
+        ssl_keyfile=key,
+        timeout_graceful_shutdown=FAREWELL,
+    )
+    return _Server(config, end_watches)
+
+
+def _tls(premises: Premises) -> link.HubContext:
+    return link.hub_context(premises.authority.pem.decode(), premises.client_files)
+
+
+def _node_key(store: Store, node: str) -> bytes | None:
+    record = enroll.node_record(store, node)
+    return record.public_key if record is not None else None
+
+
+def _add_node(store: Store, node: str, facts: Mapping[str, str]) -> None:
+    """A Node object for a machine that has joined, so that it is seen before it speaks for the first time."""
+    if store.get("Node", None, node) is not None:
+        return
+    labels = {"kubernetes.io/hostname": node, "kubernetes.io/os": "linux"}
+    if machine := facts.get("architecture"):
+        labels["kubernetes.io/arch"] = ARCHITECTURES.get(machine, machine)
+    store.commit([Create(Node(metadata=ObjectMeta(name=node, labels=labels)))])

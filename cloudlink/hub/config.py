@@ -1,0 +1,112 @@
+"""The hub's settings: one TOML file, or flags of the same names; every default with its reason."""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from cloudlink.wire import valid_name
+from edged.errors import PermanentError
+
+DEFAULT_FILE = Path("/etc/edged/hub.toml")
+
+
+class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything that differs between two hubs."""
+
+    data_dir: str = "/var/lib/edged-hub"  # database, CA, keys, admin token, broker: losing it is losing the fleet
+    fleet: str = "default"  # part of every topic and of every signature; can't be changed while nodes are joined
+    host: str = "0.0.0.0"  # where the API listens: nodes and people come from elsewhere, over TLS, with a secret
+    port: int = 6443  # where people expect a Kubernetes API
+    broker_host: str = "0.0.0.0"  # likewise; clients need a certificate of this fleet
+    broker_port: int = 8883  # IANA's secure-mqtt
+    broker_hub_port: int = 0  # the hub's own way to its broker, on loopback; 0 = any free one
+    advertise: str = ""  # name or address that tokens and kubeconfigs carry; "" = this machine's own address
+    names: tuple[str, ...] = ()  # further names and addresses for the API's certificate
+    database: str = ""  # SQLAlchemy URL; "" = an SQLite file in data_dir
+    service_network: str = "10.96.0.0/16"  # Services get their addresses out of it; as kubeadm's
+
+    @property
+    def data(self) -> Path:
+        return Path(self.data_dir).absolute()
+
+    @property
+    def database_url(self) -> str:
+        return self.database or f"sqlite:///{self.data / 'hub.db'}"
+
+    @property
+    def reachable_at(self) -> str:
+        """The host part of the hub's URL, as others can dial it."""
+        if self.advertise:
+            return self.advertise
+        return own_address() if ipaddress_is_any(self.host) else self.host
+
+    @property
+    def url(self) -> str:
+        host = self.reachable_at
+        return f"https://[{host}]:{self.port}" if ":" in host else f"https://{host}:{self.port}"
+
+    @property
+    def broker_seen_at(self) -> str:
+        """The broker's host for nodes; "" = the one under which they found the hub."""
+        return "" if ipaddress_is_any(self.broker_host) else self.broker_host
+
+    @property
+    def certificate_names(self) -> tuple[str, ...]:
+        """What the API's certificate has to cover."""
+        found = {"localhost", "127.0.0.1", "::1", self.reachable_at, *self.names}
+        if not ipaddress_is_any(self.host):
+            found.add(self.host)
+        return tuple(sorted(found))
+
+
+def load(path: Path | None, flags: Mapping[str, Any]) -> HubConfig:
+    """The file's settings (DEFAULT_FILE if it exists, when none is named), with flags on top.
+
+    :raises PermanentError: names the file or flag, and the field.
+    """
+    settings: dict[str, Any] = {}
+    where = "settings"
+    if path is not None or DEFAULT_FILE.exists():
+        file = path or DEFAULT_FILE
+        where = str(file)
+        try:
+            settings = tomllib.loads(file.read_text())
+        except FileNotFoundError as e:
+            raise PermanentError(f"{file} does not exist; write one, or leave --config out for the defaults") from e
+        except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+            raise PermanentError(f"{file}: {e}") from e
+    try:
+        config = msgspec.convert(settings | dict(flags), HubConfig)
+        ipaddress.IPv4Network(config.service_network)
+    except (msgspec.ValidationError, ValueError) as e:
+        raise PermanentError(f"{where}: {e}") from e
+    if not valid_name(config.fleet):
+        raise PermanentError(f"{where}: fleet {config.fleet[:80]!r} is not a DNS-1123 label (a-z, 0-9, -, 63 at most)")
+    for name in ("port", "broker_port", "broker_hub_port"):
+        if not 0 <= getattr(config, name) < 1 << 16:
+            raise PermanentError(f"{where}: {name} {getattr(config, name)} is no TCP port")
+    return config
+
+
+def ipaddress_is_any(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
+
+
+def own_address() -> str:
+    """The address that this machine would use towards others; loopback where it has none. Sends nothing."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # TEST-NET-1, RFC 5737: only the routing table is asked
+        except OSError:
+            return "127.0.0.1"
+        return str(probe.getsockname()[0])

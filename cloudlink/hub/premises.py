@@ -1,0 +1,132 @@
+"""The hub's folder: what it holds, who may enter, and that only one hub works in it.
+
+data_dir/            0700
+    hub.db           objects and records (SQLite)
+    hub.lock         held while a hub runs
+    admin.token      the administrator's bearer token
+    signing.key      Ed25519: what nodes believe
+    secrets.key      encrypts Secrets in the database
+    ca/ tls/         the fleet's CA; the hub's own certificates
+    broker/          mosquitto's configuration and what it keeps
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import os
+import secrets
+from pathlib import Path
+from typing import NamedTuple, Self
+
+from cloudlink import certs, trust
+from cloudlink.hub.config import HubConfig
+from edged.errors import PermanentError
+
+USER = "admin"
+
+
+class Premises(NamedTuple):
+    """Everything that a hub needs from its folder before it can open.
+
+    :ivar lock: descriptor that holds the lock; closing it lets another hub in.
+    """
+
+    folder: Path
+    authority: certs.Authority
+    signing_key: bytes
+    secrets_key: bytes
+    admin_token: str
+    lock: int
+
+    @classmethod
+    def enter(cls, config: HubConfig) -> Self:
+        """Make what is missing, and lock the folder.
+
+        :raises PermanentError: another hub is in there, or something can't be read or written.
+        """
+        folder = config.data
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            lock = _lock(folder)
+            authority = certs.load_or_create_authority(folder / "ca", config.fleet)
+            certs.ensure_server(authority, folder / "tls", config.certificate_names)
+            certs.ensure_client(authority, folder / "tls")
+            signing_key = trust.load_or_create_key(folder / "signing.key")
+            secrets_key = trust.load_or_create_key(folder / "secrets.key")
+            token_file = folder / "admin.token"
+            if not token_file.exists():
+                trust.write_file(token_file, (secrets.token_hex(32) + "\n").encode())
+            return cls(folder, authority, signing_key, secrets_key, admin_token(folder), lock)
+        except OSError as e:
+            raise PermanentError(f"{e.filename or folder}: {e.strerror}; name another data_dir, or run as root") from e
+
+    @property
+    def server_files(self) -> tuple[Path, Path]:
+        return self.folder / "tls" / "server.pem", self.folder / "tls" / "server.key"
+
+    @property
+    def client_files(self) -> tuple[Path, Path]:
+        return self.folder / "tls" / "client.pem", self.folder / "tls" / "client.key"
+
+    @property
+    def ca_file(self) -> Path:
+        return self.folder / "ca" / "ca.pem"
+
+
+def _lock(folder: Path) -> int:
+    file = os.open(folder / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        os.close(file)
+        raise PermanentError(f"another hub works in {folder}; stop it, or name another data_dir") from e
+    return file
+
+
+def admin_token(folder: Path) -> str:
+    """PermanentError if there is no hub's folder, or we may not read it."""
+    return _read(folder / "admin.token").strip()
+
+
+def ca_pem(folder: Path) -> str:
+    return _read(folder / "ca" / "ca.pem")
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError as e:
+        hint = "start the hub once (`edgehub run`), or name its data_dir"
+        raise PermanentError(f"can't read {file}: {e.strerror}; {hint}") from e
+
+
+def kubeconfig(config: HubConfig, server: str = "") -> str:
+    """What kubectl needs to reach this hub as its administrator (kubeconfig v1, YAML). Holds a secret.
+
+    :param server: another URL than the one the hub knows of itself.
+    """
+    ca = base64.b64encode(ca_pem(config.data).encode()).decode()
+    name, token = f"edged-{config.fleet}", admin_token(config.data)
+    return "\n".join(
+        [
+            "apiVersion: v1",
+            "kind: Config",
+            f"current-context: {name}",
+            "clusters:",
+            f"- name: {name}",
+            "  cluster:",
+            f"    server: {server or config.url}",
+            f"    certificate-authority-data: {ca}",
+            "contexts:",
+            f"- name: {name}",
+            "  context:",
+            f"    cluster: {name}",
+            f"    user: {USER}",
+            "users:",
+            f"- name: {USER}",
+            "  user:",
+            f"    token: {token}",
+            "",
+        ]
+    )
