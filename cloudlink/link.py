@@ -14,8 +14,6 @@ hundred and fifty.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import functools
 import logging
 import os
 import random
@@ -24,15 +22,10 @@ import ssl
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NamedTuple
 
-import aiomqtt
-from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
-from paho.mqtt.reasoncodes import ReasonCode
-
-from cloudlink import trust, wire
+from cloudlink import mqtt, trust, wire
+from cloudlink.mqtt import heed_cancellation as heed_cancellation
 from edged.errors import PermanentError
 from edged.model import HubLink, LinkState, NodeStatus
 from edged.uplink import Inbox
@@ -40,10 +33,7 @@ from edged.uplink import Inbox
 _log = logging.getLogger(__name__)
 
 QUEUED = 2  # documents received and not yet looked at; only the newest matters, and each may have 2 MB
-UNACKNOWLEDGED_MS = (
-    30_000  # after so long without an acknowledgement the kernel gives a connection up (TCP_USER_TIMEOUT)
-)
-END_SECONDS = 2.0  # how long a clean farewell may take
+UNACKNOWLEDGED_MS = 30_000  # without an acknowledgement for so long, the kernel gives up (TCP_USER_TIMEOUT)
 FLOOR_STEP = 3600.0  # seconds by which the time floor must grow to be worth a write to flash
 
 _NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME (openssl/x509_vfy.h); the ssl module has no name for it
@@ -149,64 +139,7 @@ def hub_context(ca: str, client: tuple[Path, Path] | None = None, check_time: bo
     return context
 
 
-# ---------------------------------------------------------------- the client
-
-
-class _NewestQueue(asyncio.Queue[aiomqtt.Message]):
-    """Full, it drops the oldest message; aiomqtt alone would drop the newest, the only one that matters."""
-
-    def put_nowait(self, item: aiomqtt.Message) -> None:
-        if self.full():
-            self.get_nowait()
-        super().put_nowait(item)
-
-
-class _Client(aiomqtt.Client):
-    """aiomqtt's client, with four habits changed."""
-
-    _misc_seconds = 1.0
-
-    async def _misc_loop(self) -> None:
-        """Keepalive is looked after four times in its period instead of once a second: idle means idle."""
-        with contextlib.suppress(asyncio.CancelledError):
-            while self._client.loop_misc() == 0:  # noqa: ASYNC110 (nobody but the clock tells when to send a ping)
-                await asyncio.sleep(self._misc_seconds)
-
-    def _on_publish(
-        self, client: Any, userdata: Any, mid: int, reason_code: ReasonCode, properties: Properties
-    ) -> None:
-        """A broker may acknowledge and yet decline (not authorized, quota); aiomqtt takes that for success."""
-        if reason_code.is_failure:
-            _log.warning("the broker declined what we published: %s", reason_code)
-        super()._on_publish(client, userdata, mid, reason_code, properties)
-
-    def _on_disconnect(self, client: Any, userdata: Any, flags: Any, reason_code: ReasonCode, *rest: Any) -> None:
-        """A broker that hangs up on our certificate is an answer; aiomqtt alone would wait for one until time is up."""
-        if not self._connected.done():
-            hint = "the broker hung up on us; has this node left the fleet? (`edgectl join` again)"
-            self._connected.set_exception(aiomqtt.MqttError(f"{hint}: {reason_code}"))
-        super()._on_disconnect(client, userdata, flags, reason_code, *rest)
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Leave "with will message" (MQTT 5, 3.14.2.1, 0x04): unless we are soon back, the broker says offline."""
-        self.timeout = END_SECONDS
-        farewell = ReasonCode(PacketTypes.DISCONNECT, identifier=4)
-        self._client.disconnect = functools.partial(  # type: ignore[method-assign]
-            self._client.disconnect, reasoncode=farewell
-        )
-        # An error here must never hide why we leave, cancellation least of all.
-        with contextlib.suppress(aiomqtt.MqttError, asyncio.InvalidStateError):
-            await super().__aexit__(kind, error, trace)
-
-
-def heed_cancellation() -> None:
-    """To be called after awaiting aiomqtt: before Python 3.12 its asyncio.wait_for may swallow a cancellation that
-    comes at the moment of the answer (python/cpython#86296), and a daemon would never end."""
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise asyncio.CancelledError
+# ---------------------------------------------------------------- the uplink
 
 
 class MqttUplink:
@@ -290,7 +223,7 @@ class MqttUplink:
             _log.warning(
                 "%s; this board's clock may be wrong, so dates of certificates don't count any more", self.trouble
             )
-        elif not isinstance(error, aiomqtt.MqttError | OSError):
+        elif not isinstance(error, mqtt.MqttError | OSError):
             _log.error("%s", self.trouble, exc_info=error)
         elif self.trouble != before:
             _log.warning("%s", self.trouble)
@@ -314,27 +247,25 @@ class MqttUplink:
         self._connections += 1
         return wire.Presence(online=True, epoch=f"{self._life}.{self._connections}", since=self._wall())
 
-    def _client(self, presence: wire.Presence) -> _Client:
+    def _client(self, presence: wire.Presence) -> mqtt.Client:
         timing, place = self._timing, self._place
-        asked = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+        asked = mqtt.Properties(mqtt.PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
         asked.SessionExpiryInterval = timing.session_expiry
         asked.MaximumPacketSize = wire.MAX_PACKET + 64 * 1024  # the broker then drops larger ones; we never see them
         asked.ReceiveMaximum = QUEUED
-        later = Properties(PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
+        later = mqtt.Properties(mqtt.PacketTypes.WILLMESSAGE)  # type: ignore[no-untyped-call]
         later.WillDelayInterval = timing.will_delay
         absence = wire.Presence(online=False, epoch=presence.epoch, since=presence.since)
         plausible = self._wall() >= self._floor.value and not self._dates_doubtful
-        client = _Client(
+        client = mqtt.Client(
             place.host,
             place.port,
             identifier=place.node,
-            protocol=aiomqtt.ProtocolVersion.V5,
-            will=aiomqtt.Will(
-                self._presence_topic, wire.encode_presence(absence), qos=1, retain=True, properties=later
-            ),
+            protocol=mqtt.ProtocolVersion.V5,
+            will=mqtt.Will(self._presence_topic, wire.encode_presence(absence), qos=1, retain=True, properties=later),
             clean_start=False,
             keepalive=timing.keepalive,
-            queue_type=_NewestQueue,
+            queue_type=mqtt.NewestQueue,
             max_queued_incoming_messages=QUEUED,
             properties=asked,
             tls_context=self._tls(plausible),
@@ -343,7 +274,7 @@ class MqttUplink:
                 (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNACKNOWLEDGED_MS),
             ),
         )
-        client._misc_seconds = timing.keepalive / 4
+        client.misc_seconds = timing.keepalive / 4
         return client
 
     def _receive(self, raw: bytes, inbox: Inbox) -> None:
@@ -358,7 +289,7 @@ class MqttUplink:
         self._floor.raise_to(opened.issued_at)
         inbox.offer(opened.desired, opened.digest)
 
-    async def _send(self, client: _Client) -> None:
+    async def _send(self, client: mqtt.Client) -> None:
         """Publish the newest status whenever it differs from what this connection has had acknowledged."""
         acknowledged = b""
         if self._newest is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,3 +100,18 @@ def test_a_cancellation_is_heeded_even_if_aiomqtt_swallows_it(tmp_path: Path) ->
                 await sender
 
     asyncio.run(scenario())
+
+
+LOADED = """
+import sys
+import cloudlink.node
+heavy = {"urllib.request", "http.client", "email", "cryptography", "pydantic", "fastapi", "httpx"}
+assert not heavy & set(sys.modules), heavy & set(sys.modules)
+import urllib.request
+assert urllib.request.urlopen
+"""
+
+
+def test_the_resident_node_loads_no_http_and_no_cryptography_and_others_still_can() -> None:
+    done = subprocess.run([sys.executable, "-c", LOADED], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
