@@ -330,7 +330,7 @@ class Containers:
         folder, layer = self._places.container(container), self._places.layer(container)
         watch = self._watches.pop(container, None)
         if watch is not None:
-            watch.close()
+            watch.bury()
         if not folder.exists() and not layer.exists():
             return
         record = self._with_pids(self._places.record(container))

@@ -14,7 +14,6 @@ import contextlib
 import fcntl
 import os
 import select
-import signal
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -64,14 +63,8 @@ class Watch:
         else:
             self._drain()
 
-    def send(self, number: int) -> None:
-        """Signal the first process; nothing happens if it has ended."""
-        if self._pidfd >= 0:
-            with contextlib.suppress(ProcessLookupError):
-                signal.pidfd_send_signal(self._pidfd, number)
-
     def close(self) -> None:
-        """Let go of it."""
+        """Let go of it; it runs on."""
         self._over = True
         if self._late is not None:
             self._late.cancel()
@@ -82,6 +75,14 @@ class Watch:
         self._pidfd = self._conmon = -1
         self._pipes = []
         self._log.close()
+
+    def bury(self) -> None:
+        """It has ended, or is being removed: its conmon is about to end and must be reaped."""
+        if self._conmon >= 0:
+            self._loop.remove_reader(self._conmon)
+            process.reap_at_end(self._conmon)
+            self._conmon = -1
+        self.close()
 
     # ------------------------------------------------------------ ends
 
@@ -110,7 +111,7 @@ class Watch:
         for stream, fd in enumerate(self._pipes):
             for _ in range(LAST_READS if fd >= 0 else 0):  # what conmon has left, if it was killed
                 self._read(stream, fd)
-        self.close()
+        self.bury()
         self._ended(code)
 
     # ------------------------------------------------------------ output

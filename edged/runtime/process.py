@@ -110,6 +110,18 @@ def reap(pidfd: int) -> None:
         os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
 
 
+def reap_at_end(pidfd: int) -> None:
+    """Take over the descriptor of a process that has ended or is about to: reap it, then close."""
+    loop = asyncio.get_running_loop()
+
+    def gone() -> None:
+        loop.remove_reader(pidfd)
+        reap(pidfd)
+        os.close(pidfd)
+
+    loop.add_reader(pidfd, gone)
+
+
 def kill_orphan(pid: int) -> None:
     """SIGKILL a process (and its group) that some child of ours started, and reap it if it becomes our child."""
     try:

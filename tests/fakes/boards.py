@@ -78,16 +78,17 @@ class StandInNetwork:
 
     async def attach(self, pod_uid: str) -> StandInNetns:
         file = self._folder / pod_uid
-        if not file.exists():
+        if pod_uid not in self.observe():  # the file may be there alone, where somebody was killed in between
             file.touch()
             await process.run(["unshare", f"--net={file}", "ip", "link", "set", "lo", "up"])
         return StandInNetns(os.fspath(file), "127.0.0.1")
 
     async def detach(self, pod_uid: str) -> None:
         file = self._folder / pod_uid
-        if file.exists():
+        while file.exists():
             await process.run(["umount", os.fspath(file)], check=False)
-            file.unlink()
+            with contextlib.suppress(OSError):  # a helper of a killed daemon may be mounting it this moment
+                file.unlink()
 
     def observe(self) -> Mapping[str, StandInNetns]:
         points = {p.path for p in mount_points()}
