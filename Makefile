@@ -4,7 +4,7 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 # pytest-xdist: one worker a core; the integration part needs root (namespaces, cgroups, mounts).
 WORKERS ?= $(shell nproc)
 
-.PHONY: help demo demo-up demo-down test unit lint bench setup setup-test lock
+.PHONY: help demo demo-up demo-down test test-vm unit lint bench setup setup-test lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,10 @@ demo-down: ## takes the demo down; returns when nothing is left of it
 
 test: setup-test ## every test that can run on this machine
 	@$(ROOT) $(PY) -m pytest -n $(WORKERS) --dist worksteal tests
+
+test-vm: setup-test ## the node in a virtual machine with systemd and cgroup v2: limits, adoption, power cut (10 to 15 minutes)
+	@tools/setup.sh vm
+	@$(ROOT) EDGED_VM=1 $(PY) -m pytest -p no:xdist tests/vm
 
 unit: setup-test ## the pure tests alone, without root
 	@$(PY) -m pytest -n $(WORKERS) tests/unit

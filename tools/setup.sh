@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Brings what `make demo` (or, with "test", `make test`) needs: Debian packages and a virtual environment with
-# pinned, hash-checked Python packages. Does nothing where everything is there. Debian 12 and 13.
+# Brings what `make demo` (or, with "test" or "vm", `make test` or `make test-vm`) needs: Debian packages and a virtual
+# environment with pinned, hash-checked Python packages. Does nothing where everything is there. Debian 12 and 13.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose="${1:-demo}"
@@ -9,8 +9,10 @@ purpose="${1:-demo}"
 runtime=(crun:crun conmon:conmon mosquitto:mosquitto nft:nftables dnsmasq:dnsmasq-base busybox:busybox-static
     ip:iproute2 unshare:util-linux)
 testing=(skopeo:skopeo umoci:umoci chromium:chromium nsenter:util-linux)
+machines=(mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs ssh:openssh-client)
 wanted=("${runtime[@]}")
 [ "$purpose" = test ] && wanted+=("${testing[@]}")
+[ "$purpose" = vm ] && wanted+=("${machines[@]}")
 
 missing=()
 export PATH="$PATH:/usr/sbin:/sbin"

@@ -1,4 +1,4 @@
-"""The disk that the virtual machine boots: Debian of this machine's own release, with all that a node and its tests need.
+"""The disk that the virtual machine boots: Debian of this machine's own release, with what a node and its tests need.
 
 Built once by mmdebstrap with this machine's apt sources and by pip with its settings, and kept below .cache/ under a
 hash of everything that goes in. The project itself is not in it, so that a change of the code needs no new image.
@@ -50,7 +50,8 @@ mkdir -p "$1/root/.ssh" "$1/opt/edged/src"
 cp key.pub "$1/root/.ssh/authorized_keys"
 echo 'UseDNS no' > "$1/etc/ssh/sshd_config.d/vm.conf"
 chroot "$1" systemctl -q enable systemd-networkd ssh
-chroot "$1" systemctl -q mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer e2scrub_all.timer
+chroot "$1" systemctl -q mask apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer
+chroot "$1" systemctl -q mask fstrim.timer e2scrub_all.timer
 chroot "$1" systemd-machine-id-setup >/dev/null
 chroot "$1" python3 -m venv --without-pip /opt/edged/current
 packages="$(echo "$1"/opt/edged/current/lib/python3*/site-packages)"
