@@ -93,7 +93,7 @@ def _names(host: str) -> frozenset[str]:
 
 async def _serve(config: NodeConfig, token: str, listener: socket.socket) -> None:
     client = ControlClient(config.control_socket)
-    feed = Feed(client, time.time)
+    feed = Feed(config.name, client, time.time)
     idle = _Idle(feed)
     app = Guard(
         make_app(client, feed), name=config.name, token=token, hosts=_names(config.dashboard.host), clock=time.time,

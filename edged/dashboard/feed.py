@@ -23,10 +23,12 @@ VIEWERS = 16  # pages open at once; each costs a connection and one message of m
 class View(msgspec.Struct, frozen=True):
     """What a page is told.
 
+    :ivar node: its name, so that there is one before the daemon has answered for the first time.
     :ivar answering: whether the daemon answers now; if not, `snapshot` is the last one known, or None.
     :ivar since: seconds since 1970 since when it doesn't; 0 while it does.
     """
 
+    node: str
     answering: bool
     since: float
     reason: str
@@ -36,11 +38,12 @@ class View(msgspec.Struct, frozen=True):
 class Feed:
     """The newest view wins: a slow viewer skips, and costs one message however slow it is."""
 
-    def __init__(self, client: ControlClient, clock: Callable[[], float]) -> None:
+    def __init__(self, node: str, client: ControlClient, clock: Callable[[], float]) -> None:
+        self._node = node
         self._client = client
         self._clock = clock
         self._upstream: asyncio.Task[None] | None = None
-        self._view = View(True, 0.0, "", None)
+        self._view = View(node, True, 0.0, "", None)
         self._message = b""
         self._version = 0
         self._news = asyncio.Condition()
@@ -122,7 +125,7 @@ class Feed:
             try:
                 async with contextlib.aclosing(self._client.watch(INTERVAL)) as snapshots:
                     async for snapshot in snapshots:
-                        await self._publish(View(True, 0.0, "", snapshot))
+                        await self._publish(View(self._node, True, 0.0, "", snapshot))
             except EdgedError as e:
                 await self._away(str(e))
             except Exception:  # the outermost loop of this process: a page that says so beats one that hangs
@@ -132,7 +135,7 @@ class Feed:
 
     async def _away(self, reason: str) -> None:
         since = self._clock() if self._view.answering else self._view.since
-        await self._publish(View(False, since, reason, self._view.snapshot))
+        await self._publish(View(self._node, False, since, reason, self._view.snapshot))
 
     async def _publish(self, view: View) -> None:
         self._view = view

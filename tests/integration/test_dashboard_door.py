@@ -42,7 +42,7 @@ async def door(address: str = "192.168.1.7", name: str = "pi-kitchen") -> AsyncI
             control = ControlClient(path)
             touched: list[int] = []
             app = Guard(
-                make_app(control, Feed(control, lambda: NOW)), name=name, token=TOKEN,
+                make_app(control, Feed("pi-kitchen", control, lambda: NOW)), name=name, token=TOKEN,
                 hosts=frozenset({"pi-kitchen.local"}), clock=lambda: NOW, touch=lambda: touched.append(1),
             )  # fmt: skip
             transport = httpx.ASGITransport(app, client=(address, 40000))

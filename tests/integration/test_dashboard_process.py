@@ -77,6 +77,7 @@ def test_a_page_survives_its_daemons_restart_and_says_since_when_it_is_away() ->
             _, view = await anext(stream)
             assert view["answering"] is False
             assert view["snapshot"] is None
+            assert view["node"] == "pi-kitchen"
             assert "is the daemon running" in view["reason"]
             assert (await client.get("/api/status")).status_code == 503
             await page.start_daemon()

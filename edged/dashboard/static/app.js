@@ -62,6 +62,9 @@ function show() {
     showOverview(snapshot);
     announce(showPods(snapshot));
     showEvents(snapshot.status.events ?? []);
+  } else if (view) {
+    setText(byId("node"), view.node);
+    setText(byId("link-text"), "nothing known yet");
   }
   document.body.classList.toggle("loading", !snapshot);
   const text = lost !== null ? "page's server lost, trying again" : stale ? "edged not answering" : "Live";

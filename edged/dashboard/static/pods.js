@@ -112,10 +112,10 @@ export function stateOf(pod) {
   return { label: "Running", kind: "good", sentence: pod.message ?? "" };
 }
 
-/** "last end: OOMKilled (137)", for a container that has run before. */
+/** "last end: OOMKilled (137)", for a container that has run before and whose message doesn't say how it ended. */
 function lastEnd(container) {
   const code = container.last_exit_code ?? null;
-  if (!container.last_reason && code === null) return "";
+  if ((!container.last_reason && code === null) || /exit code|killed|stopped/i.test(container.message ?? "")) return "";
   return `last end: ${container.last_reason || "exit"}${code === null ? "" : ` (${code})`}`;
 }
 
