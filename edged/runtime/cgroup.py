@@ -129,14 +129,11 @@ class Cgroups:
         if pid <= 0:
             return False
         try:
-            with open(f"/proc/{pid}/cgroup") as f:  # noqa: PTH123 (a hot path)
-                for line in f:
-                    place = line.rstrip("\n").split(":", 2)[2]
-                    if place == path or place.startswith(path + "/"):
-                        break
-                else:
+            with open(f"/proc/{pid}/cgroup", "rb", buffering=0) as f:  # noqa: PTH123 (a hot path)
+                places, ours = f.read(), os.fsencode(path)
+                if b":%b\n" % ours not in places and b":%b/" % ours not in places:
                     return False
-            with open(f"/proc/{pid}/stat", "rb") as f:  # noqa: PTH123
+            with open(f"/proc/{pid}/stat", "rb", buffering=0) as f:  # noqa: PTH123
                 return f.read().rpartition(b")")[2].split(None, 1)[0] not in (b"Z", b"X")
         except (OSError, IndexError):
             return False

@@ -130,13 +130,13 @@ class Containers:
     def _is_conmon(self, record: ContainerRecord) -> bool:
         """By its command line, which names the bundle: pids are reused."""
         try:
-            with open(f"/proc/{record.conmon}/cmdline", "rb") as f:  # noqa: PTH123 (a hot path)
-                return os.fsencode(self._places.container(record.id)) in f.read().split(b"\0")
+            with open(f"/proc/{record.conmon}/cmdline", "rb", buffering=0) as f:  # noqa: PTH123 (a hot path)
+                return b"\0%b\0" % os.fsencode(self._places.folder_of(record)) in f.read()
         except OSError:
             return False
 
     def _exit_file(self, record: ContainerRecord) -> Path:
-        return self._places.container(record.id) / record.id
+        return Path(self._places.folder_of(record), record.id)
 
     def _settle(self, record: ContainerRecord, code: int | None, seen: bool = False) -> ContainerRecord:
         """The end, as conmon wrote it down or as `code` says; while cgroup and exit file are still there.

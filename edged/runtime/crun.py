@@ -161,7 +161,7 @@ class Crun:
 
     def waits_for_start(self, container_id: str) -> bool:
         """Created and not yet started: crun's fifo is there until `start` has opened it."""
-        return (self._state / container_id / "exec.fifo").exists()
+        return os.path.exists(f"{self._state}/{container_id}/exec.fifo")  # noqa: PTH110 (a hot path)
 
     def forget(self, container_id: str) -> None:
         """Remove crun's own record of a container that has ended."""

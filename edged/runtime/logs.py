@@ -119,6 +119,8 @@ class LogFile:
 
     def _append(self, block: bytes) -> None:
         """A full or missing file system loses lines, never the daemon."""
+        if len(block) > self._half:
+            block = block[-self._half :].partition(b"\n")[2]
         if not block:
             return
         with contextlib.suppress(OSError):
@@ -130,7 +132,7 @@ class LogFile:
             if self._fd < 0:
                 self._fd = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
                 self._size = os.fstat(self._fd).st_size
-            self._size += os.write(self._fd, block[-self._half :])
+            self._size += os.write(self._fd, block)
 
 
 def _second_name(log: Path) -> Path:

@@ -25,7 +25,8 @@ from edged.runtime.logs import LogFile
 PIDFD_GET_INFO = 0xC040FF0B  # _IOWR(0xFF, 11, 64 bytes), Linux 6.13
 PIDFD_INFO_EXIT = 1 << 3  # Linux 6.15
 EXIT_STATUS_OFFSET = 60  # in struct pidfd_info
-LAST_READS = 8  # more than a pipe holds
+READ_SIZE = 4096  # as lines of a log it may be twenty times as much
+LAST_READS = 17  # more than a pipe holds
 CONMON_LAST_WORDS = 2.0  # seconds that conmon gets to write the exit code after its container has ended
 
 
@@ -124,7 +125,7 @@ class Watch:
 
     def _read(self, stream: int, fd: int) -> None:
         try:
-            data = os.read(fd, 16384)
+            data = os.read(fd, READ_SIZE)
         except BlockingIOError:
             return
         if data:

@@ -133,6 +133,10 @@ class Places:
         uid, name, attempt = parse_id(container)
         return self.pods / uid / "containers" / name / str(attempt)
 
+    def folder_of(self, record: ContainerRecord) -> str:
+        """`container` for a record that was read: its names are known to be good."""
+        return f"{self.pods}/{record.pod_uid}/containers/{record.name}/{record.attempt}"
+
     def layer(self, container: str) -> Path:
         """Holds upper/ and work/ of one attempt."""
         uid, name, attempt = parse_id(container)
@@ -146,16 +150,18 @@ class Places:
 
     def sandboxes(self) -> Iterator[SandboxRecord]:
         for entry in _entries(self.pods):
-            record = read(Path(entry.path) / "sandbox", SandboxRecord)
+            record = read(f"{entry.path}/sandbox", SandboxRecord)
             yield record or SandboxRecord(entry.name, entry.name, 0.0)
 
     def containers(self, pod_uid: str | None = None) -> Iterator[ContainerRecord]:
         """Every attempt there is a trace of; one whose record is missing or broken still has its name."""
         for uid in [pod_uid] if pod_uid is not None else [e.name for e in _entries(self.pods)]:
-            for name in _entries(self.pods / uid / "containers"):
-                for attempt in _entries(Path(name.path)):
+            for name in _entries(f"{self.pods}/{uid}/containers"):
+                for attempt in _entries(name.path):
                     if attempt.name.isdecimal() and LABEL.fullmatch(name.name):
-                        yield self.record(container_id(uid, name.name, int(attempt.name)))
+                        yield read(f"{attempt.path}/record", ContainerRecord) or ContainerRecord(
+                            container_id(uid, name.name, int(attempt.name)), uid, name.name, int(attempt.name)
+                        )
 
     def record(self, container: str) -> ContainerRecord:
         uid, name, attempt = parse_id(container)
@@ -173,10 +179,11 @@ def sandbox_state(record: SandboxRecord, ready: bool) -> SandboxState:
     return SandboxState(record.pod_uid, record.pod, record.ip, ready, record.termination_grace)
 
 
-def read(file: Path, kind: type[T]) -> T | None:
+def read(file: Path | str, kind: type[T]) -> T | None:
     """None where it is missing or not of that kind."""
     try:
-        return msgspec.msgpack.decode(file.read_bytes(), type=kind)
+        with open(file, "rb", buffering=0) as f:  # noqa: PTH123 (a hot path)
+            return msgspec.msgpack.decode(f.read(), type=kind)
     except (OSError, msgspec.DecodeError):
         return None
 
@@ -206,7 +213,7 @@ def read_number(file: Path) -> int | None:
         return None
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return [e for e in entries if not e.name.startswith(".")]

@@ -144,6 +144,15 @@ def test_a_log_keeps_its_older_half(tmp_path: Path) -> None:
     assert (tmp_path / "log").stat().st_size <= 200
 
 
+def test_more_than_a_log_at_once_keeps_whole_lines(tmp_path: Path) -> None:
+    log = LogFile(tmp_path / "log", 500)
+    log.write(0, b"".join(b"%d\n" % n for n in range(100)), 0)
+    log.close()
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [line.split(" ")[1:3] for line in lines] == [["stdout", "F"]] * len(lines)
+    assert lines[-1].endswith(" 99")
+
+
 def image(tmp_path: Path, user: str) -> Image:
     low, high = tmp_path / "low" / "etc", tmp_path / "high" / "etc"
     if not low.exists():
