@@ -77,6 +77,7 @@ class Documents:
         self._told: dict[str, Desired] = {}
         self._sealed: dict[str, dict[str, Sealed]] = {}  # node -> secret's title -> its box
         self._floor: dict[str, int] = {}  # generations that nodes have and we don't remember giving
+        self.problems: dict[str, str] = {}  # node -> why it can't be told anything new
         self._gone_since: dict[str, dict[str, int]] = {}  # node -> pod uid -> generation that first lacked it
         for node, raw in store.records(BUCKET).items():
             self._remember(node, raw)
@@ -108,7 +109,7 @@ class Documents:
     def refresh(self, nodes: Iterable[str]) -> list[Document]:
         """Compile these nodes' documents, record the ones that have changed, and return those, signed.
 
-        A document that can't be made (too large, say) is logged and left out; the node keeps what it has.
+        A document that can't be made (too large, say) is left out and told in `problems`; the node keeps what it has.
 
         :raises RetryError: the database refused; nothing has changed.
         """
@@ -117,8 +118,12 @@ class Documents:
             try:
                 if (made := self._compile(node)) is not None:
                     fresh[node] = (*made, self.sign(made[0]))
+                self.problems.pop(node, None)
             except EdgedError as e:
-                log.error("node %s can't be told anything new: %s", node, e)
+                self.problems[node] = str(e)
+            except Exception as e:  # one node's bad luck must not be everybody's
+                log.exception("the document of node %s can't be made", node)
+                self.problems[node] = f"the hub can't make this node's document: {e}"
         self._store.commit([PutRecord(BUCKET, n, _record(d, s)) for n, (d, s, _) in fresh.items()])
         for node, (desired, sealed, _) in fresh.items():
             self._note_the_gone(node, self._told.get(node), desired)
@@ -130,8 +135,12 @@ class Documents:
         """What every node was told last, signed anew: for a broker that may have lost what it retained."""
         for node in self.nodes:
             desired = self._told.get(node)
-            if desired is not None and node not in self._floor:
+            if desired is None or node in self._floor:
+                continue
+            try:
                 yield Document(node, desired.generation, self.sign(desired))
+            except EdgedError as e:
+                log.error("node %s can't be told its document again: %s", node, e)
 
     def sign(self, desired: Desired) -> bytes:
         return trust.sign_desired(desired, self._signing_key, self._now())

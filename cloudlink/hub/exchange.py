@@ -141,7 +141,8 @@ class Exchange:
             self._outbox[document.node] = document
         if self._outbox:
             self._posted.set()
-        self._store.commit([c for node in nodes for c in self._reports.farewells(node)])
+        changes = [c for node in nodes for c in self._reports.farewells(node)]
+        self._store.commit([*changes, *self._reports.complaints(self._documents.problems)])
         self._dirty.clear()
 
     def _everybody(self) -> set[str]:

@@ -30,7 +30,7 @@ from cloudlink.kube.apps import Deployment, ReplicaSet
 from cloudlink.kube.core import Event, Namespace, Node, Pod
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.registry import RESOURCES
-from edged.errors import EdgedError
+from edged.errors import EdgedError, RetryError
 
 log = logging.getLogger(__name__)
 
@@ -202,18 +202,16 @@ class Manager:
 
     def _decide(self, obj: KubeObject, now: float) -> Decision:
         world, namespace = self._world, obj.metadata.namespace
+        orphan = garbage.orphan(obj, world.exists)
+        if orphan.changes:
+            return orphan
         match obj:
             case Namespace() if is_deleted(obj):
                 content = [o for r in RESOURCES if r.namespaced for o in self._store.list(r.kind, obj.metadata.name)]
                 return garbage.dying_namespace(obj, content)
             case Pod():
-                node_exists = world.get(Node, "", obj.spec.node_name) is not None
-                lost = garbage.lost_pod(obj, node_exists)
-                return lost if lost.changes else garbage.orphan(obj, world.exists)
-            case ReplicaSet():
-                orphan = garbage.orphan(obj, world.exists)
-                if orphan.changes or self._is_dying(namespace):
-                    return orphan
+                return garbage.lost_pod(obj, world.get(Node, "", obj.spec.node_name) is not None)
+            case ReplicaSet() if not self._is_dying(namespace):
                 return replicaset.reconcile(obj, world.owned(obj.metadata.uid, Pod), now, self._suffix)
             case Deployment() if not self._is_dying(namespace):
                 sets = world.owned(obj.metadata.uid, ReplicaSet)
@@ -255,13 +253,17 @@ class Manager:
             if changes:
                 self._store.commit(changes)
                 log.debug("%s", "; ".join(map(describe, changes)))
-        except StoreError:
-            self._one_by_one(answers, now)
-            return
-        except EdgedError as e:
+        except RetryError as e:
             log.error("%s; next try in %g s", e, PAUSE)
             for a in answers:
                 self._queue.add(a.task, now + PAUSE)
+            return
+        except StoreError:
+            self._one_by_one(answers, now)
+            return
+        except Exception:  # the outermost loop of the controllers
+            log.exception("the changes of a round can't be committed together")
+            self._one_by_one(answers, now)
             return
         for a in answers:
             self._notes.extend(a.notes)
@@ -275,6 +277,9 @@ class Manager:
             except EdgedError as e:
                 delay = self._queue.failed(a.task, now)
                 log.warning("%s %s/%s: %s; next try in %g s", a.task.kind, a.task.namespace, a.task.name, e, delay)
+            except Exception:
+                delay = self._queue.failed(a.task, now)
+                log.exception("%s %s/%s; next try in %g s", a.task.kind, a.task.namespace, a.task.name, delay)
 
     def tell(self) -> None:
         """Write what was said since last time as Events: after the deeds, which must not wait for it."""

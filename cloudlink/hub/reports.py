@@ -6,8 +6,9 @@ pods that are bound to it; whatever else it says is passed over.
 
 from __future__ import annotations
 
+import logging
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -24,6 +25,8 @@ from cloudlink.kube.meta import ObjectMeta
 from cloudlink.kube.status import node_status, pod_status, unreachable
 from cloudlink.wire import Presence
 from edged import model
+
+log = logging.getLogger(__name__)
 
 BUCKET = "heard"
 EPOCHS_KEPT = 8
@@ -62,6 +65,7 @@ class Reports:
     def __init__(self, store: Store, world: World, documents: Documents, now: Callable[[], float]) -> None:
         self._store, self._world, self._documents, self._now = store, world, documents, now
         self._heard: dict[str, Heard] = {}
+        self._complained: dict[str, str] = {}
         self._present_lately: set[str] = set()  # since the broker was last reached
 
     # ------------------------------------------------------------ hearing
@@ -209,6 +213,17 @@ class Reports:
                 Note(about, "Warning" if warns else "Normal", e.reason, e.message, COMPONENT, node.metadata.name, path)
             )
         return notes
+
+    def complaints(self, problems: Mapping[str, str]) -> list[Change]:
+        """Events on the nodes that can't be told what they should run, each reason once."""
+        notes = []
+        for name, why in problems.items():
+            node = self._world.get(Node, "", name)
+            if node is not None and self._complained.get(name) != why:
+                log.error("node %s can't be told anything new: %s", name, why)
+                notes.append(Note(node, "Warning", "DesiredStateNotSent", why, "exchange"))
+        self._complained = dict(problems)
+        return list(events.record(notes, self._find_event, self._now()))
 
     def _find_event(self, namespace: str, name: str) -> Event | None:
         return self._world.get(Event, namespace, name)

@@ -60,7 +60,12 @@ class World:
         return self._read(self._on_node.get(name, ()), Pod)
 
     def exists(self, kind: str, namespace: str, name: str, uid: str) -> bool:
-        """Whether exactly this object is there. Owners may live in the namespace or, as Nodes do, outside of any."""
+        """Whether exactly this object is there; of kinds that we don't know, we can't say that they are gone.
+
+        Owners may live in the namespace or, as Nodes do, outside of any.
+        """
+        if kind not in FOLLOWED:
+            return True
         there = self._store.get(kind, namespace or None, name) or self._store.get(kind, None, name)
         return there is not None and there.metadata.uid == uid
 

@@ -105,7 +105,7 @@ actions = st.one_of(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(st.integers(1, 6), shares, shares, st.lists(actions, max_size=25))
 def test_no_order_of_events_breaks_the_bounds_and_the_rollout_ends(
     replicas: int, surge: int | str, missing: int | str, happenings: list[tuple[str, int]]

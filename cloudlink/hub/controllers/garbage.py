@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from cloudlink.hub.changes import Delete, ObjectChange
 from cloudlink.hub.controllers.replicaset import remove_pod
 from cloudlink.hub.decision import Decision
-from cloudlink.hub.objects import controller_of, is_deleted
+from cloudlink.hub.objects import is_deleted
 from cloudlink.kube.core import Namespace, Pod
 from cloudlink.kube.meta import KubeObject
 
@@ -19,9 +19,11 @@ Exists = Callable[[str, str, str, str], bool]  # kind, namespace, name, uid
 
 
 def orphan(obj: KubeObject, exists: Exists) -> Decision:
-    """Remove an object whose controller is gone, or has been made anew under the same name."""
-    owner = controller_of(obj)
-    if owner is None or is_deleted(obj) or exists(owner.kind, obj.metadata.namespace, owner.name, owner.uid):
+    """Remove an object all of whose owners are gone, or have been made anew under the same names."""
+    owners = obj.metadata.owner_references
+    if not owners or is_deleted(obj):
+        return Decision()
+    if any(exists(o.kind, obj.metadata.namespace, o.name, o.uid) for o in owners):
         return Decision()
     return Decision((_remove(obj),))
 
