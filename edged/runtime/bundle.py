@@ -190,6 +190,8 @@ def resources(limits: Limits, machine: Machine) -> dict[str, Any]:
         found["memory"] = {"limit": limits.memory_limit}
         if machine.swap:
             found["memory"]["swap"] = limits.memory_limit
+        if machine.unified:  # as Kubernetes: a container that lost one process is not left limping
+            found["unified"] = {"memory.oom.group": "1"}
     if machine.cpu:
         found["cpu"] = {"shares": max(2, limits.cpu_request * 1024 // 1000)}
         if limits.cpu_limit is not None:

@@ -24,6 +24,8 @@ async def ask(probe: Probe, ip: str, execute: Exec) -> ProbeResult:
     try:
         if isinstance(action, ExecAction):
             return await _exec(action, probe.timeout, execute)
+        if not (action.host or ip):
+            return _no("the pod has no address")
         async with asyncio.timeout(probe.timeout):
             return await (_http(action, ip) if isinstance(action, HttpAction) else _tcp(action, ip))
     except TimeoutError:

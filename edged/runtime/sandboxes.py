@@ -15,7 +15,7 @@ from edged.errors import RetryError
 from edged.model import EmptyDir, Material, Pod, SandboxState
 from edged.runtime import bundle, mounts
 from edged.runtime.containers import Sandbox, remove_tree
-from edged.runtime.records import Places, SandboxRecord, read, sandbox_state, write_atomically
+from edged.runtime.records import UID, Places, SandboxRecord, read, sandbox_state, write_atomically
 from edged.runtime.volumes import Volumes
 
 RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
@@ -57,8 +57,8 @@ class Sandboxes:
         self._places.pods.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._places.writable.mkdir(mode=0o700, parents=True, exist_ok=True)
         for scratch in sorted(self._places.writable.iterdir()):
-            if self._places.pod(scratch.name).is_dir():
-                continue
+            if not UID.fullmatch(scratch.name) or self._places.pod(scratch.name).is_dir():
+                continue  # lost+found, say
             record = read(scratch / "sandbox", SandboxRecord)
             if record is None or not (scratch / "volumes").is_dir():
                 await remove_tree(scratch)

@@ -1,7 +1,8 @@
 """Volumes of a pod: emptyDir, hostPath, and configs and secrets as files.
 
-emptyDir lives on the disk beside the containers' own layers, or as a tmpfs. Configs and secrets live in run_dir,
-which is memory, in Kubernetes' layout (pkg/volume/util/atomic_writer.go), so that all files of a volume change at once:
+emptyDir lives on the disk beside the containers' own layers, or as a tmpfs; only there its size limit is enforced.
+Configs and secrets live in run_dir, which is memory, in Kubernetes' layout (pkg/volume/util/atomic_writer.go), so that
+all files of a volume change at once:
 
     <volume>/..2/app.conf           the content, a new folder for each change
     <volume>/..data -> ..2          replaced by rename

@@ -263,6 +263,17 @@ def test_a_closed_port_is_a_plain_no() -> None:
     asyncio.run(scenario())
 
 
+def test_a_pod_without_address_is_not_taken_for_this_machine() -> None:
+    async def scenario() -> None:
+        async with server(b"HTTP/1.1 200 OK\r\n\r\n") as (port, heard):
+            for action in (HttpAction(port), TcpAction(port)):
+                result = await probes.ask(Probe(action, timeout=5.0), "", never)
+                assert result == ProbeResult(Verdict.FAILURE, "the pod has no address")
+            assert heard == []
+
+    asyncio.run(scenario())
+
+
 def test_a_header_that_would_break_out_of_its_line_is_refused() -> None:
     async def scenario() -> None:
         async with server(b"HTTP/1.1 200 OK\r\n\r\n") as (port, heard):

@@ -66,7 +66,9 @@ def test_limits_become_what_kubernetes_makes_of_them() -> None:
         "memory": {"limit": 64 * MIB, "swap": 64 * MIB},
         "cpu": {"shares": 256, "period": 100_000, "quota": 50_000},
         "pids": {"limit": 99},
+        "unified": {"memory.oom.group": "1"},
     }
+    assert "unified" not in config(Machine(unified=False), limits=limits)["linux"]["resources"]
 
 
 def test_no_request_is_the_smallest_share_and_no_limit_is_none() -> None:
@@ -80,7 +82,7 @@ def test_what_the_machine_can_not_limit_is_left_out() -> None:
     poor = Machine(memory=False, swap=False, cpu=False, pids=False)
     limits = Limits(memory_limit=64 * MIB, cpu_limit=500)
     assert set(config(poor, limits=limits)["linux"]["resources"]) == {"devices"}
-    no_swap = config(Machine(swap=False), limits=limits)["linux"]["resources"]["memory"]
+    no_swap = config(Machine(unified=False, swap=False), limits=limits)["linux"]["resources"]["memory"]
     assert no_swap == {"limit": 64 * MIB}
 
 
@@ -132,6 +134,12 @@ def test_an_unknown_machine_has_no_seccomp_rather_than_a_wrong_one() -> None:
 )
 def test_who_dies_first_is_decided_by_kubernetes_classes(limits: tuple[Limits, ...], expected: int) -> None:
     assert bundle.oom_score_adj(pod(*limits), limits[0], 1024 * MIB) == expected
+
+
+def test_without_a_device_filter_no_device_files_can_be_made() -> None:
+    made = config(Machine(devices=False))
+    assert "devices" not in made["linux"]["resources"]
+    assert "CAP_MKNOD" not in made["process"]["capabilities"]["bounding"]
 
 
 def test_an_oom_score_that_may_not_be_lowered_is_not() -> None:
