@@ -32,7 +32,7 @@ def record(notes: Iterable[Note], find: Find, now: float) -> tuple[ObjectChange,
         if before is not None:
             if key not in fresh:
                 known.add(key)
-            event = before.model_copy(update={"count": before.count + 1, "last_timestamp": rfc3339(now)})
+            event = event.model_copy(update={"count": before.count + 1, "first_timestamp": before.first_timestamp})
         fresh[key] = event
     return tuple(Update(e) if key in known else Create(e) for key, e in fresh.items())
 
@@ -50,9 +50,9 @@ def _event(note: Note, now: float) -> Event:
         resource_version=meta.resource_version,
         field_path=note.field_path,
     )
-    similar = "\0".join(
-        (about.kind, meta.uid or meta.name, note.field_path, note.type, note.reason, message, note.component, note.host)
-    )
+    # Nodes are told apart by name: what is said of one at its first word comes before the store gave it a uid.
+    who = meta.uid if meta.namespace else meta.name
+    similar = "\0".join((about.kind, who, note.field_path, note.type, note.reason, message, note.component, note.host))
     digest = hashlib.blake2b(similar.encode("utf-8", "replace"), digest_size=8).hexdigest()
     time = rfc3339(now)
     return Event(
