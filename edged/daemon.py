@@ -125,6 +125,10 @@ class Daemon:
         for sentence in self._store.damaged:
             log.warning("stored state: %s", sentence)
             self._event("Warning", "StateDamaged", sentence)
+        if saved is not None and (saved.desired.fleet, saved.desired.node) != (self.config.fleet, self.config.name):
+            # Generations of two fleets can't be compared; what runs is left alone until the new hub has spoken.
+            log.warning("the stored state is of node %s in fleet %s", saved.desired.node, saved.desired.fleet)
+            saved = None
         if saved is not None:
             self._desired = saved.desired
             self._inbox = Inbox(self._wake.set, saved.desired.generation, saved.digest)

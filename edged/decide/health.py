@@ -76,7 +76,9 @@ def fold(health: Health, kind: ProbeKind, probe: Probe, success: bool, message: 
         ready = True
     elif -run >= probe.failure_threshold:
         ready = False
-    reason = f"readiness probe failed: {message}" if not success else ""
+    # The first no of a container that was never ready is how every start looks, and no news.
+    told = not success and (health.ready or run < -1)
+    reason = f"readiness probe failed: {message}" if told else ""
     return msgspec.structs.replace(health, readiness_run=run, ready=ready, reason=reason)
 
 

@@ -61,3 +61,10 @@ def test_counters_alone_are_no_news() -> None:
     again = healths.fold(once, ProbeKind.READINESS, PROBE, True, "", ALL)
     assert once != again
     assert healths.same_story(once, again)
+
+
+def test_the_first_no_of_a_container_that_was_never_ready_is_no_news() -> None:
+    first = folded(ALL, (ProbeKind.STARTUP, True), (ProbeKind.READINESS, False))
+    assert first.reason == ""
+    second = folded(ALL, (ProbeKind.STARTUP, True), *[(ProbeKind.READINESS, False)] * 2)
+    assert second.reason == "readiness probe failed: HTTP 500"
