@@ -11,7 +11,7 @@ import time
 
 from cloudlink.cli.house import House
 from tests.bench import floors
-from tests.bench.measure import cpu_seconds, median_ms, node_processes, pss, spin_until, tell, total, written_bytes
+from tests.bench.measure import cpu_seconds, median_ms, node_processes, pss, rss, spin_until, tell, total, written_bytes
 from tests.houses import a_house, container_pids, deployment, pods_of
 
 IDLE_SECONDS = 60.0
@@ -51,7 +51,15 @@ class Bench:
         daemon = total(pss, roles["edged"])
         helpers = total(pss, [p for role in ("conmon", "dnsmasq", "worker") for p in roles[role]])
         peers = {0: "Docker 111, Swarm 124", 20: "Swarm 203, Docker 186, containerd 105"}
-        tell(f"edged PSS, {pods} pods", daemon, "MB", floors.python_pss(), goal=30.0, floor_is="asyncio + ssl alone")
+        tell(
+            f"edged PSS, {pods} pods",
+            daemon,
+            "MB",
+            floors.python_pss(),
+            goal=30.0,
+            floor_is="asyncio + ssl alone",
+            rss=round(total(rss, roles["edged"]), 1),
+        )
         conmons = floors.conmon_mb * len(roles["conmon"])
         tell(f"helpers PSS, {pods} pods", helpers, "MB", conmons, floor_is="conmon alone", count=len(roles["conmon"]))
         tell(f"node without workloads PSS, {pods} pods", daemon + helpers, "MB", goal=45.0, peers=peers.get(pods, ""))

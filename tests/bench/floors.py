@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from cloudlink.cli.house import House
 from tests.bench.measure import median_ms, node_processes, pss, total
 
-conmon_mb = 0.4  # replaced by `measure` with this machine's number
+conmon_mb = 0.0  # set by `measure`, once per run
+_bundle: dict[str, Any] = {}  # likewise: the OCI config of a real container
 
 
 def measure(house: House) -> None:
-    """One conmon with one container under it, as it stands."""
-    global conmon_mb  # noqa: PLW0603  # set once per run, read by the lines that quote it
+    """One conmon with its container under it, and that container's bundle, as they stand."""
+    global conmon_mb  # noqa: PLW0603
     pids = node_processes(house)["conmon"]
-    conmon_mb = total(pss, pids) / max(len(pids), 1)
+    conmon_mb = total(pss, pids) / len(pids)
+    found = next((house.folder / "node" / "run" / "pods").rglob("config.json"))
+    _bundle.update(json.loads(found.read_text()))
 
 
 def python_pss() -> float:
@@ -34,13 +39,9 @@ def python_pss() -> float:
     return int(done.stdout) * 1024 / 1e6
 
 
-def bundles(house: House) -> list[Path]:
-    return sorted(p.parent for p in (house.folder / "node" / "run" / "pods").rglob("config.json"))
-
-
 def bare_bundle(house: House, folder: Path, name: str) -> Path:
     """A running container's own bundle, with what ties it to its pod taken out: namespace, mounts, cgroup path."""
-    config = json.loads((bundles(house)[0] / "config.json").read_text())
+    config = copy.deepcopy(_bundle)
     config["root"] = {"path": str(layer(house)), "readonly": True}
     for namespace in config["linux"]["namespaces"]:
         if namespace["type"] == "network":

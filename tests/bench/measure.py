@@ -23,10 +23,20 @@ def tell(name: str, value: float, unit: str, floor: float | None = None, **more:
 
 
 def pss(pid: int) -> float:
-    """Proportional set size in MB (10^6 bytes); 0 if it is gone."""
+    """Proportional set size in MB (10^6 bytes); 0 if it is gone. Pages shared with others count as a fraction."""
+    return _rollup(pid, "Pss:")
+
+
+def rss(pid: int) -> float:
+    """Resident set size in MB: what PSS would be if nobody else had any of its pages mapped. An upper bound for a
+    board, where no hub shares the interpreter's."""
+    return _rollup(pid, "Rss:")
+
+
+def _rollup(pid: int, field: str) -> float:
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Pss:"):
+            if line.startswith(field):
                 return int(line.split()[1]) * 1024 / 1e6
     except OSError:
         pass

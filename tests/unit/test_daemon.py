@@ -68,7 +68,9 @@ async def a_lab(folder: Path, board: Board | None = None) -> AsyncIterator[Lab]:
     board = board or Board()
     board.now = boottime()
     runtime, uplink, images = FakeRuntime(board), FakeUplink(), FakeImages()
-    config = NodeConfig("node", "fleet", state_dir=str(folder), run_dir=str(folder / "run"), memory_allocatable=256 << 20)
+    config = NodeConfig(
+        "node", "fleet", state_dir=str(folder), run_dir=str(folder / "run"), memory_allocatable=256 << 20
+    )
     daemon = Daemon(config, runtime, images, StateStore(folder), uplink)
     running = asyncio.create_task(daemon.run(), name="daemon under test")
     try:
