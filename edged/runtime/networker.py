@@ -95,6 +95,15 @@ def _quiet_ipv6(interface: str) -> None:
         Path(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6").write_text("1")
 
 
+def _send_no_redirects(bridge: str) -> None:
+    """No hints to pods that a neighbour were nearer: all go through the machine on purpose, and each hint uses up the
+    kernel's allowance of ICMP for that pod, so that a Service without pods would be silent instead of refusing.
+    It is on where either of the two says so; every other interface keeps its own setting."""
+    for name in ("all", bridge):
+        with contextlib.suppress(OSError):
+            Path(f"/proc/sys/net/ipv4/conf/{name}/send_redirects").write_text("0")
+
+
 @contextlib.contextmanager
 def _machine_lock() -> Iterator[None]:
     fd = os.open(MACHINE_LOCK, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -215,6 +224,7 @@ class Wirer:
                 index, ours = _index(name), True
             elif not Path("/sys/class/net", name, "bridge").exists():
                 raise PermanentError(f"there is an interface {name} that is no bridge; set network.bridge to another")
+            _send_no_redirects(name)
             self._ensure_address(name, index, pods.gateway, pods.prefix, ours)
             alias, degraded = self._turn_on_forwarding(name)
             self._netlink.link("set", index=index, state="up", ifalias=alias)

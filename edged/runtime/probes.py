@@ -57,9 +57,8 @@ async def _http(action: HttpAction, ip: str) -> ProbeResult:
         writer.write(_request(action, host))
         line = await reader.readuntil(b"\n")
     finally:
-        writer.close()
         with contextlib.suppress(OSError):
-            writer.transport.abort()
+            writer.transport.abort()  # alone: after close() it fails for TLS in Debian 12's Python (3.11.2)
     words = line.decode("latin-1").split(None, 2)
     if len(words) < 2 or not words[0].startswith("HTTP/") or not words[1].isdecimal():
         return _no(f"{_target(action, ip)} does not speak HTTP: {line[:80]!r}")

@@ -201,6 +201,23 @@ def test_stopping_the_pods_unit_ends_the_whole_node(node: Node) -> None:
     node.all_running()
 
 
+def test_teardown_leaves_nothing_and_the_node_can_start_again(node: Node) -> None:
+    try:
+        node.machine.run("systemctl stop edged && /opt/edged/current/bin/python -m edged teardown --yes")
+        assert node.processes() == {}
+        assert node.machine.try_run(f"test -e /sys/fs/cgroup{PARENT}").returncode == 1
+        assert (
+            node.machine.run(
+                "nft list tables; grep edged /proc/self/mountinfo; ip -br link | grep -v -w -e lo -e eth0; :"
+            )
+            == ""
+        )
+        assert node.machine.try_run("pgrep -x conmon").returncode == 1
+    finally:
+        node.machine.run("systemctl start edged")
+    node.all_running()
+
+
 # ---------------------------------------------------------------- power
 
 
@@ -257,7 +274,8 @@ SUITES += ("tests/integration/test_services_*.py",)
 def test_the_suites_of_the_runtime_pass_on_cgroup_v2(node: Node, suite: str) -> None:
     started = time.monotonic()
     done = node.machine.try_run(
-        f"cd /opt/edged/src && CI=true /opt/edged/current/bin/python -m pytest -q -p no:cacheprovider {suite} 2>&1",
+        "cd /opt/edged/src && CI=true /opt/edged/current/bin/python -m pytest -q -n 2 -p no:cacheprovider"
+        f" {suite} 2>&1",
         timeout=1500.0,
     )
     said = done.stdout.decode(errors="replace")
