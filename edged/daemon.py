@@ -35,6 +35,7 @@ from edged.model import (
     NodeStatus,
     Observed,
     Pod,
+    PodStatus,
     Refusal,
     ServiceRules,
     Setback,
@@ -300,24 +301,34 @@ class Daemon:
         self._events.append(Event(next(self._numbers), time.time(), kind, reason, message, pod, title, container))
 
     def _report(self) -> None:
-        status = self.status()
+        before = self._told.pods if self._told is not None else ()
+        pods = self._pods()
+        for item in happenings.told_anew(before, pods):
+            self._event(item.kind, item.reason, item.message, item.pod, item.container)
+        status = self._status(pods)
         if status != self._told:
             self._told = status
             self.uplink.report(status)
 
     def status(self) -> NodeStatus:
+        return self._status(self._pods())
+
+    def _status(self, pods: tuple[PodStatus, ...]) -> NodeStatus:
         return NodeStatus(
             node=self.config.name,
             generation=self.generation,
             epoch=self._epoch,
             capacity=self.capacity,
-            pods=summary.summarise(self._desired, self.observed, self.budget, boottime()),
+            pods=pods,
             events=tuple(self._events),
             degraded=tuple(self._runtime.degraded),
             refused=self._refusal,
             boot_id=self._boot_id,
             version=__version__,
         )
+
+    def _pods(self) -> tuple[PodStatus, ...]:
+        return summary.summarise(self._desired, self.observed, self.budget, boottime())
 
     async def _notify_watchers(self) -> None:
         async with self._changed:

@@ -61,9 +61,12 @@ def explain(error: urllib.error.HTTPError) -> str:
     raw = error.read()
     try:
         status = json.loads(raw)
-        causes = (status.get("details") or {}).get("causes") or []
+        details = status.get("details") or {}
+        causes = details.get("causes") or []
+        if not causes:
+            return str(status["message"])
         lines = [f"  {c.get('field', '')}: {c.get('message', '')}" for c in causes]
-        return "\n".join([str(status["message"]), *lines])
+        return "\n".join([f'{details.get("kind", "object")} "{details.get("name", "")}" is invalid:', *lines])
     except (ValueError, KeyError, AttributeError, TypeError):
         return f"HTTP {error.code}: {raw[:200].decode(errors='replace')}"
 

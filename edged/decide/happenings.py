@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from edged.decide.restart import describe_end
-from edged.model import ContainerPhase, ContainerState, Observed, Value
+from edged.model import ContainerPhase, ContainerState, Observed, PodStatus, Value
+
+WAITING = {"ErrImageNeverPull": "ErrImageNeverPull", "CrashLoopBackOff": "BackOff"}  # waiting reason -> event reason
 
 
 class Happening(Value, frozen=True):
@@ -39,6 +43,24 @@ def between(before: Observed, after: Observed) -> tuple[Happening, ...]:
         seen = before.setbacks.get(uid)
         if seen is None or seen.message != setback.message:
             told.append(Happening("Warning", setback.reason, setback.message, uid))
+    return tuple(told)
+
+
+def told_anew(before: Sequence[PodStatus], after: Sequence[PodStatus]) -> tuple[Happening, ...]:
+    """What keeps a pod from running, as the status says it, the moment the status begins to say so."""
+    earlier = {p.uid: p for p in before}
+    told: list[Happening] = []
+    for pod in after:
+        old = earlier.get(pod.uid)
+        if pod.reason == "OutOfmemory" and (old is None or old.message != pod.message):
+            told.append(Happening("Warning", "OutOfmemory", pod.message, pod.uid))
+        known = {c.name: c for c in old.containers} if old else {}
+        for container in pod.containers:
+            was = known.get(container.name)
+            new = was is None or (was.reason, was.restarts) != (container.reason, container.restarts)
+            if container.state == "waiting" and container.reason in WAITING and new:
+                message = f"{container.name}: {container.message}"
+                told.append(Happening("Warning", WAITING[container.reason], message, pod.uid, container.name))
     return tuple(told)
 
 

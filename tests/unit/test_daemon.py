@@ -190,6 +190,7 @@ def test_a_missing_image_is_a_sentence_and_its_arrival_starts_the_pod(tmp_path: 
         await lab.offer(wanting("a", image="absent"))
         status = await lab.until(lambda s: bool(s.pods))
         assert 'image "absent" is not on this node' in status.pods[0].message
+        assert [e.reason for e in status.events] == ["ErrImageNeverPull"]
         lab.images.present.add("absent")
         await lab.daemon.refresh()
         await lab.until(running(1))
