@@ -12,11 +12,21 @@ import psutil
 
 
 def processes(folder: Path) -> dict[int, str]:
-    """Pid -> command line of every process that names `folder` in it, except ourselves and our parents."""
+    """Pid -> command line of every process that names `folder` in it, except ourselves and our parents.
+
+    Also by its relative name, where the process was started beside it (a hub restarted by hand, say).
+    """
     ourselves = psutil.Process()
     mine = {ourselves.pid, *(p.pid for p in ourselves.parents())}
-    lines = {p.pid: " ".join(p.info["cmdline"] or ()) for p in psutil.process_iter(["cmdline"])}
-    return {pid: line for pid, line in lines.items() if pid not in mine and f"{folder}/" in f"{line} "}
+    found = {}
+    for process in psutil.process_iter(["cmdline", "cwd"]):
+        words = process.info["cmdline"] or []
+        line = " ".join(words)
+        beside = process.info["cwd"] == os.fspath(folder.parent)
+        relative = beside and any(w.removeprefix("./").startswith(f"{folder.name}/") for w in words)
+        if process.pid not in mine and (f"{folder}/" in f"{line} " or relative):
+            found[process.pid] = line
+    return found
 
 
 def end(pids: list[int], patience: float = 5.0) -> None:
