@@ -38,7 +38,8 @@ from edged.control import ControlClient
 print(msgspec.json.encode(asyncio.run(ControlClient(Path("/run/edged/control.sock"), 30.0).status())).decode())
 """
 PROCESSES = """
-cd /run/edged/pods && for f in */containers/*/*/pid; do
+cd /run/edged/pods 2>/dev/null || exit 0
+for f in */containers/*/*/pid; do
     d="${f%/pid}"; [ -e "$d/conmon" ] || continue
     pid="$(cat "$f")"; [ -e "/proc/$pid" ] || continue
     echo "$d $pid $(cat "$d/conmon") $(cut -d: -f3 "/proc/$pid/cgroup" | tail -1) $(cut -d' ' -f22 "/proc/$pid/stat")"
