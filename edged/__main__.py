@@ -83,6 +83,9 @@ def load_resident(config: configs.NodeConfig) -> None:
 def run(config: configs.NodeConfig) -> None:
     """The resident process. Imports are in here, so that the other commands don't pay for them."""
     os.umask(0o022)  # the mode of a container's "/" is made here; what must be secret says so itself
+    from edged import host
+
+    host.claim(config.state)
     load_resident(config)
     from edged.control import ControlServer
     from edged.daemon import Daemon

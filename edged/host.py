@@ -6,14 +6,39 @@ process 0.9 MB. The dashboard and the bench, which need more, use psutil in thei
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 from pathlib import Path
 
 from edged.config import NodeConfig
+from edged.errors import PermanentError
 from edged.model import Capacity
 
 PROC = Path("/proc")
+
+
+def claim(folder: Path) -> int:
+    """Make this process the only daemon of a node: two would start every container twice and fight over names.
+
+    The lock is on the folder itself (flock(2)), so nothing is written to flash, and the kernel lifts it when we die.
+
+    :returns: a descriptor that holds the claim while it is open.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as e:
+        raise PermanentError(f"state_dir {folder} can't be used: {e.strerror}; edged needs root") from e
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+        os.close(descriptor)
+        raise PermanentError(f"another edged already works in {folder}; stop it, or name another state_dir") from e
+    except OSError as e:
+        os.close(descriptor)
+        raise PermanentError(f"state_dir {folder} can't be locked: {e.strerror}; use a local file system") from e
+    return descriptor
 
 
 def memory_info() -> dict[str, int]:
