@@ -31,7 +31,7 @@ def dispatch(command: str, words: list[str], config: NodeConfig, usage: str) -> 
         case ("teardown", _):
             raise PermanentError("this stops and removes every pod on this node; say `edged teardown --yes` to mean it")
         case _:
-            raise PermanentError(f'no such command: "{" ".join([command, *words])}"{usage}')
+            raise PermanentError(f'no such command: "{" ".join([command, *words])}"\n\n{usage}')
 
 
 def client(config: NodeConfig) -> ControlClient:

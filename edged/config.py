@@ -75,5 +75,7 @@ def load(path: Path) -> NodeConfig:
         return msgspec.convert(raw, NodeConfig)
     except FileNotFoundError as e:
         raise PermanentError(f"{path} does not exist; `edgectl join` writes it, or name another with --config") from e
+    except OSError as e:
+        raise PermanentError(f"{path} can't be read: {e.strerror}") from e
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as e:
         raise PermanentError(f"{path}: {e}") from e

@@ -94,15 +94,21 @@ class Daemon:
 
     async def run(self, services: Iterable[Coroutine[Any, Any, None]] = ()) -> None:
         """Until `stop()`. `services` are further coroutines to run beside the loop (the control socket)."""
-        self._load()
-        await self._runtime.open(self._on_exit)
+        waiting = list(services)
+        try:
+            self._load()
+            await self._runtime.open(self._on_exit)
+        except BaseException:
+            for service in waiting:  # never begun, so nobody else would end them
+                service.close()
+            raise
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._prober = Prober(self._runtime, tasks, self._wake.set, boottime)
                 around = [
                     tasks.create_task(self.uplink.run(self._inbox), name="uplink"),
                     tasks.create_task(self._feed_watchdog(), name="watchdog"),
-                    *(tasks.create_task(service, name=f"service {n}") for n, service in enumerate(services)),
+                    *(tasks.create_task(service, name=f"service {n}") for n, service in enumerate(waiting)),
                 ]
                 await self._cycles(tasks)
                 for task in around:
