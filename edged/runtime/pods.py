@@ -156,6 +156,8 @@ class PodRuntime:
         self, pod: Pod, container: Container, image: Image, material: Material, attempt: int, crashes: int
     ) -> ContainerState:
         sandbox = self._sandboxes.of(pod)
+        if attempt:  # the first one starts right after the sandbox was prepared
+            self._sandboxes.refresh(pod, material)
         return await self._containers.start(pod, container, image, material, attempt, crashes, sandbox)
 
     async def stop_container(self, container_id: str, reason: str) -> None:

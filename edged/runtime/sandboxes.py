@@ -11,7 +11,7 @@ from typing import Protocol
 
 import msgspec
 
-from edged.errors import RetryError
+from edged.errors import EdgedError, RetryError
 from edged.model import EmptyDir, Material, Pod, SandboxState
 from edged.runtime import bundle, mounts
 from edged.runtime.containers import Sandbox, remove_tree
@@ -100,6 +100,15 @@ class Sandboxes:
         self._places.write_sandbox(record)
         self._remembered.pop(pod.uid, None)
         return sandbox_state(record, ready=True)
+
+    def refresh(self, pod: Pod, material: Material) -> None:
+        """Bring the files of configs and secrets up to date for a container that is about to start.
+
+        What was there stays where that can't be done: a pod that ran goes on after its config was removed.
+        """
+        folder, scratch = self._places.pod(pod.uid), self._places.scratch(pod.uid)
+        with contextlib.suppress(EdgedError):
+            Volumes(pod, folder / "volumes", scratch / "volumes").prepare(material)
 
     def of(self, pod: Pod) -> Sandbox:
         """:raises RetryError: it is not ready."""
