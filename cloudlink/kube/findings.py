@@ -93,5 +93,5 @@ class Findings:
 
 def shown(value: object) -> str:
     """A value for a message: as JSON, short, printable."""
-    text = json.dumps(value, default=str)
+    text = json.dumps(value, default=str, ensure_ascii=False)
     return text if len(text) <= 128 else f"{text[:128]}..."
