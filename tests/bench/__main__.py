@@ -61,7 +61,14 @@ class Bench:
             rss=round(total(rss, roles["edged"]), 1),
         )
         conmons = floors.conmon_mb * len(roles["conmon"])
-        tell(f"helpers PSS, {pods} pods", helpers, "MB", conmons, floor_is="conmon alone", count=len(roles["conmon"]))
+        tell(
+            f"helpers PSS, {pods} pods",
+            helpers,
+            "MB",
+            conmons,
+            floor_is="as many conmons, each as one alone",
+            count=len(roles["conmon"]),
+        )
         tell(f"node without workloads PSS, {pods} pods", daemon + helpers, "MB", goal=45.0, peers=peers.get(pods, ""))
         return daemon + helpers
 

@@ -19,6 +19,8 @@ def tell(name: str, value: float, unit: str, floor: float | None = None, **more:
     """One line of the bench. `floor` is what the same machine does without us (or a peer, named in `more`)."""
     line: dict[str, object] = {"name": name, "value": round(value, 3), "unit": unit}
     line["floor"] = None if floor is None else round(floor, 3)
+    if floor:
+        line["ratio"] = round(value / floor, 2)  # what to read on a noisy machine
     print(json.dumps({**line, **more}), flush=True)
 
 
