@@ -331,6 +331,7 @@ class Daemon:
             refused=self._refusal,
             boot_id=self._boot_id,
             version=__version__,
+            address=host.own_address(),
         )
 
     def _pods(self) -> tuple[PodStatus, ...]:

@@ -80,6 +80,17 @@ def os_name() -> str:
     return "Linux"
 
 
+def own_address() -> str:
+    """The IPv4 address that this machine would use towards the world; "" without a route. Sends nothing: connecting a
+    UDP socket only asks the routing table. 192.0.2.1 is nobody's (RFC 5737)."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))
+            return str(probe.getsockname()[0])
+        except OSError:
+            return ""
+
+
 OCI_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "riscv64": "riscv64"}
 
 
