@@ -17,7 +17,7 @@ from nacl.exceptions import CryptoError
 from nacl.secret import SecretBox
 from sqlalchemy import Connection, Engine, bindparam, create_engine, delete, event, insert, select, update
 from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from cloudlink.hub.changes import (
     Change,
@@ -270,7 +270,8 @@ class Store:
                 for change in records:
                     self._persist_record(change)
         except SQLAlchemyError as e:
-            raise RetryError(f"the hub's database refused a commit, nothing of it was done: {e}") from e
+            told = e.orig if isinstance(e, DBAPIError) else e  # without the statement and SQLAlchemy's own links
+            raise RetryError(f"the hub's database refused a commit, nothing of it was done: {told}") from e
 
     def _persist_record(self, change: RecordChange) -> None:
         where = {"key_bucket": change.bucket, "key_key": change.key}
