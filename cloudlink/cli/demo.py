@@ -62,20 +62,31 @@ class Demo:
         print("the demo is down; nothing left: " + ", ".join(f"0 {kind}" for kind in left))
 
     def run(self) -> None:
-        """Up, wait for Ctrl-C or SIGTERM, down; also when interrupted on the way up."""
+        """Up, wait for Ctrl-C, SIGTERM or the terminal's end, down; also when interrupted on the way up."""
 
         def interrupted(*_: object) -> None:
+            leave_alone()
             raise KeyboardInterrupt
 
-        signal.signal(signal.SIGTERM, interrupted)
+        def leave_alone() -> None:
+            """Nothing interrupts the way down: neither a second Ctrl-C nor the terminal that closes after the first."""
+            for number in ends:
+                signal.signal(number, signal.SIG_IGN)
+
+        # What is ignored already stays so: nohup's SIGHUP.
+        wanted = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        ends = [number for number in wanted if signal.getsignal(number) is not signal.SIG_IGN]
+        for number in ends:
+            signal.signal(number, interrupted)
         try:
             self.up()
             print("  Ctrl-C takes everything down", flush=True)
             signal.pause()
         except KeyboardInterrupt:
-            print("\ntaking the demo down ...", flush=True)
+            with contextlib.suppress(OSError):  # the terminal may be gone
+                print("\ntaking the demo down ...", flush=True)
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            leave_alone()
             self.down()
 
     def _already_up(self) -> bool:
