@@ -7,7 +7,7 @@ purpose="${1:-demo}"
 
 # Each package with the program by which we notice that it is missing.
 runtime=(crun:crun conmon:conmon mosquitto:mosquitto nft:nftables dnsmasq:dnsmasq-base busybox:busybox-static
-    ip:iproute2 unshare:util-linux)
+    ip:iproute2 unshare:util-linux umount:mount)
 testing=(skopeo:skopeo umoci:umoci chromium:chromium nsenter:util-linux)
 machines=(mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs ssh:openssh-client)
 wanted=("${runtime[@]}")
