@@ -50,6 +50,7 @@ log = logging.getLogger("edged")
 MAX_EVENTS = 64  # in the status; older ones are the hub's to keep
 PARALLEL_PODS = 8  # pods worked on at once; more only makes each of them slower on a small board
 FIRST_RETRY, LAST_RETRY = 1.0, 60.0  # seconds between tries of a failing step
+SAVE_AGAIN = 60.0  # seconds until a full or failing disk is tried again
 LETTING_GO = 5.0  # seconds that steps under way get to finish when the daemon is asked to stop
 
 
@@ -86,6 +87,10 @@ class Daemon:
         self._told: NodeStatus | None = None
         self._degraded: list[str] = []
         self._refusal: Refusal | None = None
+        self._refusals = 0  # that were told
+        self._unsaved: Saved | None = None  # accepted, but the disk would not take it
+        self._not_saved = ""  # why; "" while what is wanted is on the disk
+        self._save_at = planning.NEVER
         self._epoch = f"{time.time_ns():x}"
         self._boot_id = host.boot_id()
         self._prober: Prober
@@ -191,26 +196,38 @@ class Daemon:
         if planned.steps:
             log.info("generation %d: %s", self.generation, "; ".join(s.describe() for s in planned.steps))
         self._report()
-        return planned.wake_at
+        return min(planned.wake_at, self._save_at)
 
     def _plan(self) -> Plan:
         return planning.plan(self._desired, self.observed, self.budget, boottime())
 
     def _accept(self) -> None:
         """Take the newest document, save it, then act on it: in this order, so a power cut can't undo it."""
-        if self._inbox.refusals != (self._refusal.count if self._refusal else 0):
+        refused = self._inbox.refusals != self._refusals
+        if refused:
+            self._refusals = self._inbox.refusals
             self._refusal = Refusal(self._inbox.refusals, self._inbox.last_refusal, time.time())
             self._event("Warning", "DesiredRefused", self._inbox.last_refusal)
         desired = self._inbox.take()
-        if desired is None:
-            return
+        if desired is not None:
+            self._unsaved = Saved(desired, self._inbox.digest)
+            self._desired = desired
+            self._refusal = self._refusal if refused else None  # what came before is over
+            self._setbacks.clear()
+        if self._unsaved is not None and (desired is not None or boottime() >= self._save_at):
+            self._save(self._unsaved)
+
+    def _save(self, wanted: Saved) -> None:
+        """A disk that won't take it doesn't stop the pods; it is said, and tried again until it works."""
         try:
-            self._store.save(Saved(desired, self._inbox.digest))
+            self._store.save(wanted)
         except EdgedError as e:
-            log.error("%s", e)
-            self._event("Warning", "StateNotSaved", str(e))
-        self._desired = desired
-        self._setbacks.clear()
+            if self._not_saved != str(e):
+                log.error("%s", e)
+                self._event("Warning", "StateNotSaved", str(e))
+            self._not_saved, self._save_at = str(e), boottime() + SAVE_AGAIN
+            return
+        self._unsaved, self._not_saved, self._save_at = None, "", planning.NEVER
 
     def _observe(self) -> Observed:
         sandboxes, containers = self._runtime.observe()
@@ -327,7 +344,7 @@ class Daemon:
             capacity=self.capacity,
             pods=pods,
             events=tuple(self._events),
-            degraded=tuple(self._runtime.degraded),
+            degraded=(*self._runtime.degraded, *([self._not_saved] if self._not_saved else ())),
             refused=self._refusal,
             boot_id=self._boot_id,
             version=__version__,

@@ -172,6 +172,42 @@ def test_an_older_document_is_refused_aloud_and_changes_nothing(tmp_path: Path) 
     in_the_lab(tmp_path, story)
 
 
+def test_a_refusal_is_over_when_the_next_document_is_accepted(tmp_path: Path) -> None:
+    async def story(lab: Lab) -> None:
+        await lab.offer(wanting("a", generation=5))
+        await lab.offer(wanting(generation=4))
+        await lab.until(lambda s: s.refused is not None)
+        await lab.offer(wanting("a", generation=6))
+        status = await lab.until(lambda s: s.generation == 6)
+        assert status.refused is None
+        assert "DesiredRefused" in [e.reason for e in status.events], "what happened stays told"
+        await lab.offer(wanting(generation=1))
+        again = await lab.until(lambda s: s.refused is not None)
+        assert again.refused is not None
+        assert again.refused.count == 2
+
+    in_the_lab(tmp_path, story)
+
+
+def test_a_disk_that_takes_nothing_is_told_and_the_pods_run_all_the_same(tmp_path: Path) -> None:
+    async def story(lab: Lab) -> None:
+        slots = [tmp_path / f"desired.{n}" for n in "ab"]
+        for slot in slots:
+            slot.mkdir()  # nobody can write a file there, not even root
+        await lab.offer(wanting("a"))
+        status = await lab.until(running(1))
+        assert "can't save desired state" in " ".join(status.degraded)
+        assert [e.reason for e in status.events].count("StateNotSaved") == 1
+        for slot in slots:
+            slot.rmdir()
+        await lab.offer(wanting("a", "b", generation=2))
+        status = await lab.until(running(2))
+        assert not status.degraded
+        assert any(slot.exists() for slot in slots)
+
+    in_the_lab(tmp_path, story)
+
+
 def test_the_same_document_again_tells_nothing_new(tmp_path: Path) -> None:
     async def story(lab: Lab) -> None:
         await lab.offer(wanting("a"), b"digest")
