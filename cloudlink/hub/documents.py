@@ -25,6 +25,7 @@ from edged.model import Desired
 log = logging.getLogger(__name__)
 
 BUCKET = "desired"
+LARGE = 64 << 10  # bytes of one config map or secret that is worth naming when a document gets too large
 FURTHEST = 1 << 62  # no honest node reports a generation beyond this
 
 
@@ -117,7 +118,7 @@ class Documents:
         for node in nodes:
             try:
                 if (made := self._compile(node)) is not None:
-                    fresh[node] = (*made, self.sign(made[0]))
+                    fresh[node] = (*made, self._sign_new(made[0]))
                 self.problems.pop(node, None)
             except EdgedError as e:
                 self.problems[node] = str(e)
@@ -141,6 +142,12 @@ class Documents:
                 yield Document(node, desired.generation, self.sign(desired))
             except EdgedError as e:
                 log.error("node %s can't be told its document again: %s", node, e)
+
+    def _sign_new(self, desired: Desired) -> bytes:
+        try:
+            return self.sign(desired)
+        except PermanentError as e:
+            raise PermanentError(f"{e}{largest_parts(desired)}") from e
 
     def sign(self, desired: Desired) -> bytes:
         return trust.sign_desired(desired, self._signing_key, self._now())
@@ -212,6 +219,15 @@ class Documents:
         alive = {p.metadata.uid for p in self._world.on_node(node)}
         for uid in [u for u in gone if u not in alive or u in left]:
             del gone[uid]
+
+
+def largest_parts(desired: Desired) -> str:
+    """What to make smaller when a document is too large; "" where nothing in it is large."""
+    sizes = {f"config map {title}": sum(map(len, data.values())) for title, data in desired.configs.items()}
+    sizes |= {f"secret {title}": len(box) for title, box in desired.secrets.items()}
+    largest = sorted((size, title) for title, size in sizes.items() if size >= LARGE)[:-4:-1]
+    told = ", ".join(f"{title} ({size >> 10} KiB)" for size, title in largest)
+    return f"; the largest in it: {told}; until then nothing new reaches this node" if told else ""
 
 
 def _record(desired: Desired, sealed: Mapping[str, Sealed]) -> bytes:
