@@ -170,7 +170,7 @@ def end_reason(ended: ContainerState) -> str:
 def pod_phase(pod: Pod, containers: Sequence[ContainerStatus]) -> Phase:
     if all(c.state == "terminated" for c in containers):
         return Phase.SUCCEEDED if all(c.exit_code == 0 for c in containers) else Phase.FAILED
-    begun = [c.state != "waiting" or c.container_id for c in containers]
+    begun = [c.state != "waiting" or c.restarts or c.last_reason for c in containers]  # once, if not now
     return Phase.RUNNING if all(begun) else Phase.PENDING
 
 
