@@ -19,6 +19,9 @@ def main(argv: list[str] | None = None) -> None:
     except EdgedError as e:
         print(f"edgectl: {e}", file=sys.stderr)
         sys.exit(1)
+    except BrokenPipeError:  # somebody reads only our first lines
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         sys.exit(130)
 
