@@ -8,7 +8,7 @@ purpose="${1:-demo}"
 # Each package with the program by which we notice that it is missing.
 runtime=(crun:crun conmon:conmon mosquitto:mosquitto nft:nftables dnsmasq:dnsmasq-base busybox:busybox-static
     ip:iproute2 unshare:util-linux umount:mount)
-testing=(skopeo:skopeo umoci:umoci chromium:chromium nsenter:util-linux)
+testing=(skopeo:skopeo umoci:umoci docker-registry:docker-registry chromium:chromium nsenter:util-linux)
 machines=(mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs ssh:openssh-client)
 wanted=("${runtime[@]}")
 [ "$purpose" = test ] && wanted+=("${testing[@]}")
@@ -36,10 +36,14 @@ if [ "${#missing[@]}" -gt 0 ]; then
     fi
     as_root apt-get update -qq
     as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
-    # The hub runs a mosquitto of its own; the package's service would only take memory.
-    case " ${missing[*]} " in
-    *" mosquitto "*) [ -d /run/systemd/system ] && as_root systemctl disable --now mosquitto >/dev/null 2>&1 || true ;;
-    esac
+    # The hub runs a mosquitto of its own, tests run registries of their own; the packages' services are in the way.
+    for service in mosquitto docker-registry; do
+        case " ${missing[*]} " in
+        *" $service "*)
+            [ -d /run/systemd/system ] && as_root systemctl disable --now "$service" >/dev/null 2>&1 || true
+            ;;
+        esac
+    done
 fi
 
 # The stamp is the lock file itself: pip runs only when it changed.

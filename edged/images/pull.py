@@ -1,0 +1,322 @@
+"""Pulls one image into the store. Runs in a process of its own that ends: `python -m edged.images pull`.
+
+Layers are fetched several at a time into <root>/partial (edged.images.partial) without holding the store; whoever
+imports or removes images meanwhile doesn't wait for a slow link. The store is entered for the time it takes to unpack
+what is there. A layer is parsed only after its digest has been verified. What is in memory is a few buffers of 256 KiB
+for each layer under way, whatever the image's size.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import queue
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from edged.errors import PermanentError, RetryError
+from edged.images import auth, oci, partial, platforms
+from edged.images.fetch import Fetcher, Retrying
+from edged.images.layerstream import LayerStream
+from edged.images.partial import Partial
+from edged.images.reference import Reference, parse
+from edged.images.registry import PullConfig, endpoints
+from edged.images.store import ImageStore, layer_name
+from edged.images.transport import Transport
+from edged.images.unpack import Bounds, unpack_layer
+from edged.images.wanted import Heads, Layer, Wanted, find
+from edged.images.writer import StoreWriter
+from edged.model import Image, Value
+
+MOST_ROUNDS = 3  # how often layers may vanish under our hands (somebody else swept) before "later" is the answer
+
+
+Arrived = tuple[Layer, Partial | BaseException]
+
+
+class Event(Value, frozen=True, omit_defaults=True):
+    """One line of progress. Bytes are of compressed layers.
+
+    :ivar event: "resolved" (what there is to do), "progress", "retry", "unpacked" (one layer), "done".
+    :ivar fetched: bytes that are here, those of earlier runs included; `total`: bytes that this pull needs.
+    :ivar received: bytes that came over the network in this run (only in "done").
+    :ivar present: the image was already here, nothing was fetched.
+    """
+
+    event: str
+    reference: str = ""
+    digest: str = ""
+    layers: int = 0
+    fetched: int = 0
+    total: int = 0
+    received: int = 0
+    present: bool = False
+    reason: str = ""
+    after: float = 0.0
+    image: str = ""
+
+
+def pull(
+    root: Path,
+    text: str,
+    config: PullConfig | None = None,
+    logins: auth.Logins | None = None,
+    machine: oci.Platform | None = None,
+    tell: Callable[[Event], None] = lambda _: None,
+    bounds: Bounds | None = None,
+) -> Image:
+    """Bring `text`, a reference in any form, into the store at `root`; returns the image.
+
+    :param tell: called for each noteworthy change, from any thread, one call at a time.
+    :raises RetryError: the network or the disk; what has come is kept, and the next call goes on from there.
+    :raises PermanentError: there is no such image for this machine, or we may not have it, or it is malformed.
+    """
+    return _Pull(root, parse(text), config or PullConfig(), logins or auth.Logins.none(), machine, tell, bounds).run()
+
+
+class _Pull:
+    def __init__(
+        self,
+        root: Path,
+        reference: Reference,
+        config: PullConfig,
+        logins: auth.Logins,
+        machine: oci.Platform | None,
+        tell: Callable[[Event], None],
+        bounds: Bounds | None,
+    ) -> None:
+        self._reference, self._config, self._bounds = reference, config, bounds or Bounds()
+        self._machine = machine or platforms.this_machine()
+        self._store = ImageStore(root)
+        self._folder = self._store.root / "partial"
+        self._heads = Heads(self._store.root)
+        self._what = f"image {reference}"
+        self._cancelled = threading.Event()
+        self._tell_lock = threading.Lock()
+        self._tell_outside = tell
+        self._fetched = self._total = self._told = 0
+        self._transport = Transport(config.stall_seconds)
+        self._fetcher = Fetcher(
+            endpoints(reference, config, logins, self._transport), config, self._cancelled, self._tell_retry
+        )
+
+    def run(self) -> Image:
+        name = str(self._reference)
+        image = self._store.resolve(name)
+        if image is not None and self._is_current(name):
+            return self._done(image, present=True)
+        wanted = find(self._fetcher, self._reference, self._machine, self._bounds.total_bytes)
+        if image is not None and self._manifest_of(name) == oci.digest_of(wanted.manifest):
+            self._remember(name, wanted)
+            return self._done(image, present=True)
+        try:
+            self._store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for _ in range(MOST_ROUNDS):
+                if self._bring(name, wanted):
+                    break
+            else:
+                raise RetryError(f"{self._what}: its layers are removed again and again while it is pulled", 30.0)
+        except OSError as e:
+            raise partial.disk_error(self._folder, e) from e
+        finally:
+            self._cancelled.set()
+            self._transport.abort()
+        self._remember(name, wanted)
+        image = self._store.resolve(name)
+        if image is None:
+            raise RetryError(f"{self._what} was pulled, but is gone again; somebody removed it")
+        return self._done(image, present=False)
+
+    # ------------------------------------------------------------ what is here
+
+    def _is_current(self, name: str) -> bool:
+        """Whether the reference still points to what has its name here: one HEAD, or for a digest nothing at all."""
+        tag, manifest = self._reference.tag, self._manifest_of(name)
+        if not tag:
+            return self._heads.get(name, manifest, self._machine) == self._reference.digest
+        head = self._fetcher.ask(str(self._reference), lambda e: e.head_manifest(tag))
+        return head == self._heads.get(name, manifest, self._machine)
+
+    def _manifest_of(self, name: str) -> str:
+        entry = self._store.read_index().images.get(name)
+        return entry.manifest if entry else ""
+
+    def _remember(self, name: str, wanted: Wanted) -> None:
+        known = frozenset(self._store.read_index().images)
+        self._heads.put(name, oci.digest_of(wanted.manifest), self._machine, wanted.head, known)
+
+    # ------------------------------------------------------------ fetch and unpack
+
+    def _bring(self, name: str, wanted: Wanted) -> bool:
+        """Fetch and unpack what is missing, and name the image. False if somebody swept layers meanwhile."""
+        missing = self._missing(wanted)
+        digests = frozenset(layer.descriptor.digest for layer in missing)
+        partial.sweep(self._folder, digests, self._config.partial_bytes)
+        self._announce(name, wanted, missing)
+        ready: queue.SimpleQueue[Arrived] = queue.SimpleQueue()
+        todo: queue.SimpleQueue[Layer] = queue.SimpleQueue()
+        for layer in missing:
+            todo.put(layer)
+        for number in range(min(self._config.parallel, len(missing))):
+            threading.Thread(target=self._fetch_all, args=(todo, ready), name=f"fetch-{number}", daemon=True).start()
+        later: RetryError | None = None
+        left = len(missing)
+        while left:
+            arrived = self._next(ready)
+            with contextlib.ExitStack() as held:
+                batch = []
+                for layer, result in arrived:
+                    left -= 1
+                    if isinstance(result, RetryError):
+                        later = later or result  # the others go on: what they bring is kept
+                    elif isinstance(result, BaseException):
+                        raise result
+                    else:
+                        held.callback(result.close)
+                        batch.append((layer, result))
+                if batch:
+                    with StoreWriter(self._store.root) as writer:
+                        self._unpack(writer, batch)
+        if later is not None:
+            raise later
+        with StoreWriter(self._store.root) as writer:
+            if not all(map(writer.has_layer, wanted.diff_ids)):
+                return False
+            writer.add_image(name, wanted.manifest, wanted.config, wanted.diff_ids)
+            writer.sweep()
+        return True
+
+    def _missing(self, wanted: Wanted) -> list[Layer]:
+        """Layers to fetch, each once, the largest first so that no thread is left alone with it at the end."""
+        there = self._store.read_index().layers
+        missing = {
+            layer.diff_id: layer
+            for layer in wanted.layers
+            if layer.diff_id not in there or not (self._store.layers / layer_name(layer.diff_id)).is_dir()
+        }
+        by_blob = {layer.descriptor.digest: layer for layer in missing.values()}
+        if len(by_blob) != len(missing):
+            raise PermanentError(f"{self._what}: its config says that one layer unpacks to different things")
+        return sorted(missing.values(), key=lambda layer: -layer.descriptor.size)
+
+    def _announce(self, name: str, wanted: Wanted, missing: list[Layer]) -> None:
+        self._total = sum(layer.descriptor.size for layer in missing)
+        self._fetched = 0
+        for layer in missing:
+            with contextlib.suppress(OSError):
+                size = (self._folder / layer.descriptor.digest.removeprefix("sha256:")).stat().st_size
+                self._fetched += min(size, layer.descriptor.size)
+        if missing:
+            partial.require_space(self._store.root, self._total - self._fetched)
+        self._tell(
+            Event(
+                "resolved",
+                name,
+                digest=oci.digest_of(wanted.manifest),
+                layers=len(missing),
+                fetched=self._fetched,
+                total=self._total,
+            )
+        )
+        self._fetched, self._told = 0, 0  # counted again as the files are opened
+
+    def _next(self, ready: queue.SimpleQueue[Arrived]) -> list[Arrived]:
+        """Wait for a layer, then take all that have come."""
+        arrived = [ready.get()]
+        with contextlib.suppress(queue.Empty):
+            while True:
+                arrived.append(ready.get_nowait())
+        return arrived
+
+    def _fetch_all(
+        self,
+        todo: queue.SimpleQueue[Layer],
+        ready: queue.SimpleQueue[Arrived],
+    ) -> None:
+        """One thread: layer after layer, until none is left. Every layer gets an answer in `ready`."""
+        while True:
+            try:
+                layer = todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                ready.put((layer, self._fetch(layer)))
+            except OSError as e:
+                ready.put((layer, partial.disk_error(self._folder, e)))
+            except BaseException as e:  # noqa: BLE001 - the main thread raises it
+                ready.put((layer, e))
+
+    def _fetch(self, layer: Layer) -> Partial:
+        descriptor = layer.descriptor
+        file = Partial(self._folder, descriptor.digest, descriptor.size, self._cancelled)
+        counted = file.length
+
+        def progress() -> None:
+            nonlocal counted
+            self._progress(file.length - counted)
+            counted = file.length
+
+        try:
+            self._progress(counted)
+            self._fetcher.layer(file, f"layer {descriptor.digest}", progress)
+        except BaseException:
+            file.close()
+            raise
+        return file
+
+    def _unpack(self, writer: StoreWriter, batch: list[tuple[Layer, Partial]]) -> None:
+        """Unpack all, then make them appear: the first to appear brings the others to the disk with it."""
+        folders: dict[str, tuple[Path, int]] = {}
+        for layer, file in batch:
+            if not writer.has_layer(layer.diff_id):
+                folder = writer.scratch()
+                folders[layer.diff_id] = (folder, self._unpack_one(layer, file, folder))
+            if not file.noted:
+                file.delete()  # fetched within seconds: not worth writing to flash; it is fetched again if power fails
+        for layer, file in batch:
+            if (unpacked := folders.get(layer.diff_id)) is not None:
+                writer.add_layer(layer.diff_id, lambda target, unpacked=unpacked: _take(unpacked, target))  # type: ignore[misc]
+            file.delete()
+            self._tell(Event("unpacked", digest=layer.descriptor.digest))
+
+    def _unpack_one(self, layer: Layer, file: Partial, folder: Path) -> int:
+        with file.path.open("rb") as blob:
+            stream = LayerStream(
+                blob,
+                digest=layer.descriptor.digest,
+                size=layer.descriptor.size,
+                diff_id=layer.diff_id,
+                limit=self._bounds.total_bytes,
+                what=f"{self._what}: layer {layer.descriptor.digest}",
+            )
+            return unpack_layer(stream, folder, self._bounds)
+
+    # ------------------------------------------------------------ news
+
+    def _tell(self, event: Event) -> None:
+        with self._tell_lock:
+            self._tell_outside(event)
+
+    def _tell_retry(self, news: Retrying) -> None:
+        self._tell(Event("retry", digest=news.what, reason=news.reason, after=news.after))
+
+    def _progress(self, size: int) -> None:
+        """At most some fifty lines, however large the image."""
+        with self._tell_lock:
+            self._fetched += size
+            if (
+                self._fetched - self._told >= max(self._total // 50, 1 << 20)
+                or self._fetched == self._total > self._told
+            ):
+                self._told = self._fetched
+                self._tell_outside(Event("progress", fetched=self._fetched, total=self._total))
+
+    def _done(self, image: Image, present: bool) -> Image:
+        self._tell(Event("done", image.reference, image=image.id, received=self._fetcher.received, present=present))
+        return image
+
+
+def _take(unpacked: tuple[Path, int], target: Path) -> int:
+    folder, size = unpacked
+    folder.rename(target)  # over the empty folder that is there
+    return size
