@@ -166,7 +166,9 @@ class Fetcher:
 
     def _pause(self, what: str, e: RetryError, failures: int, endpoints: int) -> None:
         """A ladder per round of all endpoints, with half of it left to chance so that a fleet doesn't march in step."""
-        rung = self._config.backoff_seconds * 2.0 ** min(max(failures - 1, 0) // endpoints, 10)
+        rung = self._config.backoff_seconds * 2.0 ** min((failures - 1) // endpoints, 10)
+        if not failures:
+            rung = self._config.backoff_seconds / 5  # bytes came: the link works, however badly
         seconds = min(rung, LONGEST_PAUSE) * (0.5 + self._dice() / 2)
         if e.after > 1.0:  # the registry has asked for it
             seconds = max(seconds, e.after)

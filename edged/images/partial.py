@@ -185,7 +185,7 @@ def sweep(folder: Path, keep: frozenset[str], limit: int) -> int:
     found: list[tuple[float, int, Path]] = []
     for file in folder.iterdir() if folder.is_dir() else ():
         if not _NAME.fullmatch(file.name):
-            if not file.with_suffix("").exists():
+            if file.suffix and not file.with_suffix("").exists():
                 file.unlink(missing_ok=True)
         elif f"sha256:{file.name}" not in keep:
             with contextlib.suppress(FileNotFoundError):

@@ -9,10 +9,12 @@ for each layer under way, whatever the image's size.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import queue
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import IO
 
 from edged.errors import PermanentError, RetryError
 from edged.images import auth, oci, partial, platforms
@@ -91,7 +93,9 @@ class _Pull:
         self._folder = self._store.root / "partial"
         self._heads = Heads(self._store.root)
         self._what = f"image {reference}"
-        self._cancelled = threading.Event()
+        self._cancelled, self._hurry = threading.Event(), threading.Event()  # end at once; begin nothing new
+        self._threads: list[threading.Thread] = []
+        self._ready = queue.SimpleQueue[Arrived]()
         self._tell_lock = threading.Lock()
         self._tell_outside = tell
         self._fetched = self._total = self._told = 0
@@ -111,16 +115,14 @@ class _Pull:
             return self._done(image, present=True)
         try:
             self._store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for _ in range(MOST_ROUNDS):
-                if self._bring(name, wanted):
-                    break
-            else:
-                raise RetryError(f"{self._what}: its layers are removed again and again while it is pulled", 30.0)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            with (self._folder / "pulls").open("wb") as pulls:
+                fcntl.flock(pulls, fcntl.LOCK_SH)
+                self._bring_whole(name, wanted, pulls)
         except OSError as e:
             raise partial.disk_error(self._folder, e) from e
         finally:
-            self._cancelled.set()
-            self._transport.abort()
+            self._end()
         self._remember(name, wanted)
         image = self._store.resolve(name)
         if image is None:
@@ -147,44 +149,65 @@ class _Pull:
 
     # ------------------------------------------------------------ fetch and unpack
 
-    def _bring(self, name: str, wanted: Wanted) -> bool:
-        """Fetch and unpack what is missing, and name the image. False if somebody swept layers meanwhile."""
+    def _bring_whole(self, name: str, wanted: Wanted, pulls: IO[bytes]) -> None:
+        for _ in range(MOST_ROUNDS):
+            self._bring_layers(name, wanted)
+            with StoreWriter(self._store.root) as writer:
+                if all(map(writer.has_layer, wanted.diff_ids)):
+                    writer.add_image(name, wanted.manifest, wanted.config, wanted.diff_ids)
+                    with contextlib.suppress(BlockingIOError):  # the layers of other pulls belong to no image yet
+                        fcntl.flock(pulls, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                        writer.sweep()
+                    return
+        raise RetryError(f"{self._what}: its layers are removed again and again while it is pulled", 30.0)
+
+    def _bring_layers(self, name: str, wanted: Wanted) -> None:
+        """Fetch and unpack what is missing.
+
+        Where one layer has to wait for later, those under way still go on for as long as bytes come, and are kept.
+        """
         missing = self._missing(wanted)
-        digests = frozenset(layer.descriptor.digest for layer in missing)
-        partial.sweep(self._folder, digests, self._config.partial_bytes)
+        partial.sweep(self._folder, frozenset(m.descriptor.digest for m in missing), self._config.partial_bytes)
         self._announce(name, wanted, missing)
-        ready: queue.SimpleQueue[Arrived] = queue.SimpleQueue()
-        todo: queue.SimpleQueue[Layer] = queue.SimpleQueue()
+        todo = queue.SimpleQueue[Layer]()
         for layer in missing:
             todo.put(layer)
         for number in range(min(self._config.parallel, len(missing))):
-            threading.Thread(target=self._fetch_all, args=(todo, ready), name=f"fetch-{number}", daemon=True).start()
+            thread = threading.Thread(target=self._fetch_all, args=(todo,), name=f"fetch-{number}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
         later: RetryError | None = None
         left = len(missing)
         while left:
-            arrived = self._next(ready)
-            with contextlib.ExitStack() as held:
-                batch = []
-                for layer, result in arrived:
-                    left -= 1
-                    if isinstance(result, RetryError):
-                        later = later or result  # the others go on: what they bring is kept
-                    elif isinstance(result, BaseException):
-                        raise result
-                    else:
-                        held.callback(result.close)
-                        batch.append((layer, result))
-                if batch:
-                    with StoreWriter(self._store.root) as writer:
-                        self._unpack(writer, batch)
+            arrived = self._next()
+            left -= len(arrived)
+            batch = []
+            for layer, result in arrived:
+                if isinstance(result, RetryError):
+                    later = later or result
+                    self._hurry.set()
+                elif isinstance(result, BaseException):
+                    raise result
+                else:
+                    batch.append((layer, result))
+            if batch:
+                self._unpack_batch(batch)
         if later is not None:
             raise later
-        with StoreWriter(self._store.root) as writer:
-            if not all(map(writer.has_layer, wanted.diff_ids)):
-                return False
-            writer.add_image(name, wanted.manifest, wanted.config, wanted.diff_ids)
-            writer.sweep()
-        return True
+
+    def _unpack_batch(self, batch: list[tuple[Layer, Partial]]) -> None:
+        failed: PermanentError | None = None
+        try:
+            with StoreWriter(self._store.root) as writer:
+                try:
+                    self._unpack(writer, batch)
+                except PermanentError as e:
+                    failed = e  # raised in here, it would make the writer sweep, and other pulls lose their layers
+        finally:
+            for _, file in batch:
+                file.close()
+        if failed is not None:
+            raise failed
 
     def _missing(self, wanted: Wanted) -> list[Layer]:
         """Layers to fetch, each once, the largest first so that no thread is left alone with it at the end."""
@@ -220,31 +243,41 @@ class _Pull:
         )
         self._fetched, self._told = 0, 0  # counted again as the files are opened
 
-    def _next(self, ready: queue.SimpleQueue[Arrived]) -> list[Arrived]:
+    def _next(self) -> list[Arrived]:
         """Wait for a layer, then take all that have come."""
-        arrived = [ready.get()]
+        arrived = [self._ready.get()]
         with contextlib.suppress(queue.Empty):
             while True:
-                arrived.append(ready.get_nowait())
+                arrived.append(self._ready.get_nowait())
         return arrived
 
-    def _fetch_all(
-        self,
-        todo: queue.SimpleQueue[Layer],
-        ready: queue.SimpleQueue[Arrived],
-    ) -> None:
-        """One thread: layer after layer, until none is left. Every layer gets an answer in `ready`."""
+    def _fetch_all(self, todo: queue.SimpleQueue[Layer]) -> None:
+        """One thread: layer after layer, until none is left. Every layer gets an answer."""
         while True:
             try:
                 layer = todo.get_nowait()
             except queue.Empty:
                 return
             try:
-                ready.put((layer, self._fetch(layer)))
+                if self._hurry.is_set():
+                    raise RetryError(f"{self._what}: not begun, since others fail")
+                self._ready.put((layer, self._fetch(layer)))
             except OSError as e:
-                ready.put((layer, partial.disk_error(self._folder, e)))
+                self._ready.put((layer, partial.disk_error(self._folder, e)))
             except BaseException as e:  # noqa: BLE001 - the main thread raises it
-                ready.put((layer, e))
+                self._ready.put((layer, e))
+
+    def _end(self) -> None:
+        """Whatever happened: no thread, no open file, no lock stays."""
+        self._cancelled.set()
+        self._transport.abort()
+        for thread in self._threads:
+            thread.join(10.0)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                _, result = self._ready.get_nowait()
+                if isinstance(result, Partial):
+                    result.close()
 
     def _fetch(self, layer: Layer) -> Partial:
         descriptor = layer.descriptor
@@ -270,7 +303,11 @@ class _Pull:
         for layer, file in batch:
             if not writer.has_layer(layer.diff_id):
                 folder = writer.scratch()
-                folders[layer.diff_id] = (folder, self._unpack_one(layer, file, folder))
+                try:
+                    folders[layer.diff_id] = (folder, self._unpack_one(layer, file, folder))
+                except PermanentError:
+                    file.delete()  # it has its digest, so fetching it again would bring the same
+                    raise
             if not file.noted:
                 file.delete()  # fetched within seconds: not worth writing to flash; it is fetched again if power fails
         for layer, file in batch:

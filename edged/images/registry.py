@@ -196,19 +196,20 @@ class Endpoint:
 
     def _first(self, method: str, path: str, headers: dict[str, str]) -> Response:
         """The request to the registry itself; the first one finds out whether it speaks TLS, if both are allowed."""
-        while True:
-            base = self._bases[0]
+        with self._lock:
+            bases = list(self._bases)
+        for base in bases:
             url = base._replace(target=f"{base.target.rstrip('/')}/v2/{self._repository}/{path}")
             try:
-                return self._send(method, url, headers)
+                response = self._send(method, url, headers)
             except NoTlsError:
-                with self._lock:
-                    if len(self._bases) < 2:
-                        raise
-                    if self._bases[0] is base:
-                        del self._bases[0]
+                if base is bases[-1]:
+                    raise
             else:
-                self._bases = self._bases[:1]
+                with self._lock:
+                    self._bases = [base]
+                return response
+        raise AssertionError("an endpoint has at least one address")
 
     def _send(self, method: str, url: Url, headers: dict[str, str], body: bytes | None = None) -> Response:
         return self._transport.request(method, url, headers, body, self._settings.ca, not self._insecure)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from edged.errors import EdgedError, PermanentError, RetryError
 
 CHUNK = 256 << 10
+SMALL_REST = 16 << 10  # bytes of an unwanted body that are read to keep the connection
 MOST_IDLE = 4  # kept connections per origin; more than there are threads is never needed
 USER_AGENT = "edged"
 _NOT_YET_VALID, _EXPIRED = 9, 10  # X509_V_ERR_*: with a board's clock in 1970, both mean "later"
@@ -79,6 +80,7 @@ class Response:
         self.url = url
         self.status = self._raw.status
         self._complete = method == "HEAD"
+        self._closed = False
 
     def header(self, name: str) -> str:
         return ", ".join(self._raw.headers.get_all(name, []))
@@ -87,7 +89,7 @@ class Response:
         """What has arrived, at least one byte; b"" at the end. RetryError where the connection breaks."""
         try:
             data = self._raw.read1(size)
-        except (OSError, http.client.HTTPException, ValueError, AttributeError) as e:  # the latter two: closed by abort
+        except (OSError, http.client.HTTPException) as e:
             self._transport.drop(self._connection)
             raise _converted(e, self.url) from e
         if not data and size:
@@ -111,6 +113,13 @@ class Response:
         return b"".join(parts)
 
     def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if not self._complete and 0 < (self._raw.length or 0) <= SMALL_REST:
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                self._raw.read()  # cheaper than another connection
+                self._complete = True
         if (self._complete or self._raw.length == 0) and not self._raw.will_close:
             self._raw.close()
             self._transport.keep(self.url, self._connection)
