@@ -65,8 +65,10 @@ class Machine:
         for path, content in self.files.items():
             (work / "upper" / path).parent.mkdir(parents=True, exist_ok=True)
             (work / "upper" / path).write_text(content)
+        # mount(8) of Debian 13 would use fsconfig(2), which takes at most 255 characters for all the layers.
         script = f"""
             cd {work}
+            export LIBMOUNT_FORCE_MOUNT2=always
             mount -t overlay -o lowerdir={":".join(reversed(self._image.layers))},upperdir=upper,workdir=work o root
             mount -t proc proc root/proc
             mount --rbind /dev root/dev

@@ -333,7 +333,9 @@ def stacked_tree(layers: tuple[str, ...], mount: Path) -> str:
     """What a container would see: our layers under a real overlayfs, in a mount namespace of their own."""
     mount.mkdir()
     lower = ":".join(reversed(layers))
-    mounting = f'mount -t overlay -o "lowerdir={mount.parent / "empty"}:{lower}" o {mount} && exec "$@"'
+    # mount(8) of Debian 13 would use fsconfig(2), which takes at most 255 characters for all the layers.
+    overlay = f'mount -t overlay -o "lowerdir={mount.parent / "empty"}:{lower}" o {mount}'
+    mounting = f'LIBMOUNT_FORCE_MOUNT2=always {overlay} && exec "$@"'
     (mount.parent / "empty").mkdir()
     return run("unshare", "-m", "sh", "-ec", mounting, "sh", sys.executable, "-c", LIST_TREE, mount)
 

@@ -122,7 +122,10 @@ def test_an_import_killed_at_random_moments_never_shows_a_broken_image_and_can_b
         deadline = time.monotonic() + dice.uniform(0.05, 0.4)
         while child.poll() is None and time.monotonic() < deadline:
             image = store.resolve(NAME)
-            assert image is None or version_of(image) in "xy"
+            try:
+                assert image is None or version_of(image) in "xy"
+            except FileNotFoundError:  # replaced and removed since it was resolved; while it is resolved it is whole
+                assert store.resolve(NAME) != image
         child.kill()
         child.wait()
         image = store.resolve(NAME)
@@ -187,7 +190,8 @@ def test_a_layer_that_a_container_still_has_mounted_stays_until_it_is_free(tmp_p
     image = store.resolve(NAME)
     assert image is not None
     (tmp_path / "m").mkdir()
-    mount = f"mount -t overlay -o lowerdir={':'.join(image.layers)} o {tmp_path}/m"
+    # mount(8) of Debian 13 would use fsconfig(2), which takes at most 255 characters for all the layers.
+    mount = f"LIBMOUNT_FORCE_MOUNT2=always mount -t overlay -o lowerdir={':'.join(image.layers)} o {tmp_path}/m"
     command = ["unshare", "-m", "sh", "-c", f"{mount} && echo up && read _; cat {tmp_path}/m/part2"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as container:
         assert container.stdout is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -137,6 +138,7 @@ async def power_cut(place: Corner, runtime: PodRuntime, state: ContainerState) -
     for point in reversed(mount_points()):
         if point.path.startswith(place.config.run_dir):
             os.system(f"umount -l {point.path}")  # noqa: ASYNC221
+    shutil.rmtree(place.config.run, ignore_errors=True)  # where it was no mount: /tmp is memory itself on Debian 13
 
 
 def test_configs_and_secrets_are_files_in_memory_that_change_all_at_once() -> None:
