@@ -17,8 +17,10 @@ from typing import Any
 import pytest
 
 from cloudlink import node
+from cloudlink.cli.client import HubClient
 from cloudlink.cli.leftovers import processes
 from edged.config import NodeConfig, UplinkConfig
+from edged.errors import EdgedError
 from tests.fakes.hub_node import PretendNode
 from tests.wire_lab import free_port, running, until
 
@@ -59,7 +61,7 @@ class HubProcess:
             command = [sys.executable, "-m", "cloudlink.hub", "run", "--config", str(self.toml)]
             self.process = subprocess.Popen(command, cwd=CHECKOUT, stdout=log, stderr=log)
         self.wait(lambda: self.call("kubeconfig", "--output", str(self.kubeconfig)).returncode == 0)
-        self.wait(lambda: self.kubectl("get", "--raw", "/readyz").returncode == 0)
+        self.wait(self.answers)
 
     @property
     def kubeconfig(self) -> Path:
@@ -68,6 +70,13 @@ class HubProcess:
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "cloudlink.hub", *words, "--config", str(self.toml)]
         return subprocess.run(command, cwd=CHECKOUT, capture_output=True, text=True, timeout=PATIENCE)
+
+    def answers(self) -> bool:
+        try:
+            HubClient(self.kubeconfig, timeout=2.0).call("GET", "/readyz")
+        except EdgedError:
+            return False
+        return True
 
     def kubectl(self, *words: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
         command = ["kubectl", "--kubeconfig", str(self.kubeconfig), "--cache-dir", str(self.folder / "cache"), *words]
