@@ -12,12 +12,14 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Iterator
 
 from cloudlink.cli import leftovers
 from cloudlink.cli.client import apply
 from cloudlink.cli.house import CHECKOUT, House, Names, free_port
+from edged import config as configs
 from edged.errors import EdgedError, PermanentError
 
 NAMES = Names("demo-node", "edgeddemo0", "edged_demo", "edged-demo", "10.89.0.0/24")
@@ -46,6 +48,7 @@ class Demo:
             house.join([f"dashboard.port={free_port(8470)}"])
             house.start_node()
             house.spawn("dashboard", "-m", "edged.dashboard", "--config", str(house.node_toml), "--idle-seconds", "0")
+            house.wait("the dashboard to answer", self._dashboard_answers)
         with step(f"manifest {MANIFEST.relative_to(CHECKOUT)}"):
             wanted = self._apply_manifest()
         with step(f"{wanted} pods Ready"):
@@ -110,13 +113,19 @@ class Demo:
         pods = self.house.pods()
         return "\n".join(f"    {p['metadata']['name']}: {(p.get('status') or {}).get('message', '')}" for p in pods)
 
-    def _tell(self) -> None:
-        from edged import config as configs
+    def _dashboard_answers(self) -> bool:
+        """It makes its token before it listens, so that the printed address is good once it does."""
+        dashboard = configs.load(self.house.node_toml).dashboard
+        try:
+            socket.create_connection((dashboard.host, dashboard.port), timeout=2.0).close()
+        except OSError:
+            return False
+        return True
 
+    def _tell(self) -> None:
         house = self.house
         dashboard = configs.load(house.node_toml).dashboard
-        token_file = house.folder / "node" / "state" / "dashboard.token"
-        token = token_file.read_text().strip() if token_file.exists() else ""
+        token = (house.folder / "node" / "state" / "dashboard.token").read_text().strip()
         kubeconfig = house.kubeconfig.relative_to(CHECKOUT)
         print(f"\n  node dashboard  http://{dashboard.host}:{dashboard.port}/?token={token}")
         print(f"  hub             {house.client.server}")

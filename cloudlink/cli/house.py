@@ -11,6 +11,7 @@ about this module.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -145,8 +146,9 @@ class House:
             self.python("-m", "edged", "teardown", "--yes", "--config", str(self.node_toml), check=False)
         leftovers.end(list(leftovers.processes(self.folder)))
         leftovers.unmount(leftovers.mounts(self.folder))
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        while self.folder.exists():
+            with contextlib.suppress(FileNotFoundError):  # somebody else takes it down at the same time
+                shutil.rmtree(self.folder)
 
     def left(self) -> dict[str, list[str]]:
         """What is still there, by kind; all lists empty is the goal."""
