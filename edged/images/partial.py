@@ -93,8 +93,9 @@ class Partial:
             there = min(there, safe.length)
         self._hash = hashlib.sha256()
         self.length = 0
-        while self.length < min(there, self.size):
-            data = os.pread(self._fd, min(CHUNK, self.size - self.length), self.length)
+        credible = min(there, self.size)
+        while self.length < credible:
+            data = os.pread(self._fd, min(CHUNK, credible - self.length), self.length)
             if not data:
                 break
             self._hash.update(data)
@@ -164,6 +165,10 @@ class Partial:
         self._hash = hashlib.sha256()
         self.length = self.inherited = 0
         self.noted = False
+
+    def drop_content(self) -> None:
+        """Give its pages back before anything writes them to the disk; the lock stays."""
+        os.ftruncate(self._fd, 0)
 
     def delete(self) -> None:
         for file in (self._safe, self.path):

@@ -33,7 +33,7 @@ from edged.model import Image, Value
 MOST_ROUNDS = 3  # how often layers may vanish under our hands (somebody else swept) before "later" is the answer
 
 
-Arrived = tuple[Layer, Partial | BaseException]
+Arrived = tuple[Layer, Partial | BaseException | None]
 
 
 class Event(Value, frozen=True, omit_defaults=True):
@@ -105,7 +105,14 @@ class _Pull:
         )
 
     def run(self) -> Image:
-        name = str(self._reference)
+        try:
+            return self._run(str(self._reference))
+        except OSError as e:
+            raise partial.disk_error(self._folder, e) from e
+        finally:
+            self._end()
+
+    def _run(self, name: str) -> Image:
         image = self._store.resolve(name)
         if image is not None and self._is_current(name):
             return self._done(image, present=True)
@@ -113,16 +120,11 @@ class _Pull:
         if image is not None and self._manifest_of(name) == oci.digest_of(wanted.manifest):
             self._remember(name, wanted)
             return self._done(image, present=True)
-        try:
-            self._store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._folder.mkdir(mode=0o700, exist_ok=True)
-            with (self._folder / "pulls").open("wb") as pulls:
-                fcntl.flock(pulls, fcntl.LOCK_SH)
-                self._bring_whole(name, wanted, pulls)
-        except OSError as e:
-            raise partial.disk_error(self._folder, e) from e
-        finally:
-            self._end()
+        self._store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        with (self._folder / "pulls").open("wb") as pulls:
+            fcntl.flock(pulls, fcntl.LOCK_SH)
+            self._bring_whole(name, wanted, pulls)
         self._remember(name, wanted)
         image = self._store.resolve(name)
         if image is None:
@@ -188,7 +190,7 @@ class _Pull:
                     self._hurry.set()
                 elif isinstance(result, BaseException):
                     raise result
-                else:
+                elif result is not None:
                     batch.append((layer, result))
             if batch:
                 self._unpack_batch(batch)
@@ -211,16 +213,15 @@ class _Pull:
 
     def _missing(self, wanted: Wanted) -> list[Layer]:
         """Layers to fetch, each once, the largest first so that no thread is left alone with it at the end."""
-        there = self._store.read_index().layers
-        missing = {
-            layer.diff_id: layer
-            for layer in wanted.layers
-            if layer.diff_id not in there or not (self._store.layers / layer_name(layer.diff_id)).is_dir()
-        }
+        missing = {layer.diff_id: layer for layer in wanted.layers if not self._is_here(layer)}
         by_blob = {layer.descriptor.digest: layer for layer in missing.values()}
         if len(by_blob) != len(missing):
             raise PermanentError(f"{self._what}: its config says that one layer unpacks to different things")
         return sorted(missing.values(), key=lambda layer: -layer.descriptor.size)
+
+    def _is_here(self, layer: Layer) -> bool:
+        listed = layer.diff_id in self._store.read_index().layers
+        return listed and (self._store.layers / layer_name(layer.diff_id)).is_dir()
 
     def _announce(self, name: str, wanted: Wanted, missing: list[Layer]) -> None:
         self._total = sum(layer.descriptor.size for layer in missing)
@@ -273,15 +274,22 @@ class _Pull:
         self._transport.abort()
         for thread in self._threads:
             thread.join(10.0)
+        self._transport.close()
         with contextlib.suppress(queue.Empty):
             while True:
                 _, result = self._ready.get_nowait()
                 if isinstance(result, Partial):
                     result.close()
 
-    def _fetch(self, layer: Layer) -> Partial:
+    def _fetch(self, layer: Layer) -> Partial | None:
+        """The whole layer, verified and locked; None if another pull has brought it while we waited for the lock."""
         descriptor = layer.descriptor
         file = Partial(self._folder, descriptor.digest, descriptor.size, self._cancelled)
+        if self._is_here(layer):
+            file.delete()
+            file.close()
+            self._progress(descriptor.size)
+            return None
         counted = file.length
 
         def progress() -> None:
@@ -309,7 +317,7 @@ class _Pull:
                     file.delete()  # it has its digest, so fetching it again would bring the same
                     raise
             if not file.noted:
-                file.delete()  # fetched within seconds: not worth writing to flash; it is fetched again if power fails
+                file.drop_content()  # fetched within seconds: not worth writing to flash, even if power fails now
         for layer, file in batch:
             if (unpacked := folders.get(layer.diff_id)) is not None:
                 writer.add_layer(layer.diff_id, lambda target, unpacked=unpacked: _take(unpacked, target))  # type: ignore[misc]

@@ -165,15 +165,17 @@ class Endpoint:
 
     def _request(self, method: str, path: str, headers: dict[str, str]) -> Response:
         """An answer that is neither a redirect nor a challenge we could meet."""
-        for last in (False, False, True):
-            authorization = self._current_authorization()
-            response = self._followed(method, path, headers, authorization)
-            if response.status != 401 or last or response.url.origin != self._bases[0].origin:
+        authorization = self._current_authorization()
+        response = self._followed(method, path, headers, authorization)
+        for _ in range(2):  # a token may have been revoked, and the next one be for another scope
+            if response.status != 401 or response.url.origin != self._bases[0].origin:
                 break
-            challenges = auth.parse_challenges(response.header("WWW-Authenticate"))
+            meeting = self._authorise(auth.parse_challenges(response.header("WWW-Authenticate")), authorization)
+            if not meeting:
+                break
             response.close()
-            if not self._authorise(challenges, authorization):
-                break
+            authorization = meeting
+            response = self._followed(method, path, headers, authorization)
         return response
 
     def _followed(self, method: str, path: str, headers: dict[str, str], authorization: str) -> Response:
@@ -238,23 +240,21 @@ class Endpoint:
                 self._authorization, self._expires = "", float("inf")
             return self._authorization
 
-    def _authorise(self, challenges: list[auth.Challenge], refused: str) -> bool:
-        """Meet one of the challenges; False where we can't. `refused` is what the registry has just not accepted."""
+    def _authorise(self, challenges: list[auth.Challenge], refused: str) -> str:
+        """What meets one of the challenges, or "". `refused` is what the registry has just not accepted."""
         with self._lock:
-            if self._authorization != refused:
-                return True  # another thread was faster
+            if self._authorization not in ("", refused):
+                return self._authorization  # another thread was faster
             self._authorization, self._expires = "", float("inf")
             for challenge in challenges:
                 if challenge.scheme == "bearer" and challenge.parameters.get("realm"):
                     token = self._fetch_token(challenge.parameters)
                     self._authorization, self._expires = f"Bearer {token.text}", token.expires
-                    return True
-                if challenge.scheme == "basic" and self._login and self._login.user:
-                    if refused:
-                        return False  # the same login again would be refused again
-                    self._authorization = self._login.basic()
-                    return True
-        return False
+                elif challenge.scheme == "basic" and self._login and self._login.user and not refused:
+                    self._authorization = self._login.basic()  # only once: it would be refused again
+                if self._authorization:
+                    break
+            return self._authorization
 
     def _fetch_token(self, parameters: dict[str, str]) -> auth.Token:
         realm = parse_url(parameters["realm"], f"the token server that {self.name} names")

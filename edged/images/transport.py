@@ -233,6 +233,13 @@ class Transport:
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
 
+    def close(self) -> None:
+        """After `abort`, and when no thread uses it any more."""
+        with self._lock:
+            connections = list(self._open)
+        for connection in connections:
+            self.drop(connection)
+
 
 def _converted(e: Exception, url: Url) -> EdgedError:
     """What a broken exchange means for the caller. Only the host is named."""
