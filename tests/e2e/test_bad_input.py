@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
 import os
 import re
@@ -151,6 +152,29 @@ def test_a_broken_image_takes_no_replica_away_and_undo_brings_the_old_pods_back_
 def running_attempts(house: House, name: str) -> dict[str, str]:
     pods = [p for p in pods_of(house, name) if (p.get("status") or {}).get("phase") == "Running"]
     return {p["metadata"]["name"]: container_status(p)["containerID"] for p in pods}
+
+
+def test_more_config_than_a_node_can_be_told_names_the_largest_and_is_over_when_it_goes(house: House) -> None:
+    apply_and_wait(house, deployment("modest"))
+    before = attempts(house, "modest")
+    names = [f"huge-{n}" for n in range(4)]
+    for name in names:
+        noise = base64.b64encode(os.urandom(600_000)).decode()  # hardly to be compressed
+        apply(house.client, {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name}, "data": {"a": noise}})
+    greedy = deployment("greedy")
+    volumes = [{"name": name, "configMap": {"name": name}} for name in names]
+    greedy["spec"]["template"]["spec"]["volumes"] = volumes
+    apply(house.client, greedy)
+    house.wait(
+        "a word about it",
+        lambda: "config map default/huge-3 (781 KiB)" in kubectl(house, "describe", "node").stdout,
+        lambda: kubectl(house, "describe", "node").stdout,
+    )
+    remove(house, "greedy")
+    apply_and_wait(house, deployment("modest", replicas=2))
+    assert before.items() <= attempts(house, "modest").items()
+    remove(house, "modest")
+    assert kubectl(house, "delete", "configmap", *names).returncode == 0
 
 
 # ---------------------------------------------------------------- what must not restart anything
