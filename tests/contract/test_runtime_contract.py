@@ -34,6 +34,8 @@ from tests.fakes.runtime import Board, FakeRuntime
 
 WAIT = 20.0  # seconds until a test gives up
 RUN = ("/bin/sh", "-c", "trap 'exit 0' USR1; trap 'exit 143' TERM; while :; do sleep 0.05; done")
+# proc(5): SigCgt is a mask in hexadecimal, SIGTERM its bit 14
+HEARS_TERM = "while read -r line; do case $line in SigCgt:*[4-7c-f]???) exit 0;; esac; done < /proc/1/status; exit 1"
 
 
 class Lab(Protocol):
@@ -140,9 +142,11 @@ async def up(runtime: Runtime, lab: Lab, pod: Pod, attempt: int = 0, crashes: in
 
 
 async def settled(runtime: Runtime, pod: Pod, state: ContainerState) -> None:
-    """Until the shell has set its traps: then it answers to an exec'd command."""
-    probe = Probe(ExecAction(("true",)), timeout=10.0)
-    assert (await runtime.probe(state.id, probe, "127.0.0.1")).verdict is Verdict.SUCCESS
+    """Until the shell has set its traps: before, the first process of a pid namespace doesn't hear signals."""
+    probe = Probe(ExecAction(("sh", "-c", HEARS_TERM)), timeout=10.0)
+    async with asyncio.timeout(WAIT):
+        while (await runtime.probe(state.id, probe, "127.0.0.1")).verdict is not Verdict.SUCCESS:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
 
 
 async def next_exit(exits: asyncio.Queue[str]) -> str:

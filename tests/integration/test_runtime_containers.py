@@ -507,7 +507,7 @@ def test_hundreds_of_lives_leave_no_descriptor_and_no_zombie() -> None:
         before, dead = len(os.listdir("/proc/self/fd")), zombies()  # noqa: PTH208
         for attempt in range(1, 20):
             await live(attempt)
-        await until(lambda: len(os.listdir("/proc/self/fd")) == before and zombies() <= dead)  # noqa: PTH208
+        await until(lambda: len(os.listdir("/proc/self/fd")) <= before and zombies() <= dead)  # noqa: PTH208
 
     run(scenario)
 
