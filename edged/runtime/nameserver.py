@@ -160,6 +160,10 @@ class NameServer:
         pid = self._find()
         if not pid or not self._hold(pid):
             raise RetryError("dnsmasq ended as soon as it was started; its reason is in the system's log")
+        with contextlib.suppress(OSError):
+            # A daemon forks twice. The process in between ended as an orphan, ours where this process adopts orphans;
+            # its pid is the daemon's session.
+            process.reap_at_end(os.pidfd_open(os.getsid(pid)))
 
     def _find(self) -> int:
         """The pid of our dnsmasq, whoever started it, or 0."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from edged.model import ServicePort, ServiceRules
+from edged.runtime.mounts import become_subreaper
 from edged.runtime.services import Services
 from tests.network_lab import Lab, a_lab, ask, command, fetch, isolated, lookup, processes, services_of, until
 
@@ -149,6 +150,25 @@ def test_a_killed_dnsmasq_comes_back(lab: Lab) -> None:
             os.kill(killed, signal.SIGKILL)
             await until(lambda: [p for p in dnsmasq(lab) if p != killed], "another dnsmasq")
             await until(lambda: answers(lab, pod.path, services), "an answer")
+
+    asyncio.run(scenario())
+
+
+def test_dnsmasq_leaves_no_zombie_where_orphans_are_adopted(lab: Lab) -> None:
+    """As in edged, which adopts its containers' monitors: a daemon's fork in between becomes its child, too."""
+    become_subreaper()
+
+    def children() -> set[int]:
+        return {int(pid) for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()}
+
+    async def scenario() -> None:
+        before = children()
+        async with services_of(lab) as (_, services):
+            await services.sync([web(lab)])
+            assert dnsmasq(lab)
+            await until(lambda: children() - before <= set(processes(str(lab.run_dir))), "the orphan to be reaped")
+            await services.sync([])
+            await until(lambda: children() - before <= set(processes(str(lab.run_dir))), "dnsmasq to be reaped")
 
     asyncio.run(scenario())
 
