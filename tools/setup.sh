@@ -49,7 +49,8 @@ fi
 # The stamp is the lock file itself: pip runs only when it changed.
 if ! cmp -s requirements.lock .venv/requirements.lock || ! .venv/bin/python -c 'import edged, cloudlink' 2>/dev/null; then
     echo "setup: virtual environment .venv ($(python3 --version))"
-    [ -x .venv/bin/python ] || python3 -m venv .venv
+    # Anew where there is none, where its making was interrupted and where the system's Python is another one now.
+    .venv/bin/python -m pip --version >/dev/null 2>&1 || python3 -m venv --clear .venv
     .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
     .venv/bin/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
     cp requirements.lock .venv/requirements.lock
