@@ -10,13 +10,17 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import queue
+import shutil
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from edged.errors import PermanentError, RetryError
+from edged.errors import EdgedError, PermanentError, RetryError
 from edged.images import auth, oci, partial, platforms
 from edged.images.fetch import Fetcher, Retrying
 from edged.images.layerstream import LayerStream
@@ -30,6 +34,7 @@ from edged.images.wanted import Heads, Layer, Wanted, find
 from edged.images.writer import StoreWriter
 from edged.model import Image, Value
 
+LONGEST_BATCH = 20.0  # seconds of unpacking; then what there is is kept, whatever else has arrived
 MOST_ROUNDS = 3  # how often layers may vanish under our hands (somebody else swept) before "later" is the answer
 
 
@@ -76,6 +81,16 @@ def pull(
     return _Pull(root, parse(text), config or PullConfig(), logins or auth.Logins.none(), machine, tell, bounds).run()
 
 
+@dataclass(frozen=True)
+class _Unpacked:
+    """A layer in a scratch folder, or in none if it was in the store already. `size`: bytes of its files."""
+
+    layer: Layer
+    file: Partial
+    folder: Path | None
+    size: int
+
+
 class _Pull:
     def __init__(
         self,
@@ -95,6 +110,9 @@ class _Pull:
         self._what = f"image {reference}"
         self._cancelled, self._hurry = threading.Event(), threading.Event()  # end at once; begin nothing new
         self._threads: list[threading.Thread] = []
+        self._files: list[Partial] = []
+        self._left = 0  # layers that no answer has come for
+        self._later: RetryError | None = None
         self._ready = queue.SimpleQueue[Arrived]()
         self._tell_lock = threading.Lock()
         self._tell_outside = tell
@@ -178,36 +196,45 @@ class _Pull:
             thread = threading.Thread(target=self._fetch_all, args=(todo,), name=f"fetch-{number}", daemon=True)
             thread.start()
             self._threads.append(thread)
-        later: RetryError | None = None
-        left = len(missing)
-        while left:
-            arrived = self._next()
-            left -= len(arrived)
-            batch = []
-            for layer, result in arrived:
-                if isinstance(result, RetryError):
-                    later = later or result
-                    self._hurry.set()
-                elif isinstance(result, BaseException):
-                    raise result
-                elif result is not None:
-                    batch.append((layer, result))
-            if batch:
-                self._unpack_batch(batch)
-        if later is not None:
-            raise later
+        self._left = len(missing)
+        while self._left:
+            if batch := self._receive(wait=True):
+                self._unpack_all(batch)
+        if self._later is not None:
+            raise self._later
 
-    def _unpack_batch(self, batch: list[tuple[Layer, Partial]]) -> None:
-        failed: PermanentError | None = None
-        try:
-            with StoreWriter(self._store.root) as writer:
-                try:
-                    self._unpack(writer, batch)
-                except PermanentError as e:
-                    failed = e  # raised in here, it would make the writer sweep, and other pulls lose their layers
-        finally:
-            for _, file in batch:
-                file.close()
+    def _receive(self, wait: bool) -> list[tuple[Layer, Partial]]:
+        """The layers that have been fetched and wait to be unpacked; the first one is waited for, if so wanted."""
+        arrived = [self._ready.get()] if wait else []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                arrived.append(self._ready.get_nowait())
+        self._left -= len(arrived)
+        batch = []
+        for layer, result in arrived:
+            if isinstance(result, RetryError):
+                self._later = self._later or result
+                self._hurry.set()
+            elif isinstance(result, BaseException):
+                raise result
+            elif result is not None:
+                batch.append((layer, result))
+        return batch
+
+    def _unpack_all(self, batch: list[tuple[Layer, Partial]]) -> None:
+        """Unpack, and go on with what arrives meanwhile: forcing it all to the disk once is far cheaper than each."""
+        failed: EdgedError | None = None
+        done: list[_Unpacked] = []
+        until = time.monotonic() + LONGEST_BATCH
+        with StoreWriter(self._store.root) as writer:
+            try:
+                while batch:
+                    done += [self._unpack(writer, layer, file) for layer, file in batch]
+                    batch = self._receive(wait=False) if self._left and time.monotonic() < until else []
+            except EdgedError as e:
+                failed = e  # raised in here, it would make the writer sweep, and other pulls lose their layers
+            for unpacked in done:
+                self._keep(writer, unpacked)
         if failed is not None:
             raise failed
 
@@ -244,14 +271,6 @@ class _Pull:
         )
         self._fetched, self._told = 0, 0  # counted again as the files are opened
 
-    def _next(self) -> list[Arrived]:
-        """Wait for a layer, then take all that have come."""
-        arrived = [self._ready.get()]
-        with contextlib.suppress(queue.Empty):
-            while True:
-                arrived.append(self._ready.get_nowait())
-        return arrived
-
     def _fetch_all(self, todo: queue.SimpleQueue[Layer]) -> None:
         """One thread: layer after layer, until none is left. Every layer gets an answer."""
         while True:
@@ -275,16 +294,14 @@ class _Pull:
         for thread in self._threads:
             thread.join(10.0)
         self._transport.close()
-        with contextlib.suppress(queue.Empty):
-            while True:
-                _, result = self._ready.get_nowait()
-                if isinstance(result, Partial):
-                    result.close()
+        for file in self._files:
+            file.close()
 
     def _fetch(self, layer: Layer) -> Partial | None:
         """The whole layer, verified and locked; None if another pull has brought it while we waited for the lock."""
         descriptor = layer.descriptor
         file = Partial(self._folder, descriptor.digest, descriptor.size, self._cancelled)
+        self._files.append(file)
         if self._is_here(layer):
             file.delete()
             file.close()
@@ -305,26 +322,23 @@ class _Pull:
             raise
         return file
 
-    def _unpack(self, writer: StoreWriter, batch: list[tuple[Layer, Partial]]) -> None:
-        """Unpack all, then make them appear: the first to appear brings the others to the disk with it."""
-        folders: dict[str, tuple[Path, int]] = {}
-        for layer, file in batch:
-            if not writer.has_layer(layer.diff_id):
-                folder = writer.scratch()
-                try:
-                    folders[layer.diff_id] = (folder, self._unpack_one(layer, file, folder))
-                except PermanentError:
+    def _unpack(self, writer: StoreWriter, layer: Layer, file: Partial) -> _Unpacked:
+        """Into a folder where nobody sees it; the first that is then kept brings all others to the disk with it."""
+        folder, size = None, 0
+        if not writer.has_layer(layer.diff_id):
+            folder = writer.scratch()
+            try:
+                size = self._unpack_into(folder, layer, file)
+            except EdgedError as e:
+                shutil.rmtree(folder)  # the space may be what those that are unpacked already still need
+                if isinstance(e, PermanentError):
                     file.delete()  # it has its digest, so fetching it again would bring the same
-                    raise
-            if not file.noted:
-                file.drop_content()  # fetched within seconds: not worth writing to flash, even if power fails now
-        for layer, file in batch:
-            if (unpacked := folders.get(layer.diff_id)) is not None:
-                writer.add_layer(layer.diff_id, lambda target, unpacked=unpacked: _take(unpacked, target))  # type: ignore[misc]
-            file.delete()
-            self._tell(Event("unpacked", digest=layer.descriptor.digest))
+                raise
+        if not file.noted:
+            file.drop_content()  # fetched within seconds: not worth writing to flash, even if power fails now
+        return _Unpacked(layer, file, folder, size)
 
-    def _unpack_one(self, layer: Layer, file: Partial, folder: Path) -> int:
+    def _unpack_into(self, folder: Path, layer: Layer, file: Partial) -> int:
         with file.path.open("rb") as blob:
             stream = LayerStream(
                 blob,
@@ -335,6 +349,13 @@ class _Pull:
                 what=f"{self._what}: layer {layer.descriptor.digest}",
             )
             return unpack_layer(stream, folder, self._bounds)
+
+    def _keep(self, writer: StoreWriter, unpacked: _Unpacked) -> None:
+        if unpacked.folder is not None:
+            writer.add_layer(unpacked.layer.diff_id, functools.partial(_move, unpacked.folder, unpacked.size))
+        unpacked.file.delete()
+        unpacked.file.close()
+        self._tell(Event("unpacked", digest=unpacked.layer.descriptor.digest))
 
     # ------------------------------------------------------------ news
 
@@ -361,7 +382,6 @@ class _Pull:
         return image
 
 
-def _take(unpacked: tuple[Path, int], target: Path) -> int:
-    folder, size = unpacked
+def _move(folder: Path, size: int, target: Path) -> int:
     folder.rename(target)  # over the empty folder that is there
     return size

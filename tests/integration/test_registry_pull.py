@@ -20,6 +20,7 @@ import zstandard
 from edged.errors import PermanentError, RetryError
 from edged.images import oci
 from edged.images.auth import Logins
+from edged.images.importer import import_file
 from edged.images.platforms import parse_platform
 from edged.images.pull import Event, pull
 from edged.images.registry import PullConfig, RegistryConfig
@@ -141,6 +142,19 @@ def test_an_image_with_an_index_that_has_not_changed_costs_one_head(tmp_path: Pa
             sent.clear()
             pull(tmp_path / "s", f"{big}/multi:1", through(link, big), machine=AMD64)
         assert [data.split()[0] for data in sent] == [b"HEAD"]
+
+
+def test_an_image_made_by_the_projects_own_builder_comes_as_it_was_built(tmp_path: Path, big: str) -> None:
+    builder = Path(__file__).parents[2] / "images" / "build.py"
+    archive = tmp_path / "probe.tar"
+    subprocess.run([sys.executable, builder, "probe", "--output", archive], check=True, stdout=subprocess.DEVNULL)
+    source, target = f"oci-archive:{archive}", f"docker://{big}/probe:1"
+    subprocess.run(["skopeo", "copy", "-q", "--dest-tls-verify=false", source, target], check=True)
+    image = pull(tmp_path / "s", f"{big}/probe:1", QUICK)
+    [imported] = import_file(tmp_path / "imported", archive)
+    assert image.id == imported.id
+    assert [Path(f).name for f in image.layers] == [Path(f).name for f in imported.layers]
+    assert Path(image.layers[0], "bin/busybox").stat().st_mode & 0o7777 == 0o755
 
 
 def test_docker_manifests_are_understood_too(tmp_path: Path, big: str) -> None:
