@@ -205,6 +205,14 @@ def sweep(folder: Path, keep: frozenset[str], limit: int) -> int:
     return freed
 
 
+def discard(folder: Path, digests: frozenset[str]) -> None:
+    """Delete what is half-fetched of layers that are in the store now, except what another process has under way."""
+    for digest in digests:
+        file = folder / digest.removeprefix("sha256:")
+        if not _delete_unused(file) and not file.exists():
+            file.with_suffix(".safe").unlink(missing_ok=True)
+
+
 def _delete_unused(file: Path) -> bool:
     try:
         fd = os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)

@@ -135,29 +135,32 @@ class _Pull:
         if image is not None and self._is_current(name):
             return self._done(image, present=True)
         wanted = find(self._fetcher, self._reference, self._machine, self._bounds.total_bytes)
-        if image is not None and self._manifest_of(name) == oci.digest_of(wanted.manifest):
-            self._remember(name, wanted)
-            return self._done(image, present=True)
+        present = image is not None and self._manifest_of(name) == oci.digest_of(wanted.manifest)
         self._store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.mkdir(mode=0o700, exist_ok=True)
         with (self._folder / "pulls").open("wb") as pulls:
             fcntl.flock(pulls, fcntl.LOCK_SH)
-            self._bring_whole(name, wanted, pulls)
+            if not present:
+                self._bring(name, wanted)
+            self._tidy(wanted, pulls)
         self._remember(name, wanted)
         image = self._store.resolve(name)
         if image is None:
             raise RetryError(f"{self._what} was pulled, but is gone again; somebody removed it")
-        return self._done(image, present=False)
+        return self._done(image, present)
 
     # ------------------------------------------------------------ what is here
 
     def _is_current(self, name: str) -> bool:
-        """Whether the reference still points to what has its name here: one HEAD, or for a digest nothing at all."""
+        """Whether the reference still points to what has its name here: one HEAD, or for a digest nothing at all.
+
+        Only what a pull has brought and tidied up after counts; the rest is looked at more closely.
+        """
         tag, manifest = self._reference.tag, self._manifest_of(name)
+        known = self._heads.get(name, manifest, self._machine)
         if not tag:
-            return self._heads.get(name, manifest, self._machine) == self._reference.digest
-        head = self._fetcher.ask(str(self._reference), lambda e: e.head_manifest(tag))
-        return head == self._heads.get(name, manifest, self._machine)
+            return self._reference.digest in (manifest, known)
+        return bool(known) and self._fetcher.ask(str(self._reference), lambda e: e.head_manifest(tag)) == known
 
     def _manifest_of(self, name: str) -> str:
         entry = self._store.read_index().images.get(name)
@@ -169,17 +172,22 @@ class _Pull:
 
     # ------------------------------------------------------------ fetch and unpack
 
-    def _bring_whole(self, name: str, wanted: Wanted, pulls: IO[bytes]) -> None:
+    def _bring(self, name: str, wanted: Wanted) -> None:
         for _ in range(MOST_ROUNDS):
             self._bring_layers(name, wanted)
             with StoreWriter(self._store.root) as writer:
                 if all(map(writer.has_layer, wanted.diff_ids)):
                     writer.add_image(name, wanted.manifest, wanted.config, wanted.diff_ids)
-                    with contextlib.suppress(BlockingIOError):  # the layers of other pulls belong to no image yet
-                        fcntl.flock(pulls, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                        writer.sweep()
                     return
         raise RetryError(f"{self._what}: its layers are removed again and again while it is pulled", 30.0)
+
+    def _tidy(self, wanted: Wanted, pulls: IO[bytes]) -> None:
+        """Delete what no image needs any more; also what a pull left that was cut between naming and tidying."""
+        partial.discard(self._folder, frozenset(layer.descriptor.digest for layer in wanted.layers))
+        with contextlib.suppress(BlockingIOError):  # the layers of other pulls belong to no image yet
+            fcntl.flock(pulls, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            with StoreWriter(self._store.root) as writer:
+                writer.sweep()
 
     def _bring_layers(self, name: str, wanted: Wanted) -> None:
         """Fetch and unpack what is missing.

@@ -198,16 +198,7 @@ class Transport:
     def _context(self, ca: str, verify: bool) -> ssl.SSLContext:
         with self._lock:
             if (ca, verify) not in self._contexts:
-                try:
-                    context = ssl.create_default_context()
-                    if ca:
-                        context.load_verify_locations(cafile=ca)
-                except (OSError, ssl.SSLError) as e:
-                    raise PermanentError(f"the CA file {ca} cannot be used: {e.strerror or e}") from e
-                if not verify:
-                    context.check_hostname = False
-                    context.verify_mode = ssl.CERT_NONE
-                self._contexts[ca, verify] = context
+                self._contexts[ca, verify] = _verifying(ca) if verify else _trusting()
             return self._contexts[ca, verify]
 
     def keep(self, url: Url, connection: http.client.HTTPConnection) -> None:
@@ -239,6 +230,24 @@ class Transport:
             connections = list(self._open)
         for connection in connections:
             self.drop(connection)
+
+
+def _verifying(ca: str) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context()
+        if ca:
+            context.load_verify_locations(cafile=ca)
+    except (OSError, ssl.SSLError) as e:
+        raise PermanentError(f"the CA file {ca} cannot be used: {e.strerror or e}") from e
+    return context
+
+
+def _trusting() -> ssl.SSLContext:
+    """Encrypted, but whoever answers is believed; only for registries that are configured so."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
 
 
 def _converted(e: Exception, url: Url) -> EdgedError:

@@ -93,11 +93,11 @@ class Heads:
         self._file = root / "heads.json"
 
     def get(self, name: str, manifest: str, machine: oci.Platform) -> str:
-        """The digest `name` pointed to when it was pulled as `manifest` for `machine`; else `manifest` itself."""
+        """The digest `name` pointed to when it was pulled as `manifest` for `machine`; "" if that isn't known."""
         known = self._read().get(name)
         if known is not None and (known.manifest, known.platform) == (manifest, str(machine)):
             return known.head
-        return manifest
+        return ""
 
     def put(self, name: str, manifest: str, machine: oci.Platform, head: str, keep: frozenset[str]) -> None:
         """:param keep: the names that the store knows; what was noted of others is forgotten."""

@@ -11,6 +11,7 @@ import json
 import re
 import shutil
 import socket
+import ssl
 import subprocess
 import threading
 import time
@@ -24,6 +25,7 @@ import pytest
 from tests.fakes.oci_layout import Layout, digest
 
 DEADLINE = 30.0
+DISGUISE = "2130706433"  # 127.0.0.1 as one number: a name that is resolved to loopback everywhere
 needs_registry = pytest.mark.skipif(
     shutil.which("docker-registry") is None or shutil.which("skopeo") is None,
     reason="needs the Debian packages docker-registry and skopeo (tools/setup.sh test)",
@@ -204,6 +206,7 @@ class Request(http.server.BaseHTTPRequestHandler):
     """One request; scripts get it and may answer it themselves."""
 
     protocol_version = "HTTP/1.1"
+    wbufsize = 1 << 16  # head and body in one packet, or the kernel waits 40 ms between them
     server: _Server
 
     def do_GET(self) -> None:
@@ -240,17 +243,28 @@ class ScriptedRegistry:
     """Serves a layout's blobs and manifests under any repository name.
 
     :ivar script: asked first; True if it has answered.
+    :ivar disguised: its address without looking like loopback, which is forgiven much.
     :ivar seen: (method, path, headers) of every request.
     """
 
-    def __init__(self, layout: Layout | None = None) -> None:
+    def __init__(self, layout: Layout | None = None, tls: Path | None = None) -> None:
+        """:param tls: a folder to put a certificate into (cert.pem, its own CA); then it speaks only TLS."""
         self.layout = layout or Layout()
         self.tags: dict[str, tuple[bytes, str]] = {}
         self.script: Script = lambda _: False
         self.seen: list[tuple[str, str, dict[str, str]]] = []
         self._server = _Server(("127.0.0.1", 0), Request)
         self._server.owner = self
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            files = certificate_for_loopback(tls)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(files["certificate"], files["key"])
+            self._server.socket = context.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        port = self._server.server_address[1]
+        self.address = f"127.0.0.1:{port}"
+        self.disguised = f"{DISGUISE}:{port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,), name="scripted-registry")
         self._thread.start()
 
@@ -366,13 +380,14 @@ def _self_signed(folder: Path) -> tuple[Path, Any, bytes]:
 
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    names = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName(DISGUISE)]
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(hours=1))
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), False)
+        .add_extension(x509.SubjectAlternativeName(names), False)
         .sign(key, hashes.SHA256())
     )
     folder.mkdir(parents=True, exist_ok=True)

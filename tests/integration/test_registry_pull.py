@@ -387,26 +387,17 @@ def test_bearer_tokens_are_fetched_and_fetched_anew_when_they_expire(tmp_path: P
         assert all("repository%3Ateam%2Fbig%3Apull" in path for _, path, _ in tokens.seen[before:])
 
 
-def test_tls_is_verified_against_the_given_ca_and_only_then(tmp_path: Path) -> None:
+def test_tls_is_verified_against_the_ca_that_the_configuration_names(tmp_path: Path) -> None:
     tls = registries.certificate_for_loopback(tmp_path / "tls")
     layout = Layout()
     layout.name("x", layout.image([layer(member("x", b"1"))]))
     with docker_registry(tmp_path / "r", tls=tls) as address:
         push(layout.folder(tmp_path / "l"), "x", f"{address}/x:1")
         assert pull(tmp_path / "a", f"{address}/x:1", QUICK, machine=AMD64)  # loopback is never verified, as in Docker
-
-        def by_mirror(**settings: Any) -> PullConfig:
-            """Under a name that isn't loopback's, so that nothing is forgiven."""
-            return PullConfig(
-                registries={
-                    "r.test": RegistryConfig(mirrors=(f"https://{address}",)),
-                    address: RegistryConfig(**settings),
-                },
-                attempts=1,
-                backoff_seconds=0.01,
-            )
-
-        assert pull(tmp_path / "b", "r.test/x:1", by_mirror(ca=tls["certificate"]), machine=AMD64)
+        name = f"{registries.DISGUISE}:{address.partition(':')[2]}"
+        with pytest.raises(PermanentError, match="certificate"):
+            pull(tmp_path / "b", f"{name}/x:1", QUICK, machine=AMD64)
+        assert pull(tmp_path / "b", f"{name}/x:1", PullConfig(ca=tls["certificate"]), machine=AMD64)
 
 
 def test_the_command_speaks_json_and_its_exit_code_says_whether_to_try_again(tmp_path: Path, big: str) -> None:

@@ -266,6 +266,31 @@ def test_a_manifest_that_is_not_what_it_should_be_is_refused_with_a_sentence(
         pulled(tmp_path, registry)
 
 
+def test_a_certificate_that_nobody_vouches_for_is_refused_unless_the_registry_is_configured_insecure(
+    tmp_path: Path, registry: ScriptedRegistry
+) -> None:
+    with ScriptedRegistry(registry.layout, tls=tmp_path / "tls") as secure:
+        secure.tags = registry.tags
+        name, ca = secure.disguised, str(tmp_path / "tls" / "cert.pem")
+        with pytest.raises(PermanentError, match=r"certificate of .* is refused: self-signed"):
+            pull(tmp_path / "s", f"{name}/a:1", QUICK, machine=AMD64)
+        assert not secure.seen
+        for n, settings in enumerate((RegistryConfig(insecure=True), RegistryConfig(ca=ca))):
+            config = PullConfig(registries={name: settings}, attempts=1)
+            assert content(pull(tmp_path / f"s{n}", f"{name}/a:1", config, machine=AMD64)) == CONTENT
+
+
+def test_a_registry_without_tls_gets_no_request_in_the_clear_unless_it_is_configured_insecure(
+    tmp_path: Path, registry: ScriptedRegistry
+) -> None:
+    name = registry.disguised
+    with pytest.raises(RetryError, match="no connection to"):
+        pull(tmp_path / "s", f"{name}/a:1", QUICK, machine=AMD64)
+    assert not [path for _, path, _ in registry.seen if path.startswith("/v2/")]
+    config = PullConfig(registries={name: RegistryConfig(insecure=True)}, attempts=1)
+    assert content(pull(tmp_path / "s", f"{name}/a:1", config, machine=AMD64)) == CONTENT
+
+
 def test_a_manifest_without_end_is_cut_off(tmp_path: Path, registry: ScriptedRegistry) -> None:
     registry.tags["1"] = (b" " * (oci.LARGEST_DOCUMENT + 1), oci.MANIFEST)
     with pytest.raises(PermanentError, match="the most that is read"):
