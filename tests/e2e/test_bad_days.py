@@ -64,8 +64,13 @@ def attempts(house: House, name: str) -> dict[str, str]:
     return {p["metadata"]["name"]: container_status(p)["containerID"] for p in pods_of(house, name)}
 
 
+def delete(house: House, *names: str) -> None:
+    for name in names:
+        house.client.call("DELETE", f"/apis/apps/v1/namespaces/default/deployments/{name}")
+
+
 def remove(house: House, *names: str) -> None:
-    assert kubectl(house, "delete", "deployment", *names).returncode == 0
+    delete(house, *names)
     house.wait("the pods to go", lambda: not any(pods_of(house, n) for n in names))
 
 
@@ -113,7 +118,7 @@ def test_a_rollout_ends_whatever_is_killed_on_its_way_and_bystanders_run_on(hous
         assert attempts(house, "bystander") == before
     house.wait("the name server to be back", lambda: bool(find(house, "dnsmasq")))
     remove(house, "rolling", "bystander")
-    assert kubectl(house, "delete", "service", "rolling").returncode == 0
+    house.client.call("DELETE", "/api/v1/namespaces/default/services/rolling")
 
 
 def new_pods(house: House, number: int) -> int:
@@ -131,7 +136,7 @@ def test_what_changed_while_the_broker_hung_arrives_at_once_and_nothing_else_is_
     os.kill(broker, signal.SIGSTOP)  # worse than dead: connections stay open
     apply(house.client, deployment("grow", replicas=3))
     apply(house.client, deployment("new"))
-    assert kubectl(house, "delete", "deployment", "leave").returncode == 0
+    delete(house, "leave")
     os.kill(broker, signal.SIGKILL)
     apply_and_wait(house, deployment("grow", replicas=3))
     apply_and_wait(house, deployment("new"))
@@ -193,6 +198,7 @@ def fill(folder: Path) -> Path:
     return file
 
 
+@pytest.mark.kubectl
 def test_full_disks_are_told_stop_no_pod_and_are_over_when_there_is_room_again() -> None:
     with small_disks(hub="24m", node="24m") as house:
         apply_and_wait(house, deployment("a", replicas=2))

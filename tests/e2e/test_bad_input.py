@@ -61,13 +61,15 @@ def until_told(house: House, name: str, words: str) -> None:
 
 
 def remove(house: House, *names: str) -> None:
-    assert kubectl(house, "delete", "deployment", *names).returncode == 0
+    for name in names:
+        house.client.call("DELETE", f"/apis/apps/v1/namespaces/default/deployments/{name}")
     house.wait("the pods to go", lambda: not any(pods_of(house, n) for n in names))
 
 
 # ---------------------------------------------------------------- refused at the door
 
 
+@pytest.mark.kubectl
 def test_all_errors_are_told_at_once_each_with_its_path(house: House) -> None:
     wrong = deployment("wrong", replicas=-1, imagee="x")
     wrong["spec"]["template"]["metadata"]["labels"] = {"app": "other"}
@@ -85,6 +87,7 @@ def test_all_errors_are_told_at_once_each_with_its_path(house: House) -> None:
     assert not pods_of(house, "wrong")
 
 
+@pytest.mark.kubectl
 def test_what_no_node_could_ever_run_is_refused_and_what_is_only_too_much_now_waits_with_a_sentence(
     house: House,
 ) -> None:
@@ -105,6 +108,7 @@ def states(house: House, name: str) -> list[str]:
     return found
 
 
+@pytest.mark.kubectl
 def test_an_error_quotes_what_was_written_and_not_its_escapes(house: House) -> None:
     assert 'Invalid value: "gewächs"' in refusal(house, deployment("gewächs"))
 
@@ -112,6 +116,7 @@ def test_an_error_quotes_what_was_written_and_not_its_escapes(house: House) -> N
 # ---------------------------------------------------------------- accepted, and then a person has to act
 
 
+@pytest.mark.kubectl
 def test_a_missing_image_and_a_missing_command_are_sentences_of_the_pod(house: House) -> None:
     apply(house.client, deployment("no-image", image="localhost/nothere:1"))
     absent = deployment("no-command")
@@ -123,6 +128,7 @@ def test_a_missing_image_and_a_missing_command_are_sentences_of_the_pod(house: H
     remove(house, "no-image", "no-command")
 
 
+@pytest.mark.kubectl
 def test_a_pod_starts_by_itself_once_the_config_map_and_the_key_it_refers_to_exist(house: House) -> None:
     value = {"name": "A", "valueFrom": {"secretKeyRef": {"name": "later", "key": "a"}}}
     apply(house.client, deployment("waiting", envFrom=[{"configMapRef": {"name": "later"}}], env=[value]))
@@ -136,6 +142,7 @@ def test_a_pod_starts_by_itself_once_the_config_map_and_the_key_it_refers_to_exi
     remove(house, "waiting")
 
 
+@pytest.mark.kubectl
 def test_a_broken_image_takes_no_replica_away_and_undo_brings_the_old_pods_back_untouched(house: House) -> None:
     apply_and_wait(house, deployment("rollout", replicas=3))
     before = attempts(house, "rollout")
@@ -154,6 +161,7 @@ def running_attempts(house: House, name: str) -> dict[str, str]:
     return {p["metadata"]["name"]: container_status(p)["containerID"] for p in pods}
 
 
+@pytest.mark.kubectl
 def test_more_config_than_a_node_can_be_told_names_the_largest_and_is_over_when_it_goes(house: House) -> None:
     apply_and_wait(house, deployment("modest"))
     before = attempts(house, "modest")
@@ -180,6 +188,7 @@ def test_more_config_than_a_node_can_be_told_names_the_largest_and_is_over_when_
 # ---------------------------------------------------------------- what must not restart anything
 
 
+@pytest.mark.kubectl
 def test_the_same_manifest_again_and_labels_and_annotations_change_nothing_that_runs(house: House) -> None:
     manifest = deployment("same", replicas=2)
     apply_and_wait(house, manifest)
@@ -202,6 +211,7 @@ def edged(house: House, *arguments: str, config: Path | None = None) -> subproce
     return subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=CHECKOUT)
 
 
+@pytest.mark.kubectl
 def test_a_changed_config_restarts_nothing_and_the_next_container_sees_it_in_variables_and_files(house: House) -> None:
     assert kubectl(house, "create", "configmap", "conf", "--from-literal=A=one").returncode == 0
     manifest = deployment(
@@ -225,6 +235,7 @@ def test_a_changed_config_restarts_nothing_and_the_next_container_sees_it_in_var
 # ---------------------------------------------------------------- haste
 
 
+@pytest.mark.kubectl
 def test_scaling_up_to_nothing_and_up_again_at_once_ends_where_it_should(house: House) -> None:
     apply(house.client, deployment("hasty"))
     for count in (12, 0, 12, 3):
@@ -349,6 +360,7 @@ def test_unknown_words_and_pods_are_sentences(house: House) -> None:
     assert "the daemon of node" in edged(house, "teardown", "--yes").stderr
 
 
+@pytest.mark.kubectl
 def test_a_join_token_that_is_used_or_damaged_buys_nothing(house: House, tmp_path: Path) -> None:
     made = house.python("-m", "cloudlink.hub", "token", "create", "--config", str(house.hub_toml))
     token = made.stdout.split()[-1]

@@ -152,7 +152,8 @@ async def raw(page: Dashboard, request: bytes) -> bytes:
     reader, writer = await asyncio.open_connection(address.host, address.port)
     try:
         writer.write(request)
-        writer.write_eof()
+        with contextlib.suppress(OSError):  # it may have hung up already
+            writer.write_eof()
         async with asyncio.timeout(PATIENCE):
             return await reader.read()
     except ConnectionError:
