@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import shutil
 import socket
 import subprocess
@@ -206,14 +207,19 @@ def tail(log: Path) -> str:
     return "\n".join([f"--- {log.name}", *lines])
 
 
+# Below the ports that the kernel gives to outgoing connections (32768 and up, ip(7)): none of those takes a port
+# between here and the daemon that will listen on it, which may be seconds later, or after a restart.
+PORTS = range(20000, 32000)
+
+
 def free_port(preferred: int = 0) -> int:
     """The preferred TCP port on loopback, or any free one where it is taken."""
-    for port in (preferred, 0):
+    for port in ((preferred,) if preferred else ()) + tuple(random.sample(PORTS, 100)):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return int(probe.getsockname()[1])
+            return port
     raise PermanentError("no free TCP port on 127.0.0.1")
