@@ -347,6 +347,7 @@ class SandboxState(Value, frozen=True):
     ip: str
     ready: bool = True
     termination_grace: float = 30.0
+    memory_request: int = 0  # still in use while the pod is leaving
 
 
 class Health(Value, frozen=True):

@@ -35,9 +35,9 @@ def format_bytes(count: int) -> str:
     return f"{value:.0f} GiB" if value == int(value) else f"{value:.1f} GiB"
 
 
-def admit(pods: Sequence[Pod], present: Collection[str], budget: Budget) -> Admission:
+def admit(pods: Sequence[Pod], present: Collection[str], budget: Budget, leaving: int = 0) -> Admission:
     """Go through the pods, those `present` (by uid) first, and admit while there is room."""
-    requested, count = 0, 0
+    requested, count = leaving, 0  # bytes of pods that are being taken away stay in use until they are gone
     refused: dict[str, str] = {}
     for pod in sorted(pods, key=lambda p: p.uid not in present):
         needs = pod.memory_request

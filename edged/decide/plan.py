@@ -60,8 +60,9 @@ def plan(desired: Desired | None, observed: Observed, budget: budgets.Budget, no
     containers = by_pod(observed.containers)
     sandboxes = {s.pod_uid: s for s in observed.sandboxes}
     present = set(sandboxes) | set(containers)
-    admission = budgets.admit(desired.pods, present, budget)
     wanted = {p.uid: p for p in desired.pods}
+    leaving = sum(s.memory_request for s in observed.sandboxes if s.pod_uid not in wanted)
+    admission = budgets.admit(desired.pods, present, budget, leaving)
     steps: list[Step] = []
     wake_at = NEVER
     stuck = {uid: s.retry_at for uid, s in observed.setbacks.items() if s.clearing and s.retry_at > now}

@@ -29,8 +29,9 @@ def summarise(desired: Desired | None, observed: Observed, budget: budgets.Budge
         return ()
     attempts = by_pod(observed.containers)
     sandboxes = {s.pod_uid: s for s in observed.sandboxes}
-    admission = budgets.admit(desired.pods, set(sandboxes) | set(attempts), budget)
     wanted = {p.uid for p in desired.pods}
+    leaving = sum(s.memory_request for s in observed.sandboxes if s.pod_uid not in wanted)
+    admission = budgets.admit(desired.pods, set(sandboxes) | set(attempts), budget, leaving)
     told = [
         pod_status(p, sandboxes.get(p.uid), attempts.get(p.uid, []), observed, admission.refused.get(p.uid, ""), now)
         for p in desired.pods

@@ -43,6 +43,7 @@ class SandboxRecord(Value, frozen=True):
     pod: str
     termination_grace: float
     ip: str = ""
+    memory_request: int = 0
 
 
 class ContainerRecord(Value, frozen=True):
@@ -176,7 +177,7 @@ class Places:
 
 
 def sandbox_state(record: SandboxRecord, ready: bool) -> SandboxState:
-    return SandboxState(record.pod_uid, record.pod, record.ip, ready, record.termination_grace)
+    return SandboxState(record.pod_uid, record.pod, record.ip, ready, record.termination_grace, record.memory_request)
 
 
 def read(file: Path | str, kind: type[T]) -> T | None:

@@ -82,7 +82,7 @@ class Sandboxes:
     async def prepare(self, pod: Pod, material: Material, nameserver: str) -> SandboxState:
         """Make what is missing, bring the rest up to date."""
         folder, scratch = self._places.pod(pod.uid), self._places.scratch(pod.uid)
-        record = SandboxRecord(pod.uid, pod.title, pod.termination_grace)
+        record = SandboxRecord(pod.uid, pod.title, pod.termination_grace, memory_request=pod.memory_request)
         try:
             (folder / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
             folder.chmod(0o700)

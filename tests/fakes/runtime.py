@@ -130,7 +130,7 @@ class FakeRuntime:
             return known
         ip = f"10.0.{self.board.next_ip // 256}.{self.board.next_ip % 256}"
         self.board.next_ip += 1
-        state = SandboxState(pod.uid, pod.title, ip, True, pod.termination_grace)
+        state = SandboxState(pod.uid, pod.title, ip, True, pod.termination_grace, pod.memory_request)
         self.board.sandboxes[pod.uid] = state
         return state
 

@@ -52,7 +52,12 @@ class World:
         match step:
             case PrepareSandbox(pod):
                 self.sandboxes[pod.uid] = SandboxState(
-                    pod.uid, pod.title, f"10.0.0.{len(self.sandboxes) + 2}", True, pod.termination_grace
+                    pod.uid,
+                    pod.title,
+                    f"10.0.0.{len(self.sandboxes) + 2}",
+                    True,
+                    pod.termination_grace,
+                    pod.memory_request,
                 )
             case StartContainer(pod, container, attempt, crashes):
                 assert self.sandboxes[pod.uid].ready, "a container was started without a sandbox"
