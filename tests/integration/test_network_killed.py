@@ -165,8 +165,11 @@ def test_an_emptied_run_folder_is_filled_again_and_stray_cables_are_removed(lab:
     async def scenario() -> None:
         async with opened(Network(lab.config, lab.run_dir)) as network:
             pod = await network.attach("pod")
-        holder = start(*enter(pod.path), "sleep", "60")  # keeps the namespace, and so the cable, alive
+        # keeps the namespace, and so the cable, alive, once it is inside
+        holder = start(*enter(pod.path), "sh", "-c", "echo ready; exec sleep 60")
         try:
+            assert holder.stdout is not None
+            assert holder.stdout.readline()
             command("umount", pod.path)
             shutil.rmtree(lab.run_dir)
             assert pod.host_veth in wired(lab)
