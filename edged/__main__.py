@@ -65,6 +65,7 @@ RESIDENT = (
     "edged.control",
     "edged.daemon",
     "edged.images.store",
+    "edged.puller",
     "edged.runtime.pods",
     "edged.source",
     "edged.store",
@@ -90,6 +91,7 @@ def run(config: configs.NodeConfig) -> None:
     from edged.control import ControlServer
     from edged.daemon import Daemon
     from edged.images.store import ImageStore
+    from edged.puller import ImageWorker
     from edged.runtime.pods import PodRuntime
     from edged.source import DaemonSource
     from edged.store import StateStore
@@ -99,7 +101,7 @@ def run(config: configs.NodeConfig) -> None:
         factory = config.uplink.factory
         uplink: Uplink = load_factory(factory)(config) if factory else LocalUplink(config.state)
         images, store = ImageStore(config.state / "images"), StateStore(config.state)
-        daemon = Daemon(config, PodRuntime(config), images, store, uplink)
+        daemon = Daemon(config, PodRuntime(config), images, ImageWorker(config), store, uplink)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stop)

@@ -19,7 +19,7 @@ from collections.abc import Coroutine, Iterable, Mapping
 from typing import Any
 
 from edged import __version__, host
-from edged.apply import REASONS, Executor, Images, Outcome
+from edged.apply import Executor, Images, Outcome, Puller, reason_of
 from edged.config import NodeConfig
 from edged.decide import budget as budgets
 from edged.decide import happenings, summary
@@ -39,6 +39,7 @@ from edged.model import (
     Refusal,
     ServiceRules,
     Setback,
+    references,
 )
 from edged.prober import Patient, Prober
 from edged.runtime.api import Runtime
@@ -62,7 +63,15 @@ def boottime() -> float:
 class Daemon:
     """Owns the state between two cycles. Everything it knows can be lost at any moment without harm."""
 
-    def __init__(self, config: NodeConfig, runtime: Runtime, images: Images, store: StateStore, uplink: Uplink) -> None:
+    def __init__(
+        self,
+        config: NodeConfig,
+        runtime: Runtime,
+        images: Images,
+        puller: Puller,
+        store: StateStore,
+        uplink: Uplink,
+    ) -> None:
         self.config = config
         self.uplink = uplink
         self.capacity = host.capacity(config)
@@ -72,7 +81,7 @@ class Daemon:
         self._runtime = runtime
         self._images = images
         self._store = store
-        self._executor = Executor(runtime, images, self._material)
+        self._executor = Executor(runtime, images, puller, self._material, self._logins)
         self._desired: Desired | None = None
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
@@ -190,7 +199,7 @@ class Daemon:
                 self._event(item.kind, item.reason, item.message, item.pod, item.container)
         self._prober.sync(self._patients())
         planned = self._plan()
-        for uid, steps in _by_pod(planned.steps).items():
+        for uid, steps in _by_owner(planned.steps).items():
             self._busy.add(uid)
             tasks.create_task(self._carry_out(uid, steps), name=f"pod {uid}")
         if planned.steps:
@@ -282,7 +291,7 @@ class Daemon:
         if outcome.error:
             log.warning("%s: %s", step.describe(), outcome.error)
             clearing = not isinstance(step, PrepareSandbox | StartContainer)
-            self._set_back(uid, REASONS[type(step)], outcome.error, outcome.retry_after, clearing)
+            self._set_back(uid, reason_of(step), outcome.error, outcome.retry_after, clearing)
             return
         if isinstance(step, SyncServices):
             self._services = step.services
@@ -302,7 +311,7 @@ class Daemon:
         desired = self._desired
         if desired is None:
             return Material()
-        configs, secrets = planning.references(pod)
+        configs, secrets = references(pod)
         opened: dict[str, Mapping[str, bytes]] = {}
         for name in secrets:
             sealed = desired.secrets.get(f"{pod.namespace}/{name}")
@@ -310,6 +319,12 @@ class Daemon:
                 opened[name] = self.uplink.unseal(f"{pod.namespace}/{name}", sealed)
         found = {name: desired.configs.get(f"{pod.namespace}/{name}") for name in configs}
         return Material({name: content for name, content in found.items() if content is not None}, opened)
+
+    def _logins(self, pod: Pod) -> list[Mapping[str, bytes]]:
+        """The contents of the pod's registry secrets, as far as they are here."""
+        sealed = self._desired.secrets if self._desired is not None else {}
+        names = (f"{pod.namespace}/{name}" for name in pod.pull_secrets)
+        return [self.uplink.unseal(name, sealed[name]) for name in names if name in sealed]
 
     # ------------------------------------------------------------ telling
 
@@ -386,8 +401,8 @@ class Daemon:
         return self._plan().describe()
 
 
-def _by_pod(steps: Iterable[Step]) -> dict[str, list[Step]]:
+def _by_owner(steps: Iterable[Step]) -> dict[str, list[Step]]:
     groups: dict[str, list[Step]] = {}
     for step in steps:
-        groups.setdefault(step.pod_uid, []).append(step)
+        groups.setdefault(step.owner, []).append(step)
     return groups

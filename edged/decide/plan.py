@@ -28,17 +28,13 @@ from edged.decide.steps import (
     SyncServices,
 )
 from edged.model import (
-    ConfigFiles,
     Container,
     ContainerPhase,
     ContainerState,
     Desired,
-    Env,
-    EnvFrom,
     Observed,
     Pod,
     SandboxState,
-    SecretFiles,
     ServiceRules,
     container_identity,
 )
@@ -146,22 +142,6 @@ def keep(
     for container in pod.containers:
         mine = [c for c in attempts if c.name == container.name]
         yield from keep_container(pod, container, mine, ready_to_start and not held, observed, now)
-
-
-def references(pod: Pod) -> tuple[frozenset[str], frozenset[str]]:
-    """Names of the configs and of the secrets (in the pod's namespace) that its containers and volumes refer to."""
-    configs: set[str] = set()
-    secrets: set[str] = set()
-    for container in pod.containers:
-        sources: tuple[Env | EnvFrom, ...] = (*container.env, *container.env_from)
-        configs.update(s.config for s in sources if s.config)
-        secrets.update(s.secret for s in sources if s.secret)
-    for volume in pod.volumes:
-        if isinstance(volume.source, ConfigFiles):
-            configs.add(volume.source.config)
-        elif isinstance(volume.source, SecretFiles):
-            secrets.add(volume.source.secret)
-    return frozenset(configs), frozenset(secrets)
 
 
 def wants_sandbox(pod: Pod, attempts: list[ContainerState]) -> bool:

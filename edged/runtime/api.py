@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from edged.model import (
+    Claim,
     Container,
     ContainerState,
     ContainerUsage,
+    Hook,
+    HostPort,
     Image,
     Material,
     Pod,
@@ -68,7 +71,27 @@ class Runtime(Protocol):
         """Create and start; returns once the first process runs (or has already ended)."""
 
     async def stop_container(self, container_id: str, reason: str) -> None:
-        """Send the stop signal (SIGTERM) and record when and why, so that a later observer knows it was meant."""
+        """Record when and why, so that a later observer knows that the end was meant; then send the stop signal (the
+        image's, else SIGTERM), unless a preStop hook has to run before it."""
+
+    async def signal_container(self, container_id: str) -> None:
+        """Send the stop signal, now that the preStop hook is done, and record it."""
+
+    async def run_hook(self, container_id: str, hook: Hook, ip: str, timeout: float) -> None:
+        """:raises PermanentError: it failed, or took longer than `timeout` seconds; the sentence says how."""
+
+    async def note_post_started(self, container_id: str) -> None:
+        """Record that the postStart hook is done: ContainerState.post_started."""
+
+    async def refresh_volumes(self, pod: Pod, material: Material) -> None:
+        """Bring the files of a pod with containers up to date, each volume at once; SandboxState.material follows."""
+
+    async def end_pod(self, pod_uid: str, reason: str, message: str) -> None:
+        """Record that the pod is ended for good: SandboxState.evicted."""
+
+    async def give_devices(self, container_id: str, devices: Collection[str]) -> None:
+        """Make those of the claimed `devices` that are plugged in now usable inside, and no others;
+        ContainerState.devices follows."""
 
     async def kill_container(self, container_id: str, reason: str) -> None:
         """SIGKILL to every process of the container."""
@@ -77,9 +100,31 @@ class Runtime(Protocol):
 
     async def probe(self, container_id: str, probe: Probe, ip: str) -> ProbeResult: ...
 
-    async def sync_services(self, services: Sequence[ServiceRules]) -> None: ...
+    async def sync_services(self, services: Sequence[ServiceRules], host_ports: Sequence[HostPort] = ()) -> None: ...
+
+    def devices(self, names: Collection[str]) -> Mapping[str, str]:
+        """Those of the claimable devices `names` that are plugged in: name -> "path major:minor"."""
+
+    def device_names(self) -> Mapping[str, int]:
+        """Every claimable device of this board under its stable name, and how many containers may have it."""
+
+    def claims(self) -> frozenset[str]:
+        """uids of the persistent volumes on this node's storage."""
+
+    async def remove_claim(self, uid: str) -> None: ...
+
+    async def resize_claim(self, claim: Claim) -> None: ...
+
+    async def reclaim_memory(self, pod_uid: str, amount: int) -> None: ...
+
+    async def set_memory_high(self, pod_uid: str, high: int | None) -> None: ...
+
+    async def freeze_pod(self, pod_uid: str, frozen: bool) -> None: ...
 
     def usage(self, container_id: str) -> ContainerUsage: ...
+
+    def pod_usage(self, pod_uid: str) -> ContainerUsage:
+        """All containers of a pod together, files on its tmpfs volumes included."""
 
     def log_file(self, container_id: str) -> Path:
         """The container's log in CRI form ("<RFC3339Nano> stdout|stderr F|P <text>"); may not exist yet."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from edged.config import NodeConfig
 from edged.errors import EdgedError, RetryError
 from edged.model import (
+    Claim,
     Container,
     ContainerState,
     ContainerUsage,
+    Hook,
+    HostPort,
     Image,
     Material,
     Pod,
@@ -174,11 +177,58 @@ class PodRuntime:
             probe, ip, lambda command, timeout: self._containers.exec(container_id, command, timeout)
         )
 
-    async def sync_services(self, services: Sequence[ServiceRules]) -> None:
+    async def sync_services(self, services: Sequence[ServiceRules], host_ports: Sequence[HostPort] = ()) -> None:
         before = self._services.nameserver
         await self._services.sync(services)
         if self._services.nameserver != before:
             self._sandboxes.use_nameserver(self._services.nameserver)
+
+    # ------------------------------------------------------------ being taken up
+
+    async def signal_container(self, container_id: str) -> None:
+        raise NotImplementedError
+
+    async def run_hook(self, container_id: str, hook: Hook, ip: str, timeout: float) -> None:
+        raise NotImplementedError
+
+    async def note_post_started(self, container_id: str) -> None:
+        raise NotImplementedError
+
+    async def refresh_volumes(self, pod: Pod, material: Material) -> None:
+        raise NotImplementedError
+
+    async def end_pod(self, pod_uid: str, reason: str, message: str) -> None:
+        raise NotImplementedError
+
+    async def give_devices(self, container_id: str, devices: Collection[str]) -> None:
+        raise NotImplementedError
+
+    def devices(self, names: Collection[str]) -> Mapping[str, str]:
+        return {}
+
+    def device_names(self) -> Mapping[str, int]:
+        return {}
+
+    def claims(self) -> frozenset[str]:
+        return frozenset()
+
+    async def remove_claim(self, uid: str) -> None:
+        raise NotImplementedError
+
+    async def resize_claim(self, claim: Claim) -> None:
+        raise NotImplementedError
+
+    async def reclaim_memory(self, pod_uid: str, amount: int) -> None:
+        raise NotImplementedError
+
+    async def set_memory_high(self, pod_uid: str, high: int | None) -> None:
+        raise NotImplementedError
+
+    async def freeze_pod(self, pod_uid: str, frozen: bool) -> None:
+        raise NotImplementedError
+
+    def pod_usage(self, pod_uid: str) -> ContainerUsage:
+        raise NotImplementedError
 
 
 async def _collect(failed: list[str], work: Awaitable[None]) -> None:

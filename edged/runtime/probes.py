@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Awaitable, Callable, Sequence
 
 from edged.errors import EdgedError
-from edged.model import ExecAction, HttpAction, Probe, TcpAction
+from edged.model import ExecAction, GrpcAction, HttpAction, Probe, TcpAction
 from edged.runtime.api import ProbeResult, Verdict
 from edged.runtime.process import Completed
 
@@ -24,6 +24,8 @@ async def ask(probe: Probe, ip: str, execute: Exec) -> ProbeResult:
     try:
         if isinstance(action, ExecAction):
             return await _exec(action, probe.timeout, execute)
+        if isinstance(action, GrpcAction):
+            return _no("gRPC probes can't be asked yet")
         if not (action.host or ip):
             return _no("the pod has no address")
         async with asyncio.timeout(probe.timeout):

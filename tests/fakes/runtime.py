@@ -5,7 +5,7 @@ The `Board` is the machine, `FakeRuntime` a daemon's view of it: a new FakeRunti
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -17,6 +17,7 @@ from edged.model import (
     ContainerState,
     ContainerUsage,
     ExecAction,
+    HostPort,
     Image,
     Material,
     Pod,
@@ -47,6 +48,26 @@ class Board:
         self.containers.clear()
         self.services = ()
         self.now = 5.0
+
+
+class FakePuller:
+    """Implements apply.Puller: remembers what it was asked for.
+
+    :ivar errors: what the next pulls of a reference end with.
+    """
+
+    def __init__(self) -> None:
+        self.pulled: list[str] = []
+        self.removed: list[str] = []
+        self.errors: dict[str, list[EdgedError]] = {}
+
+    async def pull(self, reference: str, logins: Sequence[Mapping[str, bytes]]) -> None:
+        self.pulled.append(reference)
+        if self.errors.get(reference):
+            raise self.errors[reference].pop(0)
+
+    async def remove(self, references: Sequence[str]) -> None:
+        self.removed += references
 
 
 class FakeRuntime:
@@ -203,7 +224,7 @@ class FakeRuntime:
             return ProbeResult(Verdict.FAILURE if code else Verdict.SUCCESS, f"ended with {code}")
         return self.probe_results.get(container_id, ProbeResult(Verdict.SUCCESS))
 
-    async def sync_services(self, services: Sequence[ServiceRules]) -> None:
+    async def sync_services(self, services: Sequence[ServiceRules], host_ports: Sequence[HostPort] = ()) -> None:
         self._called("sync_services", "")
         self.board.services = tuple(services)
 

@@ -13,7 +13,7 @@ from edged.errors import PermanentError, RetryError
 from edged.model import Container, Desired, Env, HubLink, Image, NodeStatus, Phase, Pod, PodStatus
 from edged.store import StateStore
 from edged.uplink import Inbox
-from tests.fakes.runtime import Board, FakeRuntime
+from tests.fakes.runtime import Board, FakePuller, FakeRuntime
 
 
 class FakeUplink:
@@ -71,7 +71,7 @@ async def a_lab(folder: Path, board: Board | None = None) -> AsyncIterator[Lab]:
     config = NodeConfig(
         "node", "fleet", state_dir=str(folder), run_dir=str(folder / "run"), memory_allocatable=256 << 20
     )
-    daemon = Daemon(config, runtime, images, StateStore(folder), uplink)
+    daemon = Daemon(config, runtime, images, FakePuller(), StateStore(folder), uplink)
     running = asyncio.create_task(daemon.run(), name="daemon under test")
     try:
         yield Lab(daemon, runtime, uplink, images)
