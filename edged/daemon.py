@@ -15,7 +15,7 @@ import itertools
 import logging
 import time
 from collections import deque
-from collections.abc import Coroutine, Iterable, Mapping
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from typing import Any
 
 from edged import __version__, host
@@ -43,6 +43,7 @@ from edged.model import (
 )
 from edged.prober import Patient, Prober
 from edged.runtime.api import Runtime
+from edged.sources import StepSource, WorkingSets, unknown_working_sets
 from edged.store import Saved, StateStore
 from edged.uplink import Inbox, Uplink
 
@@ -71,6 +72,8 @@ class Daemon:
         puller: Puller,
         store: StateStore,
         uplink: Uplink,
+        extra: Sequence[StepSource] = (),
+        working_sets: WorkingSets = unknown_working_sets,
     ) -> None:
         self.config = config
         self.uplink = uplink
@@ -102,6 +105,8 @@ class Daemon:
         self._save_at = planning.NEVER
         self._epoch = f"{time.time_ns():x}"
         self._boot_id = host.boot_id()
+        self._extra = extra
+        self._working_sets = working_sets
         self._prober: Prober
 
     # ------------------------------------------------------------ life
@@ -123,6 +128,7 @@ class Daemon:
                     tasks.create_task(self.uplink.run(self._inbox), name="uplink"),
                     tasks.create_task(self._feed_watchdog(), name="watchdog"),
                     *(tasks.create_task(service, name=f"service {n}") for n, service in enumerate(waiting)),
+                    *(tasks.create_task(s.run(self._wake.set), name=f"source {type(s).__name__}") for s in self._extra),
                 ]
                 await self._cycles(tasks)
                 for task in around:
@@ -208,7 +214,10 @@ class Daemon:
         return min(planned.wake_at, self._save_at)
 
     def _plan(self) -> Plan:
-        return planning.plan(self._desired, self.observed, self.budget, boottime())
+        now = boottime()
+        planned = planning.plan(self._desired, self.observed, self.budget, now)
+        further = [source.steps(self._desired, self.observed, now) for source in self._extra]
+        return planning.together(planned, further, self.observed, now) if further else planned
 
     def _accept(self) -> None:
         """Take the newest document, save it, then act on it: in this order, so a power cut can't undo it."""
@@ -277,6 +286,8 @@ class Daemon:
                         self._event("Normal", "Killing", f"stopping {told.name}: {step.reason}", uid, told.name)
                     outcome = await self._executor.execute(step)
                     self._remember(uid, outcome)
+                    for source in self._extra:
+                        source.remember(outcome)
                     if outcome.error:
                         break
         except Exception:  # a bug in a step must not take the other pods' daemon down
@@ -359,11 +370,17 @@ class Daemon:
             capacity=self.capacity,
             pods=pods,
             events=tuple(self._events),
-            degraded=(*self._runtime.degraded, *([self._not_saved] if self._not_saved else ())),
+            degraded=(
+                *self._runtime.degraded,
+                *(sentence for source in self._extra for sentence in source.degraded),
+                *([self._not_saved] if self._not_saved else ()),
+            ),
             refused=self._refusal,
             boot_id=self._boot_id,
             version=__version__,
             address=host.own_address(),
+            conditions=tuple(condition for source in self._extra for condition in source.conditions),
+            labels=self.config.labels,
         )
 
     def _pods(self) -> tuple[PodStatus, ...]:

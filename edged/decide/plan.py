@@ -83,6 +83,21 @@ def plan(desired: Desired | None, observed: Observed, budget: budgets.Budget, no
     return Plan(tuple(steps), wake_at)
 
 
+def together(planned: Plan, further: Sequence[Plan], observed: Observed, now: float) -> Plan:
+    """One plan of the document's and those of other sources (edged.sources), the document's steps first. What is owned
+    by somebody busy, or by somebody whose clean-up failed and waits, is left out."""
+    steps, wake_at = list(planned.steps), planned.wake_at
+    for one in further:
+        wake_at = min(wake_at, one.wake_at)
+        for step in one.steps:
+            setback = observed.setbacks.get(step.owner)
+            if setback is not None and setback.clearing and setback.retry_at > now:
+                wake_at = min(wake_at, setback.retry_at)
+            elif step.owner not in observed.busy:
+                steps.append(step)
+    return Plan(tuple(steps), wake_at)
+
+
 def by_pod(containers: Sequence[ContainerState]) -> dict[str, list[ContainerState]]:
     """Pod uid -> its attempts, oldest first."""
     groups: dict[str, list[ContainerState]] = defaultdict(list)
