@@ -23,6 +23,7 @@ from edged.model.pods import (
     container_identity,
     references,
 )
+from edged.model.qos import Qos, qos_of
 from edged.model.seen import (
     ContainerPhase,
     ContainerState,
@@ -115,6 +116,7 @@ __all__ = [
     "Projected",
     "Propagation",
     "PullPolicy",
+    "Qos",
     "Refusal",
     "ResourceRef",
     "RestartPolicy",
@@ -131,5 +133,6 @@ __all__ = [
     "Volume",
     "VolumeSource",
     "container_identity",
+    "qos_of",
     "references",
 ]

@@ -9,10 +9,10 @@ import msgspec
 
 from edged.errors import PermanentError
 from edged.model import Limits, Pod, Value
+from edged.runtime.resources import resources
 
 OCI_VERSION = "1.0.2"
 SECCOMP_BPF = "run.oci.seccomp_bpf_data"  # crun(1): the compiled filter, so that it isn't compiled each time
-CPU_PERIOD = 100_000  # microseconds, Kubernetes' default
 SHM_SIZE = 64 << 20  # bytes of /dev/shm at most; what is used counts as the container's memory
 
 CAPABILITIES = (  # Docker's and Kubernetes' default set
@@ -180,38 +180,6 @@ def bind_mount(mount: BindMount) -> dict[str, Any]:
     }
 
 
-def resources(limits: Limits, machine: Machine) -> dict[str, Any]:
-    """Kubernetes' translation of requests and limits; no swap beyond the memory limit.
-
-    cpu_request becomes shares (1024 a core; crun turns them into cgroup v2 weight), cpu_limit a quota.
-    """
-    found: dict[str, Any] = {"devices": [{"allow": False, "access": "rwm"}]} if machine.devices else {}
-    if machine.memory and limits.memory_limit is not None:
-        found["memory"] = {"limit": limits.memory_limit}
-        if machine.swap:
-            found["memory"]["swap"] = limits.memory_limit
-        if machine.unified:  # as Kubernetes: a container that lost one process is not left limping
-            found["unified"] = {"memory.oom.group": "1"}
-    if machine.cpu:
-        found["cpu"] = {"shares": max(2, limits.cpu_request * 1024 // 1000)}
-        if limits.cpu_limit is not None:
-            found["cpu"] |= {"period": CPU_PERIOD, "quota": max(1000, limits.cpu_limit * CPU_PERIOD // 1000)}
-    if machine.pids and limits.pids_limit > 0:
-        found["pids"] = {"limit": limits.pids_limit}
-    return found
-
-
-def oom_score_adj(pod: Pod, limits: Limits, memory_total: int) -> int:
-    """Who goes first when the whole board runs out of memory: Kubernetes' QoS classes and numbers."""
-    everything = [c.limits for c in pod.containers]
-    if all(_guaranteed(one) for one in everything):
-        return -997
-    if not any(one.memory_request or one.memory_limit or one.cpu_request or one.cpu_limit for one in everything):
-        return 1000
-    share = 1000 * limits.memory_request // memory_total if memory_total > 0 else 0
-    return min(max(2, 1000 - share), 999)
-
-
 def hostname_of(pod: Pod) -> str:
     """At most 63 characters, as the kernel and DNS want them."""
     return (pod.hostname or pod.name)[:63].rstrip("-.")
@@ -244,12 +212,3 @@ def check_mount_path(path: str, what: str) -> str:
     if clean in ("/", "/proc", "/sys", "/dev") or clean.startswith("/proc/"):
         raise PermanentError(f"{what} is {path!r}, which the container itself needs; mount it elsewhere")
     return clean
-
-
-def _guaranteed(limits: Limits) -> bool:
-    return (
-        limits.memory_limit is not None
-        and limits.cpu_limit is not None
-        and limits.memory_request == limits.memory_limit
-        and limits.cpu_request == limits.cpu_limit
-    )

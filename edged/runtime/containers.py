@@ -20,7 +20,7 @@ from msgspec.structs import replace
 
 from edged.errors import EdgedError, PermanentError, RetryError
 from edged.model import Container, ContainerPhase, ContainerState, Image, Material, Pod, Value, container_identity
-from edged.runtime import bundle, environment, monitor, mounts, process, seccomp
+from edged.runtime import bundle, environment, monitor, mounts, process, resources, seccomp
 from edged.runtime.cgroup import Cgroups, Mode
 from edged.runtime.crun import Creation, Crun
 from edged.runtime.logs import LogFile, LogKeeper, remove_log
@@ -244,7 +244,7 @@ class Containers:
             mounts=(*(m for m in sandbox.mounts if m.path not in taken), *inside.binds),
             user=user,
             working_dir=container.working_dir or image.working_dir or "/",
-            oom_score_adj=bundle.oom_score_adj(pod, container.limits, self._machine.memory_total),
+            oom_score_adj=resources.oom_score_adj(pod, container.limits, self._machine.memory_total),
         )
         machine = replace(self._machine, seccomp_bpf=self._crun.compiled(self._machine.seccomp))
         (folder / "config.json").write_bytes(bundle.config_json(spec, machine))

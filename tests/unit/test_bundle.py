@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from edged.errors import PermanentError
-from edged.model import Container, Limits, Pod
+from edged.model import Limits, Pod
 from edged.runtime import bundle, seccomp
 from edged.runtime.bundle import BindMount, ContainerSpec, Machine, User
 
@@ -30,10 +30,6 @@ def spec(**changes: Any) -> ContainerSpec:
 def config(machine: Machine | None = None, **changes: Any) -> dict[str, Any]:
     made: dict[str, Any] = json.loads(bundle.config_json(spec(**changes), machine or Machine()))
     return made
-
-
-def pod(*limits: Limits) -> Pod:
-    return Pod("default", "app", "uid", tuple(Container(f"c{n}", "x", limits=one) for n, one in enumerate(limits)))
 
 
 def test_the_process_is_as_asked() -> None:
@@ -119,21 +115,6 @@ def test_an_unknown_machine_has_no_seccomp_rather_than_a_wrong_one() -> None:
     assert seccomp.profile("pdp11") == b"null"
     assert "seccomp" not in config(Machine(seccomp=b"null"))["linux"]
     assert "SCMP_ARCH_ARM" in seccomp.profile("aarch64").decode()
-
-
-@pytest.mark.parametrize(
-    ("limits", "expected"),
-    [
-        ((Limits(100 * MIB, 100 * MIB, 500, 500),), -997),  # Guaranteed
-        ((Limits(),), 1000),  # BestEffort
-        ((Limits(memory_request=256 * MIB),), 750),  # Burstable: a quarter of 1 GiB
-        ((Limits(memory_request=1),), 999),
-        ((Limits(memory_request=1024 * MIB, memory_limit=2048 * MIB),), 2),
-        ((Limits(100 * MIB, 100 * MIB, 500, 500), Limits()), 903),  # one container without makes it Burstable
-    ],
-)
-def test_who_dies_first_is_decided_by_kubernetes_classes(limits: tuple[Limits, ...], expected: int) -> None:
-    assert bundle.oom_score_adj(pod(*limits), limits[0], 1024 * MIB) == expected
 
 
 def test_without_a_device_filter_no_device_files_can_be_made() -> None:
