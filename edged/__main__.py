@@ -3,7 +3,7 @@
 edged run       [--config FILE]             run the node until SIGTERM; containers go on without it
 edged plan      [--config FILE]             print what would be done now, and do nothing
 edged status    [--config FILE]             pods, as the daemon sees them
-edged logs      [--config FILE] POD [CONTAINER]
+edged logs      [--config FILE] POD [-c CONTAINER] [-f] [--since 10m] [--tail N] [--previous]; see edged logs --help
 edged image     [--config FILE] import FILE [--name REFERENCE] | list | remove REFERENCE
 edged teardown  [--config FILE] --yes       remove every container, namespace, mount and cgroup of this node
 """

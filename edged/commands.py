@@ -22,8 +22,8 @@ def dispatch(command: str, words: list[str], config: NodeConfig, usage: str) -> 
             print(asyncio.run(plan(config)))
         case ("status", []):
             asyncio.run(status(config))
-        case ("logs", [pod, *rest]) if len(rest) <= 1:
-            asyncio.run(logs(config, pod, rest[0] if rest else ""))
+        case ("logs", [_, *_]):
+            logs(config, words)
         case ("image", [_, *_]):
             image(config, words)
         case ("teardown", ["--yes"]):
@@ -95,19 +95,18 @@ def pod_line(pod: PodStatus) -> str:
     return f"{words} {message}".rstrip()
 
 
-async def logs(config: NodeConfig, pod: str, container: str) -> None:
-    """Print the newest attempt's log. `pod` is "name" or "namespace/name"."""
-    snapshot = await client(config).status()
-    namespace, _, name = pod.rpartition("/")
-    found = [p for p in snapshot.status.pods if p.name == name and p.namespace == (namespace or p.namespace)]
-    if not found:
-        raise PermanentError(f'no pod "{pod}" on this node; `edged status` lists them')
-    named = [c for c in found[0].containers if c.name == (container or c.name) and c.container_id]
-    if not named:
-        raise PermanentError(f'pod "{pod}" has no started container {container}'.rstrip())
-    async for line in client(config).logs(named[0].container_id, tail=10_000):
-        stream = sys.stderr if line.stream == "stderr" else sys.stdout
-        print(line.text, file=stream)
+def logs(config: NodeConfig, words: list[str]) -> None:
+    import argparse
+
+    from edged.control import logcat
+
+    parser = argparse.ArgumentParser(prog="edged logs", description="what a pod's containers wrote")
+    logcat.add_arguments(parser)
+    options = logcat.options_of(parser.parse_args(words))
+    try:
+        asyncio.run(logcat.show(config.control_socket, options, sys.stdout.buffer, sys.stderr))
+    except BrokenPipeError:  # somebody reads only our first lines
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def image(config: NodeConfig, words: list[str]) -> None:

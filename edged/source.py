@@ -8,7 +8,8 @@ from pathlib import Path
 from edged import host
 from edged.control import Budget, DaemonFacts, Snapshot, machine_facts
 from edged.daemon import Daemon, boottime
-from edged.model import ContainerPhase
+from edged.errors import PermanentError
+from edged.model import ContainerPhase, ContainerState
 
 
 class DaemonSource:
@@ -42,9 +43,33 @@ class DaemonSource:
     def plan_text(self) -> str:
         return self._daemon.plan_text()
 
-    def log_file(self, container_id: str) -> Path | None:
-        known = {c.id for c in self._daemon.observed.containers}
-        return self._daemon.runtime.log_file(container_id) if container_id in known else None
+    def log_file(self, container_id: str, previous: bool = False) -> Path | None:
+        state = self._find(container_id)
+        if state is None:
+            return None
+        if not previous:
+            return self._daemon.runtime.log_file(container_id)
+        older = [
+            c
+            for c in self._daemon.observed.containers
+            if (c.pod_uid, c.name) == (state.pod_uid, state.name) and c.attempt < state.attempt
+        ]
+        if not older:
+            raise PermanentError(f'container "{state.name}" has no previous attempt here: this is its first')
+        path = self._daemon.runtime.log_file(max(older, key=lambda c: c.attempt).id)
+        if not path.exists():
+            raise PermanentError(
+                f'the log of the previous attempt of "{state.name}" is gone: the memory for logs was used up '
+                "(log_node_bytes in node.toml)"
+            )
+        return path
+
+    def writes(self, container_id: str) -> bool:
+        state = self._find(container_id)
+        return state is not None and state.phase in (ContainerPhase.STARTING, ContainerPhase.RUNNING)
+
+    def _find(self, container_id: str) -> ContainerState | None:
+        return next((c for c in self._daemon.observed.containers if c.id == container_id), None)
 
     async def refresh(self) -> None:
         await self._daemon.refresh()

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
 from cloudlink.cli.client import HubClient, apply
+from edged import config as configs
+from edged.control import logcat
 from edged.errors import EdgedError, PermanentError
 
 
@@ -48,6 +51,11 @@ def parser() -> argparse.ArgumentParser:
     get.add_argument("what", choices=["pods", "nodes", "deployments", "services", "events"])
     add_kubeconfig(get)
     get.set_defaults(run=run_get)
+
+    logs = commands.add_parser("logs", help="what a pod's containers wrote; on the node that runs it")
+    logcat.add_arguments(logs)
+    logs.add_argument("--config", type=Path, default=Path("/etc/edged/node.toml"), help="the node's settings")
+    logs.set_defaults(run=run_logs)
 
     demo = commands.add_parser("demo", help="hub, node and demo workload on this machine")
     demo.add_argument("what", choices=["run", "up", "down"])
@@ -105,6 +113,11 @@ def line(item: dict[str, Any]) -> str:
         str(status.get("message") or item.get("message") or ""),
     ]
     return " ".join(w for w in words if w)
+
+
+def run_logs(arguments: argparse.Namespace) -> None:
+    options, config = logcat.options_of(arguments), configs.load(arguments.config)
+    asyncio.run(logcat.show(config.control_socket, options, sys.stdout.buffer, sys.stderr))
 
 
 def run_demo(arguments: argparse.Namespace) -> None:

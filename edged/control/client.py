@@ -65,10 +65,17 @@ class ControlClient:
                     yield reply.snapshot
         raise RetryError(f"edged at {self._path} ended the connection; it may be restarting")
 
-    async def logs(self, container_id: str, tail: int = 100, follow: bool = False) -> AsyncGenerator[LogLine, None]:
-        """The last `tail` lines; with `follow`, those to come until the container has ended."""
+    async def logs(
+        self, container_id: str, tail: int = 100, follow: bool = False, previous: bool = False, since: float = 0.0
+    ) -> AsyncGenerator[LogLine, None]:
+        """The last `tail` lines; with `follow`, those to come until the container has ended.
+
+        :param previous: of the attempt before `container_id`.
+        :param since: seconds since 1970 by the node's clock (Snapshot.wall); what is older is left out.
+        """
+        asked = {"container": container_id, "tail": tail, "follow": follow, "previous": previous, "since": since}
         try:
-            request = msgspec.convert({"op": "logs", "container": container_id, "tail": tail, "follow": follow}, Logs)
+            request = msgspec.convert({"op": "logs", **asked}, Logs)
         except msgspec.ValidationError as e:
             raise PermanentError(f"not a container id or a number of lines: {e}") from e
         async with contextlib.aclosing(self._replies(request, None if follow else self._timeout)) as replies:

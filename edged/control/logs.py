@@ -7,6 +7,7 @@ bounded by one chunk and one line, whatever the file holds.
 from __future__ import annotations
 
 import os
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,24 +20,44 @@ MAX_LINE = 64 << 10  # a longer line is handed on in parts
 class LogLine(Value, frozen=True):
     """:ivar time: RFC 3339 with nanoseconds, as the monitor wrote it; "" where a line isn't in CRI form.
     :ivar stream: stdout or stderr; "" where unknown.
+    :ivar text: for people; what isn't UTF-8 is replaced.
     :ivar partial: the line goes on in the next LogLine of the same stream.
+    :ivar raw: the bytes as they were written, where `text` doesn't say them exactly.
     """
 
     time: str
     stream: str
     text: str
     partial: bool = False
+    raw: bytes | None = None
+
+    @property
+    def content(self) -> bytes:
+        """What the container wrote, byte for byte, without the newline."""
+        return self.text.encode() if self.raw is None else self.raw
 
 
 def parse_line(raw: bytes) -> LogLine:
     """One line without its newline. Anything unexpected is shown whole rather than dropped."""
     parts = raw.split(b" ", 3)
     if len(parts) >= 3 and parts[1] in (b"stdout", b"stderr") and parts[2] in (b"F", b"P"):
-        text = parts[3] if len(parts) == 4 else b""
-        return LogLine(
-            parts[0].decode(errors="replace"), parts[1].decode(), text.decode(errors="replace"), parts[2] == b"P"
-        )
-    return LogLine("", "", raw.decode(errors="replace"))
+        return _line(parts[0].decode(errors="replace"), parts[1].decode(), b"".join(parts[3:]), parts[2] == b"P")
+    return _line("", "", raw, False)
+
+
+def _line(time: str, stream: str, content: bytes, partial: bool) -> LogLine:
+    try:
+        return LogLine(time, stream, content.decode(), partial)
+    except UnicodeDecodeError:
+        return LogLine(time, stream, content.decode(errors="replace"), partial, content)
+
+
+def is_since(line: LogLine, wall: float) -> bool:
+    """Whether it was written at `wall` (seconds since 1970, by the node's clock) or later. What tells no time is."""
+    try:
+        return datetime.fromisoformat(line.time).timestamp() >= wall
+    except ValueError:
+        return True
 
 
 class LogReader:

@@ -9,6 +9,7 @@ the client can't tell those apart for `watch`, which never ends by itself).
     {"op":"watch","interval":2}                      -> {"snapshot":{...}} ...
     {"op":"logs","container":"<id>","tail":100}      -> {"log":{...}} ... {"ok":true}
     {"op":"logs","container":"<id>","follow":true}   -> {"log":{...}} ... {"ok":true} when the container has ended
+    {"op":"logs",...,"previous":true,"since":1.7e9}  -> of the attempt before that one; what was written since then
     {"op":"plan"}                                    -> {"plan":"text"}
     {"op":"refresh"}                                 -> {"ok":true}
     anything else                                    -> {"error":{"message":"a sentence"}}
@@ -24,6 +25,7 @@ from edged.control.logs import LogLine
 from edged.model import ContainerUsage, HubLink, NodeStatus, Value
 
 MAX_REQUEST = 4096  # bytes of one request line; the longest legal one is far below
+MOST_LINES = 1_000_000  # of one log: more than any fits into its bytes
 MAX_REPLY = 16 << 20  # bytes of one reply line that a client takes; 110 pods make about 150 kB
 
 # ---------------------------------------------------------------- what is told
@@ -115,11 +117,18 @@ class Watch(Request, frozen=True, tag="watch"):
 
 
 class Logs(Request, frozen=True, tag="logs"):
-    """The pattern keeps a container id from being a path: no slash, no leading dot."""
+    """The pattern keeps a container id from being a path: no slash, no leading dot.
+
+    :ivar tail: lines from the end; a bounded log never has as many as the most that can be asked for.
+    :ivar previous: of the attempt before `container`.
+    :ivar since: seconds since 1970 by the node's clock; what was written before is left out, after `tail`.
+    """
 
     container: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=512)]
-    tail: Annotated[int, msgspec.Meta(ge=0, le=100_000)] = 100
+    tail: Annotated[int, msgspec.Meta(ge=0, le=MOST_LINES)] = 100
     follow: bool = False
+    previous: bool = False
+    since: float = 0.0
 
 
 class Plan(Request, frozen=True, tag="plan"):

@@ -13,13 +13,13 @@ import logging
 import os
 import socket
 import struct
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
 
-from edged.control.logs import LogReader
+from edged.control.logs import LogLine, LogReader, is_since
 from edged.control.protocol import (
     MAX_REQUEST,
     AnyRequest,
@@ -62,8 +62,14 @@ class ControlSource(Protocol):
     def plan_text(self) -> str:
         """What would be done now, a line for each step."""
 
-    def log_file(self, container_id: str) -> Path | None:
-        """Where that container's log is (it may not exist yet); None for a container that this node doesn't know."""
+    def log_file(self, container_id: str, previous: bool = False) -> Path | None:
+        """Where that container's log is (it may not exist yet); None for a container that this node doesn't know.
+
+        :param previous: of the attempt before it. PermanentError where there is none, or none any more.
+        """
+
+    def writes(self, container_id: str) -> bool:
+        """Whether its log may still grow: a log ends with its container, and a restart makes another id."""
 
     async def refresh(self) -> None:
         """Images have changed: look again."""
@@ -276,30 +282,27 @@ class _Connection:
                 await _cancelled(change)
 
     async def _logs(self, request: Logs) -> None:
-        path = self._source.log_file(request.container)
+        path = self._source.log_file(request.container, request.previous)
         if path is None:
-            raise PermanentError(f"this node has no container {request.container!r}; `edgectl status` lists them")
+            raise PermanentError(f"this node has no container {request.container!r}; `edged status` lists them")
         with LogReader(path) as reader:
             reader.seek_tail(request.tail)
-            await self._copy(reader)
-            while request.follow and self._writes(request.container):
-                for _ in range(4):  # the question costs a snapshot, so ask it once a second
-                    await asyncio.sleep(LOG_GAP)
-                    await self._copy(reader)
-            await self._copy(reader)
-            for line in reader.finish():
-                await self.send(Reply(log=line))
+            await self._copy(reader, request.since)
+            while request.follow and not request.previous and self._source.writes(request.container):
+                await asyncio.sleep(LOG_GAP)
+                await self._copy(reader, request.since)
+            await self._copy(reader, request.since)
+            await self._tell(reader.finish(), request.since)
         await self.send(Reply(ok=True))
 
-    async def _copy(self, reader: LogReader) -> None:
+    async def _copy(self, reader: LogReader, since: float) -> None:
         while lines := reader.read():
-            for line in lines:
-                await self.send(Reply(log=line))
+            await self._tell(lines, since)
 
-    def _writes(self, container_id: str) -> bool:
-        """Whether that container still runs: a log ends with its container, and a restart makes another id."""
-        pods = self._source.snapshot().status.pods
-        return any(c.container_id == container_id and c.state == "running" for pod in pods for c in pod.containers)
+    async def _tell(self, lines: Sequence[LogLine], since: float) -> None:
+        for line in lines:
+            if not since or is_since(line, since):
+                await self.send(Reply(log=line))
 
 
 async def _cancelled(*tasks: asyncio.Task[object]) -> None:

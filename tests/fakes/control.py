@@ -19,6 +19,7 @@ from pathlib import Path
 import msgspec
 
 from edged.control import Budget, ControlServer, DaemonFacts, HubLink, LinkState, Machine, Snapshot
+from edged.errors import PermanentError
 from edged.model import Capacity, ContainerStatus, ContainerUsage, Event, NodeStatus, Phase, PodStatus, Refusal
 
 MIB = 1 << 20
@@ -122,9 +123,21 @@ class FakeSource:
     def plan_text(self) -> str:
         return self.plan
 
-    def log_file(self, container_id: str) -> Path | None:
-        known = {c.container_id for pod in self.status.pods for c in pod.containers}
-        return self.logs / container_id if container_id in known else None
+    def log_file(self, container_id: str, previous: bool = False) -> Path | None:
+        known = {c.container_id for pod in self.status.pods for c in (*pod.init, *pod.containers)}
+        if container_id not in known:
+            return None
+        if not previous:
+            return self.logs / container_id
+        stem, _, attempt = container_id.rpartition(".")
+        older = self.logs / f"{stem}.{int(attempt) - 1}"
+        if not older.exists():
+            raise PermanentError(f"{container_id} has no previous attempt here")
+        return older
+
+    def writes(self, container_id: str) -> bool:
+        every = (c for pod in self.status.pods for c in (*pod.init, *pod.containers))
+        return any(c.container_id == container_id and c.state == "running" for c in every)
 
     async def refresh(self) -> None:
         self.refreshed += 1
