@@ -33,10 +33,21 @@ LEAST_LOG = 4096  # bytes of half a log
 
 
 class Sandbox(Value, frozen=True):
-    """What a container needs of its pod's sandbox."""
+    """What a container needs of its pod's sandbox.
+
+    :ivar netns: "" with `host_network`.
+    :ivar ipcns, shm: of a pod whose containers share them; "" = each container has its own.
+    :ivar ip: the pod's address, or the node's own with `host_network`.
+    :ivar users: first host uid and gid of the pod's own 64 Ki; 0 = the host's users.
+    """
 
     netns: str
     mounts: tuple[bundle.BindMount, ...] = ()
+    ipcns: str = ""
+    shm: str = ""
+    host_network: bool = False
+    ip: str = ""
+    users: int = 0
 
 
 class Containers:
@@ -230,7 +241,7 @@ class Containers:
         (layer / "upper").chmod(0o755)  # becomes the container's "/", whatever the daemon's umask is
         self._places.write(record)
         volumes = Volumes(pod, self._places.pod(pod.uid) / "volumes", self._places.scratch(pod.uid) / "volumes")
-        inside = volumes.mounts_of(container, folder / "mounts")
+        inside = volumes.mounts_of(container, folder / "mounts", own)
         taken = {m.path for m in inside.binds}
         hostname = bundle.hostname_of(pod)
         spec = bundle.ContainerSpec(
