@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from edged.errors import PermanentError
-from edged.model import Limits, Pod, Value
+from edged.model import Limits, Pod, Propagation, Value
 from edged.runtime.resources import resources
 
 OCI_VERSION = "1.0.2"
@@ -57,11 +57,16 @@ class User(Value, frozen=True):
 
 
 class BindMount(Value, frozen=True):
-    """A file or folder of the host (`source`) at `path` in the container."""
+    """A file or folder of the host (`source`) at `path` in the container.
+
+    :ivar whole: read-only goes for what is mounted below `source` too (Linux 5.12).
+    """
 
     source: str
     path: str
     read_only: bool = False
+    propagation: Propagation = Propagation.NONE
+    whole: bool = False
 
 
 class Machine(Value, frozen=True):
@@ -133,6 +138,8 @@ def config_json(spec: ContainerSpec, machine: Machine) -> bytes:
             "readonlyPaths": READONLY_PATHS,
         },
     }
+    if travel := root_propagation(spec.mounts):
+        config["linux"]["rootfsPropagation"] = travel
     if machine.seccomp != b"null":
         config["linux"]["seccomp"] = msgspec.Raw(machine.seccomp)
     return msgspec.json.encode(config)
@@ -169,15 +176,30 @@ def system_mounts(machine: Machine) -> list[dict[str, Any]]:
     ]
 
 
+PROPAGATION = {  # as crun(1) takes them
+    Propagation.NONE: "rprivate",
+    Propagation.HOST_TO_CONTAINER: "rslave",
+    Propagation.BIDIRECTIONAL: "rshared",
+}
+
+
 def bind_mount(mount: BindMount) -> dict[str, Any]:
-    """rprivate: what the container mounts stays inside, and later mounts of the host stay out."""
-    access = "ro" if mount.read_only else "rw"
+    """rprivate, unless the pod asks for more: what the container mounts stays inside, later mounts of the host out."""
+    access = ("rro" if mount.whole else "ro") if mount.read_only else "rw"
     return {
         "destination": mount.path,
         "type": "bind",
         "source": mount.source,
-        "options": ["rbind", "rprivate", access, "nosuid", "nodev"],
+        "options": ["rbind", PROPAGATION[mount.propagation], access, "nosuid", "nodev"],
     }
+
+
+def root_propagation(mounts: Sequence[BindMount]) -> str:
+    """linux.rootfsPropagation: mounts can travel no further than their root does; "" = crun's default, not at all."""
+    kinds = {m.propagation for m in mounts} - {Propagation.NONE}
+    if not kinds:
+        return ""
+    return PROPAGATION[Propagation.BIDIRECTIONAL if Propagation.BIDIRECTIONAL in kinds else kinds.pop()]
 
 
 def hostname_of(pod: Pod) -> str:

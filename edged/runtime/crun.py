@@ -39,7 +39,7 @@ class Creation(Value, frozen=True):
     bundle: str
     log: str
     log_bytes: int
-    contents: tuple[mounts.Overlay | mounts.Bind, ...] = ()
+    contents: tuple[mounts.Overlay | mounts.Bind | mounts.SharedBind, ...] = ()
 
 
 class SyncMessage(Value, frozen=True):

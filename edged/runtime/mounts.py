@@ -21,7 +21,8 @@ MS_BIND, MS_REC, MS_SLAVE, MS_SHARED = 0x1000, 0x4000, 1 << 19, 1 << 20
 MNT_DETACH = 2
 CLONE_FS, CLONE_NEWNS = 0x200, 0x20000
 PR_SET_CHILD_SUBREAPER = 36
-SYS_OPENAT2 = 437  # the same on every architecture
+SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_OPENAT2, SYS_MOUNT_SETATTR = 428, 429, 437, 442  # the same on every architecture
+AT_FDCWD, AT_RECURSIVE, OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY = -100, 0x8000, 1, 0x4
 RESOLVE_NO_MAGICLINKS, RESOLVE_BENEATH = 0x02, 0x08
 PAGE = 4096  # what mount(2) takes of options, with the closing zero
 
@@ -51,6 +52,14 @@ class Bind(Value, frozen=True):
 
     root: str
     sub_path: str
+    target: str
+
+
+class SharedBind(Value, frozen=True):
+    """`target` (exists) shows `source`, and what is mounted below one of them appears below the other, on the host
+    too: where the host's mount is shared (mount_namespaces(7))."""
+
+    source: str
     target: str
 
 
@@ -160,7 +169,15 @@ def overlay_options(overlay: Overlay) -> tuple[str, str]:
     return base or "/", options
 
 
-def start_privately(spawn: Callable[[], int], contents: Sequence[Overlay | Bind], hidden: Sequence[str]) -> int:
+def can_set_attributes() -> bool:
+    """Whether the kernel has mount_setattr(2) (Linux 5.12), with which a whole tree of mounts becomes read-only."""
+    _libc.syscall(ctypes.c_long(SYS_MOUNT_SETATTR), -1, b"", 0, None, ctypes.c_size_t(0))
+    return ctypes.get_errno() != errno.ENOSYS
+
+
+def start_privately(
+    spawn: Callable[[], int], contents: Sequence[Overlay | Bind | SharedBind], hidden: Sequence[str]
+) -> int:
     """Call `spawn` in a new mount namespace where `contents` are mounted and `hidden` mounts are taken off.
 
     Nothing else of this process is affected: the call does not await, other threads keep their own namespace.
@@ -185,19 +202,51 @@ def start_privately(spawn: Callable[[], int], contents: Sequence[Overlay | Bind]
         os.close(where)
 
 
-def _furnish(contents: Sequence[Overlay | Bind], hidden: Sequence[str]) -> None:
+def _furnish(contents: Sequence[Overlay | Bind | SharedBind], hidden: Sequence[str]) -> None:
     """Make the namespace we are in into the one that the program should see."""
+    held: list[int] = []
     try:
+        shared = [c for c in contents if isinstance(c, SharedBind)]
+        for bind in shared:
+            held.append(_hold(bind.source))
         mount("", "/", "", MS_REC | MS_SLAVE)
         for path in hidden:
             unmount(path)
+        for fd, bind in zip(held, shared, strict=True):
+            _put(fd, bind.target)
         for content in contents:
             if isinstance(content, Overlay):
                 _mount_overlay(content)
-            else:
+            elif isinstance(content, Bind):
                 _bind_beneath(content)
     except OSError as e:
         raise RetryError(f"a mount for the container was refused: {e}") from e
+    finally:
+        for fd in held:
+            os.close(fd)
+
+
+def _hold(source: str) -> int:
+    """A copy of the mounts at `source` that is not mounted anywhere yet, still a peer of the host's own: what is
+    done to this namespace doesn't change that (open_tree(2))."""
+    fd = _libc.syscall(
+        ctypes.c_long(SYS_OPEN_TREE),
+        AT_FDCWD,
+        os.fsencode(source),
+        ctypes.c_uint(OPEN_TREE_CLONE | os.O_CLOEXEC | AT_RECURSIVE),
+    )
+    _check(fd, f"copy the mounts at {source}")
+    return int(fd)
+
+
+def _put(fd: int, target: str) -> None:
+    """move_mount(2)."""
+    _check(
+        _libc.syscall(
+            ctypes.c_long(SYS_MOVE_MOUNT), fd, b"", AT_FDCWD, os.fsencode(target), ctypes.c_uint(MOVE_MOUNT_F_EMPTY)
+        ),
+        f"mount on {target}",
+    )
 
 
 def _mount_overlay(overlay: Overlay) -> None:

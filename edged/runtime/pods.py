@@ -160,7 +160,8 @@ class PodRuntime:
     ) -> ContainerState:
         sandbox = self._sandboxes.of(pod)
         if attempt:  # the first one starts right after the sandbox was prepared
-            self._sandboxes.refresh(pod, material)
+            with contextlib.suppress(EdgedError):  # what was there stays, and its pod goes on
+                self._sandboxes.refresh(pod, material)
         return await self._containers.start(pod, container, image, material, attempt, crashes, sandbox)
 
     async def stop_container(self, container_id: str, reason: str) -> None:
@@ -195,7 +196,7 @@ class PodRuntime:
         raise NotImplementedError
 
     async def refresh_volumes(self, pod: Pod, material: Material) -> None:
-        raise NotImplementedError
+        self._sandboxes.refresh(pod, material)
 
     async def end_pod(self, pod_uid: str, reason: str, message: str) -> None:
         raise NotImplementedError

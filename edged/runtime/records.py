@@ -44,6 +44,7 @@ class SandboxRecord(Value, frozen=True):
     termination_grace: float
     ip: str = ""
     memory_request: int = 0
+    material: str = ""
 
 
 class ContainerRecord(Value, frozen=True):
@@ -177,7 +178,15 @@ class Places:
 
 
 def sandbox_state(record: SandboxRecord, ready: bool) -> SandboxState:
-    return SandboxState(record.pod_uid, record.pod, record.ip, ready, record.termination_grace, record.memory_request)
+    return SandboxState(
+        record.pod_uid,
+        record.pod,
+        record.ip,
+        ready,
+        record.termination_grace,
+        record.memory_request,
+        material=record.material,
+    )
 
 
 def read(file: Path | str, kind: type[T]) -> T | None:

@@ -11,12 +11,12 @@ from typing import Protocol
 
 import msgspec
 
-from edged.errors import EdgedError, RetryError
+from edged.errors import RetryError
 from edged.model import EmptyDir, Material, Pod, SandboxState
 from edged.runtime import bundle, mounts
 from edged.runtime.containers import Sandbox, remove_tree
 from edged.runtime.records import UID, Places, SandboxRecord, read, sandbox_state, write_atomically
-from edged.runtime.volumes import Volumes
+from edged.runtime.volumes import ClaimStore, Volumes
 
 RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
 ETC = ("hosts", "hostname", "resolv.conf")
@@ -46,10 +46,13 @@ class Sandboxes:
     not ready, so that it is made again around them, or removed with them if it is no longer wanted.
     """
 
-    def __init__(self, places: Places, network: PodNetwork, cluster_domain: str) -> None:
+    def __init__(
+        self, places: Places, network: PodNetwork, cluster_domain: str, claims: ClaimStore | None = None
+    ) -> None:
         self._places = places
         self._network = network
         self._domain = cluster_domain
+        self._claims = claims
         self._remembered: dict[str, SandboxRecord] = {}
 
     async def open(self) -> None:
@@ -93,22 +96,29 @@ class Sandboxes:
                 write_atomically(scratch / "sandbox", msgspec.msgpack.encode(record))
         except OSError as e:
             raise RetryError(f"sandbox of pod {pod.title} can't be made: {e}") from e
-        Volumes(pod, folder / "volumes", scratch / "volumes").prepare(material)
+        await self.volumes(pod).prepare(material)
         namespace = await self._network.attach(pod.uid)
         self._write_etc(pod, namespace.ip, nameserver)
-        record = msgspec.structs.replace(record, ip=namespace.ip)
+        record = msgspec.structs.replace(record, ip=namespace.ip, material=material.digest)
         self._places.write_sandbox(record)
         self._remembered.pop(pod.uid, None)
         return sandbox_state(record, ready=True)
 
     def refresh(self, pod: Pod, material: Material) -> None:
-        """Bring the files of configs and secrets up to date for a container that is about to start.
+        """Bring the files of configs, secrets and the pod's own fields up to date, and record what they show now.
 
-        What was there stays where that can't be done: a pod that ran goes on after its config was removed.
+        What can't be made anew stays: a pod that ran goes on after its config was removed.
+
+        :raises RetryError, PermanentError: the first volume that failed; the others were brought up to date.
         """
+        self.volumes(pod).refresh(material)
+        record = read(self._places.pod(pod.uid) / "sandbox", SandboxRecord)
+        if record is not None and record.material != material.digest:
+            self._places.write_sandbox(msgspec.structs.replace(record, material=material.digest))
+
+    def volumes(self, pod: Pod) -> Volumes:
         folder, scratch = self._places.pod(pod.uid), self._places.scratch(pod.uid)
-        with contextlib.suppress(EdgedError):
-            Volumes(pod, folder / "volumes", scratch / "volumes").prepare(material)
+        return Volumes(pod, folder / "volumes", scratch / "volumes", self._claims)
 
     def of(self, pod: Pod) -> Sandbox:
         """:raises RetryError: it is not ready."""
