@@ -40,6 +40,42 @@ class DashboardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     idle_seconds: float = 600.0  # with nobody looking, the page's process ends; 0 = stay
 
 
+class RegistryConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How to reach one registry: [images.registries."docker.io"]; docs/images.md has examples."""
+
+    mirrors: tuple[str, ...] = ()  # asked first, in this order: "host:port" or a URL, which may have a path
+    insecure: bool = False  # plain HTTP will do, and no certificate is checked; always so on loopback, as with Docker
+    ca: str = ""  # file with the CA certificates to trust besides the system's
+
+
+class ImagesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How images come to this node, and when they may go."""
+
+    registries: dict[str, RegistryConfig] = {}  # by the name that references use, or by a mirror's "host:port"
+    ca: str = ""  # CA file for every registry that names none of its own
+    docker_config: str = "/etc/edged/docker/config.json"  # the node's own logins; need not exist
+    parallel: int = 3  # layers fetched at once, 1 to 8: one connection seldom fills a link, many starve a slow one
+    attempts: int = 5  # how often in a row nothing at all may arrive before a pull is put off
+    stall_seconds: float = 30.0  # a connection that sends nothing for so long is given up
+    patience_seconds: float = 600.0  # a puller that gets nowhere at all is killed: an SD card's worst flush takes minutes
+    partial_bytes: int = 1 << 30  # what half-fetched layers of other images may keep on the disk
+    memory_limit: int = 64 << 20  # bytes, of the cgroup that pulls run in, files' cache included
+    gc_start_percent: int = 85  # of the disk used: images that nothing needs go (kubelet's default)
+    gc_target_percent: int = 80  # until so much is used (kubelet's default)
+    gc_min_free: int = 256 << 20  # bytes; likewise go where less is free: 15 % of a small card is too little to live on
+    pinned: tuple[str, ...] = ()  # references that are never collected, whether needed or not
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.parallel <= 8:
+            raise ValueError(f"parallel is {self.parallel}; it must be 1 to 8")
+        if self.attempts < 1 or self.stall_seconds <= 0 or self.patience_seconds <= self.stall_seconds:
+            raise ValueError("attempts and stall_seconds must be above 0, and patience_seconds above stall_seconds")
+        if not 0 < self.gc_target_percent <= self.gc_start_percent <= 100:
+            raise ValueError("gc_target_percent must be above 0 and at most gc_start_percent, which is at most 100")
+        if self.memory_limit < 48 << 20:
+            raise ValueError(f"memory_limit is {self.memory_limit}; a puller needs 48 MiB (50331648) at least")
+
+
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     fleet: str = "default"
@@ -54,6 +90,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     network: NetworkConfig = NetworkConfig()
     uplink: UplinkConfig = UplinkConfig()
     dashboard: DashboardConfig = DashboardConfig()
+    images: ImagesConfig = ImagesConfig()
 
     @property
     def state(self) -> Path:

@@ -72,6 +72,7 @@ class RunConfig(Value, frozen=True, rename="pascal"):
     cmd: tuple[str, ...] | None = None
     env: tuple[str, ...] | None = None
     working_dir: str | None = None
+    stop_signal: str | None = None
 
 
 class ImageConfig(Value, frozen=True):

@@ -169,6 +169,7 @@ class ImageStore:
             working_dir=run.working_dir or "",
             user=run.user or "",
             size=sum(index.layers[d] for d in set(diff_ids)),
+            stop_signal=run.stop_signal or "",
         )
 
 
