@@ -13,7 +13,7 @@ import msgspec
 import pytest
 
 from edged.control import HubLink, LinkState
-from edged.model import Event
+from edged.model import ContainerStatus, Event, NodeCondition, Phase
 from tests.browser.devtools import PATIENCE, Page, browser
 from tests.fakes.dashboard import Dashboard, dashboard
 
@@ -122,6 +122,33 @@ def test_a_pod_opens_by_keyboard_and_its_log_follows() -> None:
             await page.until(says("The container has ended"))
             await page.until(says("exit code 137"))
             assert await page.evaluate("document.activeElement.className") == "toggle"  # and moving the row
+            assert page.problems == []
+
+    run(scenario)
+
+
+def test_a_pod_that_is_being_initialised_and_a_board_under_pressure_are_told() -> None:
+    async def scenario() -> None:
+        async with opened() as (page, board):
+            waiting = ContainerStatus("page", "page:1", "waiting", reason="PodInitializing")
+            ended = ContainerStatus("fetch", "fetch:1", "terminated", reason="Completed", exit_code=0)
+            running = ContainerStatus("migrate", "migrate:1", "running", working_set_p95=12 << 20)
+            board.source.set_pod(
+                0, phase=Phase.PENDING, ready=False, init=(ended, running), containers=(waiting,), initialized=False
+            )
+            await page.until(says("Init:1/2"))
+            await page.evaluate("document.querySelector('.toggle').click()")
+            await page.until(says("migrate init"))
+            assert "mostly below 12\u202fMiB" in await page.text()
+            failed = ContainerStatus(
+                "migrate", "migrate:1", "waiting", reason="CrashLoopBackOff", message="no database"
+            )
+            board.source.set_pod(0, init=(ended, failed))
+            await page.until(says("Init:CrashLoopBackOff"))
+            assert "migrate: no DB" in await page.text()
+            board.source.set(conditions=(NodeCondition("DiskPressure", "DiskFull", "3 MB are free on /var/lib/edged"),))
+            await page.until(says("The board is short of storage"))
+            assert "3 MB are free on /var/lib/edged." in await page.text()
             assert page.problems == []
 
     run(scenario)

@@ -5,7 +5,7 @@ import { bytes, bytesOf, cpu, duration, showTime } from "./format.js";
 import { LogPanel } from "./log.js";
 
 export class ContainerBox {
-  constructor(name) {
+  constructor(name, kind) {
     this.log = null;
     this.id = "";
     this.image = el("p", { class: "image" });
@@ -16,7 +16,7 @@ export class ContainerBox {
     this.node = el(
       "article",
       { class: "container" },
-      el("div", { class: "head" }, el("h3", {}, name), this.button),
+      el("div", { class: "head" }, el("h3", {}, name, kind ? el("small", {}, ` ${kind}`) : ""), this.button),
       this.image,
       this.facts,
       this.place,
@@ -37,6 +37,8 @@ export class ContainerBox {
       this.pair("CPU", cores === null ? "–" : `${cpu(cores)} of a core`);
       this.pair("Processes", String(use.pids ?? 0));
     }
+    const usual = container.working_set_p95 ?? 0;
+    if (usual) this.pair("Learned", `mostly below ${bytes(usual)}, never above ${bytes(container.working_set_peak ?? usual)}`);
     setChildren(this.facts, this.wanted);
     this.button.hidden = !this.id;
     if (this.log) this.log.show(this.id);

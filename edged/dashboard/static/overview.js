@@ -99,6 +99,12 @@ function showBoard(machine, daemon) {
 
 // ---------------------------------------------------------------- notices
 
+const SHORT = {
+  MemoryPressure: "The board is short of memory",
+  DiskPressure: "The board is short of storage",
+  PIDPressure: "The board is short of process numbers",
+};
+
 /** What a person should know before reading on; each notice keeps its element, so that it isn't read out again. */
 const shown = new Map();
 
@@ -117,6 +123,10 @@ export function showNotices(view, lost) {
   const refused = snapshot?.status.refused;
   if (refused) {
     wanted.push(["refused", "warn", "A document from the hub was refused", `${sentence(refused.reason)} ${refused.count} so far, the last at ${moment(refused.wall)}.`]);
+  }
+  for (const condition of snapshot?.status.conditions ?? []) {
+    const since = condition.since_wall > 0 ? ` Since ${moment(condition.since_wall)}.` : "";
+    wanted.push([condition.kind, "warn", SHORT[condition.kind] ?? condition.kind, `${sentence(condition.message || condition.reason)}${since}`]);
   }
   const nodes = wanted.map((notice) => show(...notice));
   const degraded = snapshot?.status.degraded ?? [];

@@ -102,6 +102,8 @@ export function stateOf(pod) {
   if (pod.phase === "Failed") return { label: pod.reason || ended?.reason || "Failed", kind: "bad", sentence: message(ended) };
   if (pod.phase === "Succeeded") return { label: "Succeeded", kind: "good", sentence: pod.message ?? "" };
   if (pod.phase === "Unknown") return { label: "Unknown", kind: "warn", sentence: pod.message ?? "" };
+  const preparing = pod.initialized === false ? initState(pod) : null;
+  if (preparing) return preparing;
   if (waiting) {
     const harmless = ["ContainerCreating", "PodInitializing"].includes(waiting.reason);
     return { label: waiting.reason, kind: harmless ? "warn" : "bad", sentence: [lastEnd(waiting), message(waiting)].filter(Boolean).join("; ") };
@@ -111,6 +113,28 @@ export function stateOf(pod) {
   if (!pod.ready) return { label: "Not ready", kind: "warn", sentence: pod.message || message(containers.find((c) => !c.ready)) };
   return { label: "Running", kind: "good", sentence: pod.message ?? "" };
 }
+
+/** Init containers as kubectl tells of them: "Init:1/3" while all goes well, "Init:<reason>" where one doesn't. */
+function initState(pod) {
+  const init = pod.init ?? [];
+  const at = init.findIndex((c, i) => !isPast(c, init[i + 1]));
+  if (at < 0) return null;
+  const now = init[at];
+  const stuck = now.state === "waiting" && now.reason && !["PodInitializing", "ContainerCreating"].includes(now.reason);
+  const failed = now.state === "terminated" && now.exit_code;
+  const message = now.message || pod.message || "";
+  if (stuck || failed) return { label: `Init:${now.reason || "Error"}`, kind: "bad", sentence: [now.name, message].filter(Boolean).join(": ") };
+  return { label: `Init:${at}/${init.length}`, kind: "warn", sentence: message };
+}
+
+/** Ended well, or a sidecar that runs beside the one after it. */
+function isPast(container, next) {
+  if (container.state === "terminated") return !container.exit_code;
+  return container.state === "running" && next !== undefined && next.state !== "waiting";
+}
+
+/** Init containers first, in the order in which they run; an ended one uses nothing and takes part in no count. */
+const allOf = (pod) => [...(pod.init ?? []), ...(pod.containers ?? [])];
 
 /** "last end: OOMKilled (137)", for a container that has run before and whose message doesn't say how it ended. */
 function lastEnd(container) {
@@ -142,7 +166,7 @@ function totals(pod, usage) {
   let limit = 0;
   let cores = null;
   let running = false;
-  for (const container of pod.containers ?? []) {
+  for (const container of allOf(pod)) {
     const use = usage[container.container_id];
     if (!use) continue;
     running = true;
@@ -225,7 +249,7 @@ class Row {
     setText(this.word, state.label);
     setText(this.sentence, state.sentence ?? "");
     setText(this.ready, `${containers.filter((c) => c.ready).length}/${containers.length}`);
-    const restarts = containers.reduce((sum, c) => sum + (c.restarts ?? 0), 0);
+    const restarts = allOf(pod).reduce((sum, c) => sum + (c.restarts ?? 0), 0);
     setText(this.restarts, String(restarts));
     this.restarts.classList.toggle("loud", restarts > 0 && state.kind !== "good");
     this.restarts.classList.toggle("zero", restarts === 0); // left out on a phone
@@ -245,7 +269,8 @@ class Row {
   }
 
   showContainers() {
-    const containers = this.pod.containers ?? [];
+    const containers = allOf(this.pod);
+    const first = new Set((this.pod.init ?? []).map((c) => c.name));
     const names = new Set(containers.map((c) => c.name));
     for (const [name, box] of this.boxes) {
       if (!names.has(name)) {
@@ -256,7 +281,7 @@ class Row {
     const nodes = containers.map((container) => {
       let box = this.boxes.get(container.name);
       if (!box) {
-        box = new ContainerBox(container.name);
+        box = new ContainerBox(container.name, first.has(container.name) ? "init" : "");
         this.boxes.set(container.name, box);
       }
       box.show(container, this.usage[container.container_id], coresOf(container.container_id));
