@@ -31,6 +31,7 @@ from edged.runtime.wiring import (
     EnsureBridge,
     PodRange,
     RemoveBridge,
+    Tune,
     Unwire,
     Wire,
     Worker,
@@ -142,9 +143,11 @@ class Network:
 
     # ------------------------------------------------------------ pods
 
-    async def attach(self, pod_uid: str) -> Netns:
+    async def attach(self, pod_uid: str, sysctls: Sequence[tuple[str, str]] = ()) -> Netns:
         """The pod's namespace, made if there is none that lives. Quick where a spare is ready.
 
+        :param sysctls: net.* parameters that it gets.
+        :raises PermanentError: the kernel does not take a parameter.
         :raises RetryError: no address is free, or the kernel refused for now.
         """
         record = self._record(pod_uid)
@@ -152,6 +155,8 @@ class Network:
             known = self._pods.get(pod_uid)
             if known is not None:
                 if self._alive(known):
+                    if sysctls:  # whoever was killed in between may have left them out
+                        await self._worker.call(Tune(known.path, tuple(sysctls)))
                     return known
                 await self._remove(pod_uid, known)
             netns = self._take_spare(record)
@@ -159,6 +164,8 @@ class Network:
                 netns = await self._make()
                 _write(record, netns)
             self._pods[pod_uid] = netns
+            if sysctls:
+                await self._worker.call(Tune(netns.path, tuple(sysctls)))
             return netns
 
     async def detach(self, pod_uid: str) -> None:

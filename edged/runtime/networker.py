@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 
 from edged.errors import PermanentError
+from edged.runtime.sysctls import path_of
 from edged.runtime.wiring import (
     ALIAS,
     INTERFACE,
@@ -36,6 +37,7 @@ from edged.runtime.wiring import (
     RemoveBridge,
     Reply,
     Request,
+    Tune,
     Unwire,
     Wire,
     bridge_mac,
@@ -70,6 +72,9 @@ MS_BIND = 0x1000
 MNT_DETACH = 2
 RT_TABLE_MAIN = 254
 RTNH_F_ONLINK = 4
+# As Docker and containerd have it: there is nothing in a pod's own network that low ports would protect from its users,
+# and a user other than root may ping.
+OPEN_TO_USERS = (("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647"))
 IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
 MACHINE_LOCK = Path("/proc/sys/net/ipv4")  # what every node of this machine (of this network namespace) shares
 
@@ -135,6 +140,8 @@ class Wirer:
             case Unwire():
                 self.unpin(request.path)
                 self.cut(request.veth)
+            case Tune(path, sysctls):
+                self._tune(path, sysctls)
             case RemoveBridge():
                 self._remove_bridge(request.bridge)
             case ForgetFlows():
@@ -155,8 +162,7 @@ class Wirer:
             try:
                 self._pin_and_configure(wire, bridge)
             finally:
-                if _libc.setns(self._host, CLONE_NEWNET) != 0:
-                    sys.exit("the network worker can't get back to the machine's namespace")  # never go on elsewhere
+                self._return()
             _quiet_ipv6(wire.veth)
             self._turn_around(_index(wire.veth))
         except BaseException:
@@ -182,12 +188,30 @@ class Wirer:
             # is declared to be on the link, and no heed to hints that a neighbour were nearer.
             for name in ("all", INTERFACE):
                 Path(f"/proc/sys/net/ipv4/conf/{name}/accept_redirects").write_text("0")
+            for name, value in OPEN_TO_USERS:
+                Path("/proc/sys/net/ipv4", name).write_text(value)
             _quiet_ipv6(INTERFACE)
             index = socket.if_nametoindex(INTERFACE)
             inside.link("set", index=1, state="up")  # lo, always the first
             inside.link("set", index=index, state="up")
             inside.addr("add", index=index, address=wire.ip, prefixlen=32)
             inside.route("add", dst="default", gateway=wire.gateway, oif=index, flags=RTNH_F_ONLINK)
+
+    def _tune(self, path: str, sysctls: tuple[tuple[str, str], ...]) -> None:
+        with open(path, "rb") as namespace:  # noqa: PTH123
+            _check(_libc.setns(namespace.fileno(), CLONE_NEWNET), f"setns to {path}")
+        try:
+            for name, value in sysctls:
+                try:
+                    Path("/proc/sys", path_of(name)).write_text(value)
+                except OSError as e:
+                    raise PermanentError(f"{name} can't be set to {value!r}: {e.strerror}") from e
+        finally:
+            self._return()
+
+    def _return(self) -> None:
+        if _libc.setns(self._host, CLONE_NEWNET) != 0:
+            sys.exit("the network worker can't get back to the machine's namespace")  # never go on elsewhere
 
     def _turn_around(self, port: int) -> None:
         """Where br_netfilter is loaded (Docker does) a pod that reaches itself through its Service is turned around

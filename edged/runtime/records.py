@@ -3,6 +3,7 @@
     run_dir/pods/<uid>/sandbox                             SandboxRecord, msgpack
     run_dir/pods/<uid>/etc/{hosts,hostname,resolv.conf}    bind-mounted into every container of the pod
     run_dir/pods/<uid>/volumes/<name>/                     configs, secrets, memory-backed scratch
+    run_dir/pods/<uid>/{ipc,shm}                           what several containers share, see edged.runtime.ipc
     run_dir/pods/<uid>/containers/<name>/<attempt>/        one attempt: the OCI bundle and
         record         ContainerRecord, msgpack, replaced by rename
         config.json    the bundle; rootfs/ and mounts/ are filled in the container's own view only
@@ -10,6 +11,7 @@
         <id>           the exit code, by conmon at the end
     run_dir/logs/<id>.log                                  CRI form, bounded
     run_dir/crun/                                          crun's own state
+    state_dir/logs/                                        copies of logs, see edged.runtime.logcopy
     state_dir/rw/<uid>/volumes/<name>/                     emptyDir on disk
     state_dir/rw/<uid>/<name>-<attempt>/{upper,work}       what a container wrote to its root
 
@@ -21,6 +23,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
@@ -28,7 +31,8 @@ from typing import TypeVar
 import msgspec
 
 from edged.errors import PermanentError, RetryError
-from edged.model import ContainerPhase, ContainerState, SandboxState, Value
+from edged.model import ContainerPhase, ContainerState, Hook, SandboxState, Value
+from edged.runtime.names import NamePolicy
 
 UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -37,7 +41,12 @@ T = TypeVar("T")
 
 
 class SandboxRecord(Value, frozen=True):
-    """:ivar pod: "namespace/name"."""
+    """:ivar pod: "namespace/name".
+    :ivar created_at: CLOCK_BOOTTIME second of its first preparation since the machine started.
+    :ivar names: how its resolv.conf is made, and whether it has a network of its own at all.
+    :ivar users: first host uid and gid of its own 64 Ki (user_namespaces(7)); 0 = it has the host's users.
+    :ivar shares_ipc: its containers share an IPC namespace and /dev/shm.
+    """
 
     pod_uid: str
     pod: str
@@ -45,13 +54,21 @@ class SandboxRecord(Value, frozen=True):
     ip: str = ""
     memory_request: int = 0
     material: str = ""
+    created_at: float = 0.0
+    evicted: str = ""
+    evicted_message: str = ""
+    names: NamePolicy = NamePolicy()
+    shares_ipc: bool = False
+    users: int = 0
 
 
 class ContainerRecord(Value, frozen=True):
     """What can't be read from the kernel. Times as in ContainerState.
 
     :ivar pipes: inode numbers of the container's stdout and stderr, so that they are found again.
-    :ivar finished_at: 0 until the end was seen; the fields after it mean nothing before.
+    :ivar stop_signal: number of what asks it to end.
+    :ivar message_fallback: the end of its log stands in for a termination message that it didn't leave.
+    :ivar finished_at: 0 until the end was seen; exit_code, oom_killed and message mean nothing before.
     """
 
     id: str
@@ -73,6 +90,13 @@ class ContainerRecord(Value, frozen=True):
     finished_wall: float = 0.0
     exit_code: int | None = None
     oom_killed: bool = False
+    signalled: bool = False
+    post_started: bool = True
+    pre_stop: Hook | None = None
+    devices: tuple[str, ...] = ()
+    message: str = ""
+    stop_signal: int = int(signal.SIGTERM)
+    message_fallback: bool = False
 
     def state(self, phase: ContainerPhase, monitored: bool) -> ContainerState:
         ended = phase in (ContainerPhase.EXITED, ContainerPhase.UNKNOWN)
@@ -95,6 +119,11 @@ class ContainerRecord(Value, frozen=True):
             image_id=self.image_id,
             stop_requested_at=self.stop_requested_at,
             stop_reason=self.stop_reason,
+            signalled=self.signalled,
+            post_started=self.post_started,
+            pre_stop=self.pre_stop,
+            devices=self.devices,
+            message=self.message if ended else "",
         )
 
 
@@ -120,6 +149,7 @@ class Places:
         self.logs = self.run / "logs"
         self.crun = self.run / "crun"
         self.writable = self.state / "rw"
+        self.disk_logs = self.state / "logs"
 
     def pod(self, uid: str) -> Path:
         if not UID.fullmatch(uid):
@@ -179,13 +209,16 @@ class Places:
 
 def sandbox_state(record: SandboxRecord, ready: bool) -> SandboxState:
     return SandboxState(
-        record.pod_uid,
-        record.pod,
-        record.ip,
-        ready,
-        record.termination_grace,
-        record.memory_request,
+        pod_uid=record.pod_uid,
+        pod=record.pod,
+        ip=record.ip,
+        ready=ready,
+        termination_grace=record.termination_grace,
+        memory_request=record.memory_request,
+        created_at=record.created_at,
         material=record.material,
+        evicted=record.evicted,
+        evicted_message=record.evicted_message,
     )
 
 

@@ -1,25 +1,28 @@
-"""Sandboxes: what a pod has before its containers. Folders, files below /etc, volumes, and a network namespace."""
+"""Sandboxes: what a pod has before its containers. Folders, files below /etc, volumes, and namespaces.
+
+A pod in the machine's network has no network namespace: its address is the machine's, whatever that is at the moment.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from pathlib import Path
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import msgspec
 
+from edged.addresses import own_address
 from edged.errors import RetryError
 from edged.model import EmptyDir, Material, Pod, SandboxState
-from edged.runtime import bundle, mounts
+from edged.runtime import bundle, etc, ipc, mounts
 from edged.runtime.containers import Sandbox, remove_tree
+from edged.runtime.names import policy_of
 from edged.runtime.records import UID, Places, SandboxRecord, read, sandbox_state, write_atomically
+from edged.runtime.sysctls import split
 from edged.runtime.volumes import ClaimStore, Volumes
-
-RESOLV_CONF = (Path("/etc/resolv.conf"), Path("/run/systemd/resolve/resolv.conf"))
-ETC = ("hosts", "hostname", "resolv.conf")
 
 
 class Namespace(Protocol):
@@ -34,7 +37,7 @@ class Namespace(Protocol):
 class PodNetwork(Protocol):
     """edged.runtime.network.Network, as far as it matters here."""
 
-    async def attach(self, pod_uid: str) -> Namespace: ...
+    async def attach(self, pod_uid: str, sysctls: Sequence[tuple[str, str]] = ()) -> Namespace: ...
     async def detach(self, pod_uid: str) -> None: ...
     def observe(self) -> Mapping[str, Namespace]: ...
 
@@ -54,6 +57,7 @@ class Sandboxes:
         self._domain = cluster_domain
         self._claims = claims
         self._remembered: dict[str, SandboxRecord] = {}
+        self._nameserver = ""
 
     async def open(self) -> None:
         """Sweep what containers of an earlier boot wrote, and remember the pods whose volumes are still there."""
@@ -66,7 +70,7 @@ class Sandboxes:
             if record is None or not (scratch / "volumes").is_dir():
                 await remove_tree(scratch)
                 continue
-            self._remembered[scratch.name] = record
+            self._remembered[scratch.name] = msgspec.structs.replace(record, ip="", created_at=0.0)
             for entry in scratch.iterdir():
                 if entry.name not in ("sandbox", "volumes"):
                     await remove_tree(entry)
@@ -76,33 +80,74 @@ class Sandboxes:
         seen = set()
         for record in self._places.sandboxes():
             seen.add(record.pod_uid)
-            namespace = alive.get(record.pod_uid)
-            yield sandbox_state(record, ready=namespace is not None and namespace.ip == record.ip)
+            if record.names.host_network:
+                record = msgspec.structs.replace(record, ip=own_address())
+                ready = (self._places.pod(record.pod_uid) / "etc" / "resolv.conf").exists()  # the last to be made
+            else:
+                namespace = alive.get(record.pod_uid)
+                ready = namespace is not None and namespace.ip == record.ip
+            if record.shares_ipc:
+                ready = ready and ipc.there(self._places.pod(record.pod_uid))
+            yield sandbox_state(record, ready)
         for uid, record in self._remembered.items():
             if uid not in seen:
-                yield sandbox_state(msgspec.structs.replace(record, ip=""), ready=False)
+                yield sandbox_state(record, ready=False)
 
     async def prepare(self, pod: Pod, material: Material, nameserver: str) -> SandboxState:
         """Make what is missing, bring the rest up to date."""
-        folder, scratch = self._places.pod(pod.uid), self._places.scratch(pod.uid)
-        record = SandboxRecord(pod.uid, pod.title, pod.termination_grace, memory_request=pod.memory_request)
+        self._nameserver = nameserver
+        folder = self._places.pod(pod.uid)
         try:
-            (folder / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
-            folder.chmod(0o700)
-            if not (folder / "sandbox").exists():
-                self._places.write_sandbox(record)
-            if any(isinstance(v.source, EmptyDir) and not v.source.memory for v in pod.volumes):
-                scratch.mkdir(parents=True, exist_ok=True)
-                write_atomically(scratch / "sandbox", msgspec.msgpack.encode(record))
+            record = self._begin(pod)
         except OSError as e:
             raise RetryError(f"sandbox of pod {pod.title} can't be made: {e}") from e
+        sysctls = split(pod.sysctls)
         await self.volumes(pod).prepare(material)
-        namespace = await self._network.attach(pod.uid)
-        self._write_etc(pod, namespace.ip, nameserver)
-        record = msgspec.structs.replace(record, ip=namespace.ip, material=material.digest)
+        if record.shares_ipc:
+            ipc.make(folder, sysctls.ipc)
+        ip = own_address() if pod.host_network else (await self._network.attach(pod.uid, sysctls.net)).ip
+        try:
+            etc.write(folder / "etc", pod, ip, nameserver, self._domain)
+        except OSError as e:
+            raise RetryError(f"files of pod {pod.title} below /etc can't be written: {e}") from e
+        record = msgspec.structs.replace(record, ip=ip, material=material.digest)
         self._places.write_sandbox(record)
         self._remembered.pop(pod.uid, None)
         return sandbox_state(record, ready=True)
+
+    def _begin(self, pod: Pod) -> SandboxRecord:
+        """The folders, and a record that says whose they are before there is anything in them."""
+        folder, scratch = self._places.pod(pod.uid), self._places.scratch(pod.uid)
+        (folder / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
+        folder.chmod(0o700)
+        before = read(folder / "sandbox", SandboxRecord) or self._remembered.get(pod.uid)
+        record = SandboxRecord(
+            pod.uid,
+            pod.title,
+            pod.termination_grace,
+            memory_request=pod.memory_request,
+            created_at=(before and before.created_at) or time.clock_gettime(time.CLOCK_BOOTTIME),
+            evicted=before.evicted if before else "",
+            evicted_message=before.evicted_message if before else "",
+            names=policy_of(pod),
+            shares_ipc=len(pod.all_containers) > 1,
+        )
+        if not (folder / "sandbox").exists():
+            self._places.write_sandbox(record)
+        if any(isinstance(v.source, EmptyDir) and not v.source.memory for v in pod.volumes):
+            scratch.mkdir(parents=True, exist_ok=True)
+            write_atomically(scratch / "sandbox", msgspec.msgpack.encode(record))
+        return record
+
+    def end(self, pod_uid: str, reason: str, message: str) -> None:
+        """See api.Runtime.end_pod. Kept with the volumes too, where they outlive a power cut."""
+        for folder in (self._places.scratch(pod_uid), self._places.pod(pod_uid)):
+            record = read(folder / "sandbox", SandboxRecord)
+            if record is not None:
+                record = msgspec.structs.replace(record, evicted=reason, evicted_message=message)
+                write_atomically(folder / "sandbox", msgspec.msgpack.encode(record))
+                if pod_uid in self._remembered:
+                    self._remembered[pod_uid] = msgspec.structs.replace(record, ip="", created_at=0.0)
 
     def refresh(self, pod: Pod, material: Material) -> None:
         """Bring the files of configs, secrets and the pod's own fields up to date, and record what they show now.
@@ -122,13 +167,25 @@ class Sandboxes:
 
     def of(self, pod: Pod) -> Sandbox:
         """:raises RetryError: it is not ready."""
+        folder = self._places.pod(pod.uid)
+        record = read(folder / "sandbox", SandboxRecord)
         namespace = self._network.observe().get(pod.uid)
-        etc = self._places.pod(pod.uid) / "etc"
-        if namespace is None or not etc.is_dir():
+        if record is None or not (folder / "etc").is_dir() or (namespace is None and not pod.host_network):
             raise RetryError(f"the sandbox of pod {pod.title} is not ready")
+        if record.shares_ipc and not ipc.there(folder):
+            raise RetryError(f"the shared memory of pod {pod.title} is not ready")
+        with contextlib.suppress(OSError):  # the machine may ask others by now
+            etc.write_resolv_conf(folder / "etc", pod.namespace, record.names, self._nameserver, self._domain)
         # read-only: they live in run_dir, which a container could fill otherwise
-        files = tuple(bundle.BindMount(os.fspath(etc / name), f"/etc/{name}", read_only=True) for name in ETC)
-        return Sandbox(os.fspath(namespace.path), files)
+        files = tuple(bundle.BindMount(f"{folder}/etc/{name}", f"/etc/{name}", read_only=True) for name in etc.NAMES)
+        return Sandbox(
+            netns="" if pod.host_network or namespace is None else os.fspath(namespace.path),
+            mounts=files,
+            ipcns=f"{folder}/ipc" if record.shares_ipc else "",
+            shm=f"{folder}/shm" if record.shares_ipc else "",
+            host_network=pod.host_network,
+            ip=own_address() if pod.host_network or namespace is None else namespace.ip,
+        )
 
     async def remove(self, pod_uid: str) -> None:
         """Repeatable; the record goes last."""
@@ -142,41 +199,11 @@ class Sandboxes:
         shutil.rmtree(folder, ignore_errors=True)
         self._remembered.pop(pod_uid, None)
 
-    # ------------------------------------------------------------ /etc
-
-    def _write_etc(self, pod: Pod, ip: str, nameserver: str) -> None:
-        etc = self._places.pod(pod.uid) / "etc"
-        _overwrite(etc / "hosts", bundle.hosts_file(pod, ip))
-        _overwrite(etc / "hostname", bundle.hostname_of(pod) + "\n")
-        _overwrite(etc / "resolv.conf", bundle.resolv_conf(pod.namespace, nameserver, self._domain, hosts_own()))
-
     def use_nameserver(self, nameserver: str) -> None:
-        """Tell the pods that are there: the first Service has come, or the last one gone."""
-        own = hosts_own()
+        """Tell the pods that are there: the first Service has come, the last one gone, or the machine asks others."""
+        self._nameserver = nameserver
         for record in self._places.sandboxes():
             namespace = record.pod.partition("/")[0]
+            folder = self._places.pod(record.pod_uid) / "etc"
             with contextlib.suppress(OSError):
-                _overwrite(
-                    self._places.pod(record.pod_uid) / "etc" / "resolv.conf",
-                    bundle.resolv_conf(namespace, nameserver, self._domain, own),
-                )
-
-
-def hosts_own() -> str:
-    """The machine's resolv.conf; systemd-resolved's real one, for its stub listens on loopback only."""
-    for file in RESOLV_CONF:
-        with contextlib.suppress(OSError):
-            text = file.read_text()
-            servers = [line.split()[1] for line in text.splitlines() if line.startswith("nameserver ")]
-            if any(not s.startswith("127.") and s != "::1" for s in servers):
-                return text
-    return ""
-
-
-def _overwrite(file: Path, text: str) -> None:
-    """In place, for it is bind-mounted: a renamed file would not be seen inside."""
-    with contextlib.suppress(FileNotFoundError):
-        if file.read_text() == text:
-            return
-    file.write_text(text)
-    file.chmod(0o644)
+                etc.write_resolv_conf(folder, namespace, record.names, nameserver, self._domain)

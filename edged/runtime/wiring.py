@@ -137,6 +137,16 @@ class Unwire(msgspec.Struct, frozen=True, tag="unwire"):
         return f"removal of network namespace {self.path or self.veth}"
 
 
+class Tune(msgspec.Struct, frozen=True, tag="tune"):
+    """Kernel parameters (net.*) of one pod's namespace, which is pinned at `path`."""
+
+    path: str
+    sysctls: tuple[tuple[str, str], ...]
+
+    def describe(self) -> str:
+        return f"sysctls of network namespace {self.path}"
+
+
 class RemoveBridge(msgspec.Struct, frozen=True, tag="remove-bridge"):
     """No bridge; ip_forward as it was before the first node of this machine, once the last one goes."""
 
@@ -160,7 +170,7 @@ class ForgetFlows(msgspec.Struct, frozen=True, tag="forget-flows"):
         return f"forgetting UDP flows to {self.cluster_ip}"
 
 
-Request = EnsureBridge | Wire | Unwire | RemoveBridge | ForgetFlows
+Request = EnsureBridge | Wire | Unwire | Tune | RemoveBridge | ForgetFlows
 
 
 class Reply(msgspec.Struct, frozen=True):

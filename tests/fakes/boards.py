@@ -77,7 +77,7 @@ class StandInNetwork:
                 await self.detach(file.name)
             self._folder.rmdir()  # as the real one; it stays visible where run_dir is part of a larger tmpfs
 
-    async def attach(self, pod_uid: str) -> StandInNetns:
+    async def attach(self, pod_uid: str, sysctls: Sequence[tuple[str, str]] = ()) -> StandInNetns:
         file = self._folder / pod_uid
         if pod_uid not in self.observe():  # the file may be there alone, where somebody was killed in between
             file.touch()

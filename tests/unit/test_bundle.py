@@ -134,13 +134,6 @@ def test_the_hostname_fits_the_kernel() -> None:
     assert bundle.hostname_of(Pod("default", "app", "uid", (), hostname="other")) == "other"
 
 
-def test_names_of_services_are_searched_where_a_nameserver_is() -> None:
-    assert bundle.resolv_conf("shop", "10.0.0.1", "cluster.local", "nameserver 9.9.9.9\n") == (
-        "search shop.svc.cluster.local svc.cluster.local cluster.local\nnameserver 10.0.0.1\noptions ndots:5\n"
-    )
-    assert bundle.resolv_conf("shop", "", "cluster.local", "nameserver 9.9.9.9\n") == "nameserver 9.9.9.9\n"
-
-
 @pytest.mark.parametrize("path", ["", "data", "/", "//", "/proc", "/proc/1", "/sys/", "/dev", "/a/../etc", "/a\0b"])
 def test_mount_paths_that_make_no_sense_are_refused(path: str) -> None:
     with pytest.raises(PermanentError, match="mountPath"):
