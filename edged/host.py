@@ -11,6 +11,7 @@ import os
 import socket
 from pathlib import Path
 
+from edged.addresses import own_address as own_address
 from edged.config import NodeConfig
 from edged.errors import PermanentError
 from edged.model import Capacity
@@ -80,32 +81,57 @@ def os_name() -> str:
     return "Linux"
 
 
-def own_address() -> str:
-    """The IPv4 address that this machine would use towards the world; "" without a route. Sends nothing: connecting a
-    UDP socket only asks the routing table. 192.0.2.1 is nobody's (RFC 5737)."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-            return str(probe.getsockname()[0])
-        except OSError:
-            return ""
-
-
 OCI_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm", "riscv64": "riscv64"}
 
 
+MIB = 1 << 20
+
+
+def system_reserve(config: NodeConfig, total: int) -> int:
+    """Bytes for the OS: what the settings say, or an eighth of `total` within bounds."""
+    return config.system_reserve if config.system_reserve >= 0 else min(max(total // 8, 64 * MIB), 256 * MIB)
+
+
+def margin(total: int) -> int:
+    """Bytes between what pods may request together and where the kernel kills: the room in which the degradation
+    ladder acts. Kubernetes' eviction threshold (100 MiB), to the scale of boards."""
+    return min(max(total // 50, 8 * MIB), 64 * MIB)
+
+
+def memory_for_pods(config: NodeConfig, total: int) -> int:
+    """Bytes that pods may request together: `total` minus the OS, minus ourselves, minus the margin."""
+    if config.memory_allocatable:
+        return config.memory_allocatable
+    return max(total - system_reserve(config, total) - config.own_reserve - margin(total), 0)
+
+
+def disk_size(folder: Path) -> int:
+    """Bytes of the file system that `folder` is or will be on (statvfs(3)); 0 where nobody can tell."""
+    for place in (folder, *folder.parents):
+        try:
+            facts = os.statvfs(place)
+        except OSError:
+            continue
+        return facts.f_blocks * facts.f_frsize
+    return 0
+
+
 def capacity(config: NodeConfig) -> Capacity:
-    """What pods may use: all memory minus the system's reserve, or what the settings say."""
+    """What the board has, and what of it is for pods."""
     uname = os.uname()
     total = memory_info()["MemTotal"]
+    storage = disk_size(config.state)
+    reserve = config.storage_reserve if config.storage_reserve >= 0 else storage // 10
     return Capacity(
         memory=total,
-        memory_allocatable=config.memory_allocatable or max(total - config.system_reserve, 0),
+        memory_allocatable=memory_for_pods(config, total),
         cpu=len(os.sched_getaffinity(0)) * 1000,
         architecture=OCI_ARCHITECTURES.get(uname.machine, uname.machine),
         kernel=uname.release,
         os=os_name(),
         runtime="crun+conmon",
+        storage=storage,
+        storage_allocatable=max(storage - reserve, 0),
     )
 
 
