@@ -22,14 +22,13 @@ from edged.errors import EdgedError, PermanentError, RetryError
 from edged.model import Container, ContainerPhase, ContainerState, Image, Material, Pod, Value, container_identity
 from edged.runtime import bundle, environment, monitor, mounts, process, resources, seccomp
 from edged.runtime.cgroup import Cgroups, Mode
+from edged.runtime.containerlogs import ContainerLogs
 from edged.runtime.crun import Creation, Crun
-from edged.runtime.logs import LogFile, LogKeeper, remove_log
 from edged.runtime.records import ContainerRecord, Places, container_id, parse_id, read_number
 from edged.runtime.users import resolve_user
 from edged.runtime.volumes import Volumes
 
 KILL_PATIENCE = 10.0  # seconds for killed processes to be gone
-LEAST_LOG = 4096  # bytes of half a log
 
 
 class Sandbox(Value, frozen=True):
@@ -53,11 +52,10 @@ class Sandbox(Value, frozen=True):
 class Containers:
     """All containers of one node. Owned by PodRuntime; one loop."""
 
-    def __init__(self, places: Places, cgroups: Cgroups, log_bytes: int) -> None:
+    def __init__(self, places: Places, cgroups: Cgroups, logs: ContainerLogs) -> None:
         self._places = places
         self._cgroups = cgroups
-        self._half_log = max(log_bytes // 2, LEAST_LOG)
-        self._logs = LogKeeper(places.logs)
+        self._logs = logs
         self._crun = Crun(places.crun, cgroups.hidden)
         self._watches: dict[str, monitor.Watch] = {}
         self._starting: set[str] = set()
@@ -86,9 +84,11 @@ class Containers:
             if self._cgroups.may_lower_oom_score
             else read_number(Path("/proc/self/oom_score_adj")) or 0,
             seccomp=seccomp.profile(os.uname().machine),
+            swap_space=self._cgroups.swap_space,
         )
         for record in self._places.containers():
             state = self.look(record)
+            self._logs.adopt(record, runs=state.pid > 0)
             if state.pid:
                 with contextlib.suppress(ProcessLookupError):  # it ends this moment; the next look tells
                     self._watch(self._with_pids(record))
@@ -208,6 +208,9 @@ class Containers:
                 crashes=crashes,
                 image_id=image.id,
                 cgroup=self._cgroups.path(pod.uid, container.name, attempt),
+                pod=pod.title,
+                log_half=self._logs.next_half(),
+                log_target=pod.log_target,
             )
             try:
                 creation = self._lay_out(record, pod, container, image, sandbox, own, args, user)
@@ -264,13 +267,13 @@ class Containers:
             id=record.id,
             bundle=os.fspath(folder),
             log=os.fspath(self._places.log(record.id)),
-            log_bytes=self._half_log,
+            log_bytes=record.log_half,
             contents=(overlay, *inside.staged),
         )
 
     async def _bring_up(self, record: ContainerRecord, creation: Creation) -> None:
         """Create, watch, write down, start: in this order no end is missed, and half a start never passes for one."""
-        self._logs.begin(self._places.log(record.id))
+        self._logs.begin(record)
         pid, conmon = await self._crun.create(creation)
         self._crun.keep_compiled(self._machine.seccomp, record.id)
         record = replace(
@@ -293,6 +296,7 @@ class Containers:
 
         def ended(code: int | None) -> None:
             self._watches.pop(name, None)
+            self._logs.end(name)
             if name in self._starting:
                 return  # whoever starts it looks for itself
             self._settle(self._places.record(name), code, seen=True)
@@ -303,9 +307,10 @@ class Containers:
             if self._on_exit is not None:
                 self._on_exit(name)
 
-        log = LogFile(self._places.log(name), self._half_log)
         conmon = record.conmon if self._is_conmon(record) else 0
-        self._watches[name] = monitor.Watch(record.pid, conmon, record.pipes, log, ended, orphaned)
+        self._watches[name] = monitor.Watch(
+            record.pid, conmon, record.pipes, self._logs.writer(record), ended, orphaned
+        )
 
     # ------------------------------------------------------------ ending
 
@@ -348,7 +353,7 @@ class Containers:
         await self._cgroups.remove(record.cgroup)
         await self._end_conmon(record)
         self._crun.forget(container)
-        remove_log(self._places.log(container))
+        self._logs.remove(container)
         await remove_tree(layer)
         shutil.rmtree(folder, ignore_errors=True)
         for empty in (folder.parent, layer.parent):

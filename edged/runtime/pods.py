@@ -28,14 +28,15 @@ from edged.model import (
 from edged.runtime import mounts, probes
 from edged.runtime.api import ProbeResult
 from edged.runtime.cgroup import Cgroups
+from edged.runtime.claims import Claims
+from edged.runtime.containerlogs import ContainerLogs
 from edged.runtime.containers import Containers, remove_tree
 from edged.runtime.network import Network
 from edged.runtime.records import Places, parse_id
 from edged.runtime.sandboxes import Namespace, Sandboxes
 from edged.runtime.services import Services
 
-RUN_DIR_BASE = 16 << 20  # bytes for records, sockets and files of configs and secrets
-RUN_DIR_CONTAINERS = 110  # whose logs must fit in as well
+RUN_DIR_BASE = 16 << 20  # bytes for records, sockets and files of configs and secrets; logs come on top
 
 
 class NetworkRoom(Protocol):
@@ -75,23 +76,32 @@ class PodRuntime:
         self._network = network or Network(config.network, config.run)
         self._services = services or Services(config.network, config.run)
         self._cgroups = Cgroups(config.cgroup_parent)
-        self._containers = Containers(self._places, self._cgroups, config.log_bytes)
-        self._sandboxes = Sandboxes(self._places, self._network, config.network.cluster_domain)
+        self._logs = ContainerLogs(self._places, config)
+        self._containers = Containers(self._places, self._cgroups, self._logs)
+        self._claims = Claims(self._places.state / "volumes", self._places.run / "volumes", config.storage)
+        self._sandboxes = Sandboxes(self._places, self._network, config.network.cluster_domain, self._claims)
 
     @property
     def degraded(self) -> Sequence[str]:
-        return (*self._cgroups.degraded, *self._network.degraded, *self._services.degraded)
+        return (
+            *self._cgroups.degraded,
+            *self._network.degraded,
+            *self._services.degraded,
+            *self._logs.degraded,
+            *self._claims.degraded,
+        )
 
     # ------------------------------------------------------------ life
 
     async def open(self, on_exit: Callable[[str], None]) -> None:
         try:
-            mounts.make_memory(os.fspath(self._config.run), RUN_DIR_BASE + RUN_DIR_CONTAINERS * self._config.log_bytes)
+            mounts.make_memory(os.fspath(self._config.run), RUN_DIR_BASE + 2 * self._config.log_node_bytes)
         except OSError as e:
             raise RetryError(f"run_dir {self._config.run} can't be made memory: {e}; edged needs root", 10.0) from e
         self._cgroups.open()
         self._containers.open(on_exit)
         await self._remove_strangers()
+        await self._claims.open()
         await self._sandboxes.open()
         await self._network.open()
         await self._services.open()
@@ -122,6 +132,8 @@ class PodRuntime:
         await _collect(failed, self._services.teardown())
         await _collect(failed, self._network.teardown())
         await _collect(failed, remove_tree(self._places.writable))
+        await _collect(failed, remove_tree(self._places.disk_logs))
+        mounts.unmount_below(os.fspath(self._places.pods))  # before anything is removed: volumes are mounted there
         for folder in (self._places.pods, self._places.logs, self._places.crun):
             shutil.rmtree(folder, ignore_errors=True)
         for file in Path(run).glob("seccomp-*.bpf"):
@@ -211,13 +223,13 @@ class PodRuntime:
         return {}
 
     def claims(self) -> frozenset[str]:
-        return frozenset()
+        return self._claims.observe()
 
     async def remove_claim(self, uid: str) -> None:
-        raise NotImplementedError
+        await self._claims.remove(uid)
 
     async def resize_claim(self, claim: Claim) -> None:
-        raise NotImplementedError
+        await self._claims.resize(claim)
 
     async def reclaim_memory(self, pod_uid: str, amount: int) -> None:
         raise NotImplementedError

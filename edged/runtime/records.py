@@ -69,6 +69,9 @@ class ContainerRecord(Value, frozen=True):
     :ivar stop_signal: number of what asks it to end.
     :ivar message_fallback: the end of its log stands in for a termination message that it didn't leave.
     :ivar finished_at: 0 until the end was seen; exit_code, oom_killed and message mean nothing before.
+    :ivar pod: "namespace/name".
+    :ivar log_half: bytes after which its log is turned over; 0 = half of the node's log_bytes.
+    :ivar log_target: a LogTarget.
     """
 
     id: str
@@ -97,6 +100,9 @@ class ContainerRecord(Value, frozen=True):
     message: str = ""
     stop_signal: int = int(signal.SIGTERM)
     message_fallback: bool = False
+    pod: str = ""
+    log_half: int = 0
+    log_target: str = ""
 
     def state(self, phase: ContainerPhase, monitored: bool) -> ContainerState:
         ended = phase in (ContainerPhase.EXITED, ContainerPhase.UNKNOWN)
