@@ -57,7 +57,9 @@ class ImagesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     parallel: int = 3  # layers fetched at once, 1 to 8: one connection seldom fills a link, many starve a slow one
     attempts: int = 5  # how often in a row nothing at all may arrive before a pull is put off
     stall_seconds: float = 30.0  # a connection that sends nothing for so long is given up
-    patience_seconds: float = 600.0  # a puller that gets nowhere at all is killed: an SD card's worst flush takes minutes
+    patience_seconds: float = (
+        600.0  # a puller that gets nowhere at all is killed: an SD card's worst flush takes minutes
+    )
     partial_bytes: int = 1 << 30  # what half-fetched layers of other images may keep on the disk
     memory_limit: int = 64 << 20  # bytes, of the cgroup that pulls run in, files' cache included
     gc_start_percent: int = 85  # of the disk used: images that nothing needs go (kubelet's default)
@@ -76,6 +78,39 @@ class ImagesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"memory_limit is {self.memory_limit}; a puller needs 48 MiB (50331648) at least")
 
 
+class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What pods may ask of this node, whatever their manifests say. Both must agree."""
+
+    privileged: bool = False  # containers that could take over the node
+    host_network: bool = True
+    host_path: bool = True
+    unsafe_sysctls: tuple[str, ...] = ()  # names ("net.core.somaxconn") or beginnings ("net.ipv4.*"), as kubelet's
+
+
+class UsersConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Host user ids for pods in user namespaces (hostUsers: false): `pods` ranges of 65,536 from `first` on.
+
+    The default lies above what systemd gives to anything (its UIDS-GIDS document) and below 2^31, which some tools
+    take for a negative number.
+    """
+
+    first: int = 0x7000_0000
+    pods: int = 1024
+
+
+class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Persistent volumes (docs/storage.md)."""
+
+    claims: str = (
+        "auto"  # "quota": folders with a project quota; "image": files with an ext4; "auto": quota, else image
+    )
+    keep_free: int = 64 << 20  # bytes of state_dir that no new volume may take: what state.db and an update need
+
+    def __post_init__(self) -> None:
+        if self.claims not in ("auto", "quota", "image"):
+            raise ValueError(f'claims is "{self.claims}"; it must be "auto", "quota" or "image"')
+
+
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     fleet: str = "default"
@@ -83,14 +118,28 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     run_dir: str = "/run/edged"  # memory: pods/, logs/, control.sock; gone after a reboot, by design
     # below each controller's mount (v1) or the unified one (v2); the default's reason is in systemd/edged-pods.service
     cgroup_parent: str = "system.slice/edged-pods.service"
-    memory_allocatable: int = 0  # bytes for pods; 0 = total minus system reserve
-    system_reserve: int = 128 << 20  # bytes left to the OS and to us when memory_allocatable is 0
+    memory_allocatable: int = 0  # bytes for pods; 0 = total minus the two reserves and a margin (host.capacity)
+    # bytes left to the OS and sshd; -1 = an eighth of the board, 64 to 256 MiB: Debian with sshd idles at 50 to 100 MB
+    system_reserve: int = -1
+    own_reserve: int = 48 << 20  # bytes for us: the daemon's budget is 30 MB, that of its helpers 15 MB with 20 pods
+    storage_reserve: int = -1  # bytes of state_dir's disk that are not for pods; -1 = a tenth, as the kubelet's
+    pids_reserve: int = 1024  # processes and threads that pods leave to the system; Debian with sshd has about 150
+    swap: str = "zram"  # who may swap: "none"; "limited" = Burstable pods, as Kubernetes' LimitedSwap; "zram" = that,
+    # but only where all swap is zram: swapping to an SD card wears it out and stalls the board
+    pressure_period: float = 60.0  # seconds that a node condition outlasts its cause; the kubelet's 300 s make flapping
+    # rare on a server, but keep a board that has room again empty for five minutes
     log_bytes: int = 256 << 10  # per container, in memory; the older half goes first
+    log_node_bytes: int = 16 << 20  # of all containers together, in memory: 3 % of a 512 MB board
+    log_disk_bytes: int = 8 << 20  # per container whose pod asks for its logs on disk, before compression
+    log_disk_node_bytes: int = 128 << 20  # of all logs on disk, those of pods that are gone included
     labels: dict[str, str] = {}
     network: NetworkConfig = NetworkConfig()
     uplink: UplinkConfig = UplinkConfig()
     dashboard: DashboardConfig = DashboardConfig()
     images: ImagesConfig = ImagesConfig()
+    policy: PolicyConfig = PolicyConfig()
+    users: UsersConfig = UsersConfig()
+    storage: StorageConfig = StorageConfig()
 
     @property
     def state(self) -> Path:
