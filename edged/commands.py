@@ -10,8 +10,9 @@ import time
 
 from edged.config import NodeConfig
 from edged.control import ControlClient
+from edged.decide import budget as budgets
 from edged.decide import plan as planning
-from edged.decide.budget import Budget, format_bytes
+from edged.decide.budget import format_bytes
 from edged.errors import EdgedError, PermanentError
 from edged.model import Observed, PodStatus
 
@@ -67,7 +68,7 @@ async def plan(config: NodeConfig) -> str:
             sandboxes=tuple(sandboxes),
             images=frozenset(i for i in wanted if images.resolve(i)),
         )
-        budget = Budget(host.capacity(config).memory_allocatable)
+        budget = budgets.of(host.capacity(config))
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
         return planning.plan(saved.desired, observed, budget, now).describe()
 

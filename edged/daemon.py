@@ -78,7 +78,7 @@ class Daemon:
         self.config = config
         self.uplink = uplink
         self.capacity = host.capacity(config)
-        self.budget = budgets.Budget(self.capacity.memory_allocatable, self.capacity.pods)
+        self.budget = budgets.of(self.capacity)
         self._seen: Observed | None = None
         self.started = boottime()
         self._runtime = runtime
@@ -410,9 +410,7 @@ class Daemon:
 
     def requested(self) -> int:
         """Bytes that admitted pods have set aside."""
-        pods = self._desired.pods if self._desired else ()
-        present = {s.pod_uid for s in self.observed.sandboxes}
-        return budgets.admit(pods, present, self.budget).requested
+        return budgets.admission(self._desired, self.observed, self.budget).requested if self._desired else 0
 
     def plan_text(self) -> str:
         return self._plan().describe()

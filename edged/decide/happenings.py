@@ -52,8 +52,8 @@ def told_anew(before: Sequence[PodStatus], after: Sequence[PodStatus]) -> tuple[
     told: list[Happening] = []
     for pod in after:
         old = earlier.get(pod.uid)
-        if pod.reason == "OutOfmemory" and (old is None or old.message != pod.message):
-            told.append(Happening("Warning", "OutOfmemory", pod.message, pod.uid))
+        if pod.reason.startswith("OutOf") and (old is None or old.message != pod.message):
+            told.append(Happening("Warning", pod.reason, pod.message, pod.uid))
         known = {c.name: c for c in old.containers} if old else {}
         for container in pod.containers:
             was = known.get(container.name)

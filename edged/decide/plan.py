@@ -57,8 +57,7 @@ def plan(desired: Desired | None, observed: Observed, budget: budgets.Budget, no
     sandboxes = {s.pod_uid: s for s in observed.sandboxes}
     present = set(sandboxes) | set(containers)
     wanted = {p.uid: p for p in desired.pods}
-    leaving = sum(s.memory_request for s in observed.sandboxes if s.pod_uid not in wanted)
-    admission = budgets.admit(desired.pods, present, budget, leaving)
+    admission = budgets.admission(desired, observed, budget)
     steps: list[Step] = []
     wake_at = NEVER
     stuck = {uid: s.retry_at for uid, s in observed.setbacks.items() if s.clearing and s.retry_at > now}

@@ -30,10 +30,11 @@ def summarise(desired: Desired | None, observed: Observed, budget: budgets.Budge
     attempts = by_pod(observed.containers)
     sandboxes = {s.pod_uid: s for s in observed.sandboxes}
     wanted = {p.uid for p in desired.pods}
-    leaving = sum(s.memory_request for s in observed.sandboxes if s.pod_uid not in wanted)
-    admission = budgets.admit(desired.pods, set(sandboxes) | set(attempts), budget, leaving)
+    admission = budgets.admission(desired, observed, budget)
     told = [
-        pod_status(p, sandboxes.get(p.uid), attempts.get(p.uid, []), observed, admission.refused.get(p.uid, ""), now)
+        refused_status(p, admission)
+        if p.uid in admission.refused
+        else pod_status(p, sandboxes.get(p.uid), attempts.get(p.uid, []), observed, now)
         for p in desired.pods
     ]
     told += [
@@ -43,16 +44,19 @@ def summarise(desired: Desired | None, observed: Observed, budget: budgets.Budge
     return tuple(sorted(told, key=lambda s: (s.namespace, s.name, s.uid)))
 
 
+def refused_status(pod: Pod, admission: budgets.Admission) -> PodStatus:
+    """A pod that there is no room for."""
+    reason, message = admission.reasons[pod.uid], admission.refused[pod.uid]
+    return PodStatus(pod.uid, pod.namespace, pod.name, Phase.PENDING, reason=reason, message=message)
+
+
 def pod_status(
     pod: Pod,
     sandbox: SandboxState | None,
     attempts: Sequence[ContainerState],
     observed: Observed,
-    refused: str,
     now: float,
 ) -> PodStatus:
-    if refused:
-        return PodStatus(pod.uid, pod.namespace, pod.name, Phase.PENDING, reason="OutOfmemory", message=refused)
     setback = observed.setbacks.get(pod.uid)
     containers = []
     for container in pod.containers:

@@ -1,4 +1,5 @@
 """Control groups: where a container's is, what it uses, whether it ran out of memory, and taking it away.
+What a whole pod and all pods together get is in edged.runtime.pod_cgroups.
 
 v2 is the target; v1 and hybrid are a rung below. The path is the same everywhere:
 `/<parent>/<pod uid>/<container>-<attempt>`, in the one hierarchy of v2 or in each controller's of v1. It is unique,
@@ -17,13 +18,15 @@ from pathlib import Path
 
 from edged.errors import RetryError
 from edged.model import ContainerUsage
+from edged.runtime.cgroupfs import keyed, number, settle, words
 from edged.runtime.mounts import MountPoint, mount_points
+from edged.runtime.resources import Swap
 
 CAP_SYS_RESOURCE = 24
 REMOVE_PATIENCE = 10.0  # seconds for killed processes to let go; some milliseconds unless the board is swamped
 REMOVE_PAUSE = 0.002  # before the second look; then doubled
 LONGEST_PAUSE = 0.25
-CONTROLLERS_V2 = ("cpu", "memory", "pids")
+CONTROLLERS_V2 = ("cpu", "memory", "pids", "io")
 UNLIMITED = 1 << 62  # v1 shows "no limit" as a number near 2^63
 
 
@@ -40,11 +43,17 @@ class Cgroups:
     :ivar hidden: mounts that crun must not see (it refuses hybrid mode while the v2 half is mounted).
     :ivar memory, swap, pids, cpu, devices: whether limits of that kind can be set.
     :ivar degraded: sentences for what can't.
+    :ivar swap_space: what pods may use of it.
     """
 
     def __init__(
-        self, parent: str, points: Sequence[MountPoint] | None = None, capabilities: int | None = None
+        self,
+        parent: str,
+        points: Sequence[MountPoint] | None = None,
+        capabilities: int | None = None,
+        swap_space: Swap | None = None,
     ) -> None:
+        self.swap_space = swap_space or Swap()
         self._parent = parent.strip("/")
         points = mount_points() if points is None else points
         unified = [p.path for p in points if p.fstype == "cgroup2"]
@@ -64,6 +73,7 @@ class Cgroups:
             (_capabilities() if capabilities is None else capabilities) >> CAP_SYS_RESOURCE & 1
         )
         self.devices = self.mode is not Mode.UNIFIED or self.may_lower_oom_score
+        self._shares_protection = any("memory_recursiveprot" in p.options for p in points if p.fstype == "cgroup2")
         self.degraded: tuple[str, ...] = ()
 
     def open(self) -> None:
@@ -81,7 +91,7 @@ class Cgroups:
             ) from e
         if self.mode is Mode.UNIFIED:
             parent = self._unified / self._parent
-            available = _words(parent / "cgroup.controllers")
+            available = words(parent / "cgroup.controllers")
             self.memory, self.pids, self.cpu = ("memory" in available, "pids" in available, "cpu" in available)
             self.swap = (parent / "memory.swap.max").exists()
         else:
@@ -92,6 +102,11 @@ class Cgroups:
     def _sentences(self) -> Iterable[str]:
         if self.mode is not Mode.UNIFIED:
             yield f"cgroup {self.mode}: memory.high, memory.min and PSI per pod are not available"
+        elif not self._shares_protection:
+            yield (
+                "memory that pods have asked for isn't protected inside them:"
+                " mount /sys/fs/cgroup with memory_recursiveprot (systemd 247 does)"
+            )
         if not self.memory:
             yield "memory limits can't be enforced: add cgroup_enable=memory to the one line of cmdline.txt and reboot"
         if not self.cpu:
@@ -110,10 +125,16 @@ class Cgroups:
         """v2: a controller reaches a cgroup only if every one above it passes it on."""
         place = root
         for name in folder.relative_to(root).parts:
-            _pass_on(place)
+            pass_on(place)
             place = place / name
             place.mkdir(exist_ok=True)
-        _pass_on(place)
+        pass_on(place)
+
+    def parent(self, controller: str = "") -> Path | None:
+        """The folder of all pods: the one of v2, or the controller's own of v1 (None where it isn't there)."""
+        if self.mode is Mode.UNIFIED:
+            return self._unified / self._parent
+        return self._v1[controller] / self._parent if controller in self._v1 else None
 
     def _roots(self) -> list[Path]:
         return [self._unified] if self.mode is Mode.UNIFIED else list(dict.fromkeys(self._v1.values()))
@@ -156,6 +177,9 @@ class Cgroups:
             with contextlib.suppress(OSError):
                 (Path(f"{self._unified}{path}") / "cgroup.kill").write_text("1")  # Linux 5.14
                 return
+        freezer = self.parent("freezer")
+        if freezer is not None:  # a frozen process dies only when it is let go; a pod is frozen as a whole
+            settle(freezer / path.strip("/").split("/")[len(self._parent.split("/"))] / "freezer.state", "THAWED")
         for pid in self.processes(path):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -163,26 +187,26 @@ class Cgroups:
     def oom_kills(self, path: str) -> int:
         """How often the kernel killed in there for want of memory."""
         if self.mode is Mode.UNIFIED:
-            return _keyed(Path(f"{self._unified}{path}/memory.events")).get("oom_kill", 0)
+            return keyed(Path(f"{self._unified}{path}/memory.events")).get("oom_kill", 0)
         if "memory" in self._v1:
-            return _keyed(Path(f"{self._v1['memory']}{path}/memory.oom_control")).get("oom_kill", 0)
+            return keyed(Path(f"{self._v1['memory']}{path}/memory.oom_control")).get("oom_kill", 0)
         return 0
 
     def usage(self, path: str) -> ContainerUsage:
         """Memory as Kubernetes counts it: what is used minus file cache that can be dropped at once."""
         if self.mode is Mode.UNIFIED:
             folder = Path(f"{self._unified}{path}")
-            used, stat = _number(folder / "memory.current"), _keyed(folder / "memory.stat")
-            inactive, limit = stat.get("inactive_file", 0), _number(folder / "memory.max")
-            cpu = _keyed(folder / "cpu.stat").get("usage_usec", 0) / 1e6
-            pids = _number(folder / "pids.current")
+            used, stat = number(folder / "memory.current"), keyed(folder / "memory.stat")
+            inactive, limit = stat.get("inactive_file", 0), number(folder / "memory.max")
+            cpu = keyed(folder / "cpu.stat").get("usage_usec", 0) / 1e6
+            pids = number(folder / "pids.current")
         else:
             none = Path("/nonexistent")
             memory, cpuacct, pid = (Path(f"{self._v1.get(c, none)}{path}") for c in ("memory", "cpuacct", "pids"))
-            used, stat = _number(memory / "memory.usage_in_bytes"), _keyed(memory / "memory.stat")
-            inactive, limit = stat.get("total_inactive_file", 0), _number(memory / "memory.limit_in_bytes")
-            cpu = _number(cpuacct / "cpuacct.usage") / 1e9
-            pids = _number(pid / "pids.current")
+            used, stat = number(memory / "memory.usage_in_bytes"), keyed(memory / "memory.stat")
+            inactive, limit = stat.get("total_inactive_file", 0), number(memory / "memory.limit_in_bytes")
+            cpu = number(cpuacct / "cpuacct.usage") / 1e9
+            pids = number(pid / "pids.current")
         pids = pids or len(self.processes(path))  # without the controller
         return ContainerUsage(max(used - inactive, 0), limit if 0 < limit < UNLIMITED else None, cpu, pids)
 
@@ -229,12 +253,12 @@ def _remove_tree(folder: Path) -> bool:
     return True
 
 
-def _pass_on(folder: Path) -> None:
-    available, passed = _words(folder / "cgroup.controllers"), _words(folder / "cgroup.subtree_control")
+def pass_on(folder: Path) -> None:
+    """v2: let the cgroups below have controllers of their own."""
+    available, passed = words(folder / "cgroup.controllers"), words(folder / "cgroup.subtree_control")
     missing = [c for c in CONTROLLERS_V2 if c in available and c not in passed]
-    for controller in missing:
-        with contextlib.suppress(OSError):  # what is missing is told by `degraded`
-            (folder / "cgroup.subtree_control").write_text(f"+{controller}")
+    for controller in missing:  # what the kernel does not pass on is told by `degraded`
+        settle(folder / "cgroup.subtree_control", f"+{controller}")
 
 
 def _capabilities() -> int:
@@ -242,26 +266,3 @@ def _capabilities() -> int:
         if line.startswith("CapEff:"):
             return int(line.split()[1], 16)
     return 0
-
-
-def _words(file: Path) -> list[str]:
-    try:
-        return file.read_text().split()
-    except OSError:
-        return []
-
-
-def _number(file: Path) -> int:
-    """0 where the file is missing or says "max"."""
-    try:
-        return int(file.read_text())
-    except (OSError, ValueError):
-        return 0
-
-
-def _keyed(file: Path) -> dict[str, int]:
-    """A flat keyed file: "name number" lines."""
-    try:
-        return {k: int(v) for k, _, v in (line.partition(" ") for line in file.read_text().splitlines())}
-    except (OSError, ValueError):
-        return {}

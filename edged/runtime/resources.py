@@ -7,10 +7,27 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
-from edged.model import Limits, Pod, Qos, qos_of
+from edged.model import Limits, Pod, Qos, Value, qos_of
 
 CPU_PERIOD = 100_000  # microseconds, Kubernetes' default
 LEAST_QUOTA = 1000  # microseconds, the kernel's own least
+
+
+class Swap(Value, frozen=True):
+    """Swap that pods may use, in bytes; none by default, for on a board it is flash, or memory itself (zram).
+
+    :ivar total: what there is of it for pods. `memory`: of the board.
+    """
+
+    total: int = 0
+    memory: int = 0
+
+    def share(self, limits: Limits) -> int:
+        """Kubernetes' LimitedSwap: in proportion to the memory that a container asked for. One that asked for nothing
+        gets nothing, and one that may not use more than it asked for has no need of it."""
+        if self.memory <= 0 or limits.memory_request == limits.memory_limit:
+            return 0
+        return self.total * limits.memory_request // self.memory
 
 
 class Enforceable(Protocol):
@@ -28,10 +45,12 @@ class Enforceable(Protocol):
     def pids(self) -> bool: ...
     @property
     def devices(self) -> bool: ...
+    @property
+    def swap_space(self) -> Swap: ...
 
 
 def resources(limits: Limits, machine: Enforceable) -> dict[str, Any]:
-    """Kubernetes' translation of requests and limits; no swap beyond the memory limit.
+    """Kubernetes' translation of requests and limits; swap beyond the memory limit only as far as `Swap` gives some.
 
     cpu_request becomes shares (1024 a core; crun turns them into cgroup v2 weight), cpu_limit a quota.
     """
@@ -39,9 +58,9 @@ def resources(limits: Limits, machine: Enforceable) -> dict[str, Any]:
     if machine.memory and limits.memory_limit is not None:
         found["memory"] = {"limit": limits.memory_limit}
         if machine.swap:
-            found["memory"]["swap"] = limits.memory_limit
-        if machine.unified:  # as Kubernetes: a container that lost one process is not left limping
-            found["unified"] = {"memory.oom.group": "1"}
+            found["memory"]["swap"] = limits.memory_limit + machine.swap_space.share(limits)
+    if machine.memory and machine.unified:  # as Kubernetes: a container that lost one process is not left limping
+        found["unified"] = {"memory.oom.group": "1"}
     if machine.cpu:
         found["cpu"] = {"shares": cpu_shares(limits.cpu_request)}
         if limits.cpu_limit is not None:
