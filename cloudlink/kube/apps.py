@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import model_validator
 
-from cloudlink.kube.meta import Condition, IntOrString, KubeObject, LabelSelector, Many, Model, Report
-from cloudlink.kube.pod import PodTemplateSpec, put
+from cloudlink.kube.meta import Condition, IntOrString, KubeObject, LabelSelector, Many, Model, Report, put
+from cloudlink.kube.pod import PodTemplateSpec
 
 
 class RollingUpdate(Model):

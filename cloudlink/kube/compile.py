@@ -11,130 +11,23 @@ import binascii
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from cloudlink.kube import core, quantity
+from cloudlink.kube.compile_pod import compile_pod
 from cloudlink.kube.meta import matches
 from edged import model
 
+__all__ = [
+    "Seal",
+    "compile_node",
+    "compile_pod",
+    "compile_service",
+    "config_data",
+    "is_ready",
+    "references",
+    "secret_data",
+]
+
 Seal = Callable[[str, Mapping[str, bytes]], bytes]
-
-
-# ---------------------------------------------------------------- pods
-
-
-def compile_pod(pod: core.Pod) -> model.Pod:
-    """One pod in bytes, seconds and thousandths of a core; probes' port names become numbers.
-
-    Image references stay as written: the node knows its registries and normalises.
-    """
-    spec = pod.spec
-    return model.Pod(
-        namespace=pod.metadata.namespace,
-        name=pod.metadata.name,
-        uid=pod.metadata.uid,
-        containers=tuple(_container(c) for c in spec.containers),
-        volumes=tuple(model.Volume(v.name, _volume_source(v)) for v in spec.volumes),
-        restart_policy=model.RestartPolicy(spec.restart_policy),
-        termination_grace=float(spec.termination_grace_period_seconds),
-        # The kernel takes 64 bytes; Kubernetes cuts pod names the same way.
-        hostname=spec.hostname or pod.metadata.name[:63].rstrip("-."),
-    )
-
-
-def _container(container: core.Container) -> model.Container:
-    return model.Container(
-        name=container.name,
-        image=container.image,
-        command=container.command or None,
-        args=container.args or None,
-        working_dir=container.working_dir,
-        env=tuple(_env(e) for e in container.env),
-        env_from=tuple(_env_from(e) for e in container.env_from),
-        mounts=tuple(model.Mount(m.name, m.mount_path, m.read_only, m.sub_path) for m in container.volume_mounts),
-        ports=tuple(model.Port(p.container_port, p.name, p.protocol) for p in container.ports),
-        limits=_limits(container.resources),
-        liveness=_probe(container.liveness_probe, container),
-        readiness=_probe(container.readiness_probe, container),
-        startup=_probe(container.startup_probe, container),
-    )
-
-
-def _env(variable: core.EnvVar) -> model.Env:
-    source = variable.value_from
-    if source is not None and source.config_map_key_ref is not None:
-        ref = source.config_map_key_ref
-        return model.Env(variable.name, config=ref.name, key=ref.key, optional=ref.optional)
-    if source is not None and source.secret_key_ref is not None:
-        ref = source.secret_key_ref
-        return model.Env(variable.name, secret=ref.name, key=ref.key, optional=ref.optional)
-    return model.Env(variable.name, value=variable.value)
-
-
-def _env_from(source: core.EnvFromSource) -> model.EnvFrom:
-    if source.secret_ref is not None:
-        return model.EnvFrom(secret=source.secret_ref.name, prefix=source.prefix, optional=source.secret_ref.optional)
-    ref = source.config_map_ref or core.EnvFromRef(name="")
-    return model.EnvFrom(config=ref.name, prefix=source.prefix, optional=ref.optional)
-
-
-def _limits(resources: core.ResourceRequirements) -> model.Limits:
-    limits, requests = resources.limits, resources.requests
-    return model.Limits(
-        memory_request=quantity.to_int(requests.get("memory", 0)),
-        memory_limit=quantity.to_int(limits["memory"]) if "memory" in limits else None,
-        cpu_request=quantity.to_milli(requests.get("cpu", 0)),
-        cpu_limit=quantity.to_milli(limits["cpu"]) if "cpu" in limits else None,
-    )
-
-
-def _probe(probe: core.Probe | None, container: core.Container) -> model.Probe | None:
-    action = _action(probe, container) if probe is not None else None
-    if probe is None or action is None:
-        return None
-    return model.Probe(
-        action=action,
-        initial_delay=float(probe.initial_delay_seconds),
-        period=float(probe.period_seconds),
-        timeout=float(probe.timeout_seconds),
-        success_threshold=probe.success_threshold,
-        failure_threshold=probe.failure_threshold,
-    )
-
-
-def _action(probe: core.Probe, container: core.Container) -> model.ProbeAction | None:
-    if probe.exec is not None:
-        return model.ExecAction(probe.exec.command)
-    if probe.http_get is not None:
-        get = probe.http_get
-        headers = tuple((h.name, h.value) for h in get.http_headers)
-        path = get.path if get.path.startswith("/") else f"/{get.path}"
-        return model.HttpAction(_container_port(get.port, container), path, get.host, get.scheme, headers)
-    if probe.tcp_socket is not None:
-        return model.TcpAction(_container_port(probe.tcp_socket.port, container), probe.tcp_socket.host)
-    return None
-
-
-def _container_port(port: int | str, container: core.Container) -> int:
-    """0 for a name that the container doesn't have, which parse() refuses; nothing listens there."""
-    if isinstance(port, int):
-        return port
-    return next((p.container_port for p in container.ports if p.name == port), 0)
-
-
-def _volume_source(volume: core.Volume) -> model.VolumeSource:
-    if volume.host_path is not None:
-        return model.HostPath(volume.host_path.path, volume.host_path.type)
-    if volume.config_map is not None:
-        files = volume.config_map
-        return model.ConfigFiles(files.name, _items(files.items), files.default_mode, files.optional)
-    if volume.secret is not None:
-        secret = volume.secret
-        return model.SecretFiles(secret.secret_name, _items(secret.items), secret.default_mode, secret.optional)
-    scratch = volume.empty_dir or core.EmptyDirVolume()
-    size = quantity.to_int(scratch.size_limit) if scratch.size_limit is not None else 0
-    return model.EmptyDir(scratch.medium == "Memory", size or None)
-
-
-def _items(items: Sequence[core.KeyToPath]) -> tuple[model.KeyToPath, ...]:
-    return tuple(model.KeyToPath(i.key, i.path, i.mode) for i in items)
+HEADLESS = "None"  # a Service's clusterIP that asks for none
 
 
 # ---------------------------------------------------------------- services
@@ -156,7 +49,7 @@ def compile_service(
     return model.Service(
         namespace=service.metadata.namespace,
         name=service.metadata.name,
-        cluster_ip=service.spec.cluster_ip,
+        cluster_ip="" if service.spec.cluster_ip == HEADLESS else service.spec.cluster_ip,
         ports=tuple(
             model.ServicePort(p.port, target, p.name, p.protocol)
             for p in service.spec.ports
@@ -188,11 +81,11 @@ def _selected(service: core.Service, pods: Iterable[core.Pod]) -> list[core.Pod]
 
 
 def _named_ports(pods: Sequence[core.Pod]) -> dict[tuple[str, str], int]:
-    """(name, protocol) -> number; later pods win, within a pod the first container does."""
+    """(name, protocol) -> number; later pods win, within a pod the first container does, sidecars last."""
     return {
         (port.name, port.protocol): port.container_port
         for pod in pods
-        for container in reversed(pod.spec.containers)
+        for container in (*reversed(pod.spec.init_containers), *reversed(pod.spec.containers))
         for port in reversed(container.ports)
         if port.name
     }
@@ -211,12 +104,12 @@ def compile_node(
     secrets: Sequence[core.Secret],
     seal: Seal,
     all_pods: Sequence[core.Pod] = (),
+    claims: Sequence[core.PersistentVolumeClaim] = (),
 ) -> model.Desired:
     """Everything that one node should do.
 
     Only ConfigMaps and Secrets that its pods refer to are in it, so a node never sees others. Pods that are being
-    deleted are left out: a node stops what its document doesn't name. So are Services without an address ("" =
-    not assigned yet, "None" = headless).
+    deleted are left out: a node stops what its document doesn't name. So are Services without an address yet.
 
     :param pods: those bound to this node.
     :param seal: ("namespace/name", key -> bytes) -> bytes that only this node can open; called once for each secret
@@ -224,6 +117,8 @@ def compile_node(
         with unchanged bytes, passes a function that remembers its last answer by (name, resourceVersion, node's key).
     :param all_pods: the fleet's pods, if those of other nodes can be reached by their addresses; their addresses
         then become the services' `remote`.
+    :param claims: all that may live here or be used here. A claim is in the document for as long as its object
+        exists, whether or not a pod uses it: the node deletes the data of those that are not.
     """
     mine = sorted(
         (p for p in pods if not p.metadata.deletion_timestamp),
@@ -231,45 +126,46 @@ def compile_node(
     )
     own = {p.metadata.uid for p in mine}
     elsewhere = [p for p in all_pods if p.metadata.uid not in own and p.spec.node_name not in ("", node)]
-    addressed = sorted((s for s in services if s.spec.cluster_ip not in ("", "None")), key=lambda s: s.title)
-    wanted_configs, wanted_secrets = _references(mine)
+    addressed = sorted((s for s in services if s.spec.cluster_ip), key=lambda s: s.title)
+    by_title = {c.title: c for c in claims}
+    compiled = tuple(compile_pod(p, by_title) for p in mine)
+    wanted_configs, wanted_secrets = references(compiled)
     plain = {s.title: secret_data(s) for s in secrets if s.title in wanted_secrets}
     return model.Desired(
         fleet=fleet,
         node=node,
         generation=generation,
-        pods=tuple(compile_pod(p) for p in mine),
+        pods=compiled,
         services=tuple(compile_service(s, mine, elsewhere) for s in addressed),
         configs={
             c.title: config_data(c) for c in sorted(config_maps, key=lambda c: c.title) if c.title in wanted_configs
         },
         secrets={name: seal(name, plain[name]) for name in sorted(plain)},
+        claims=_claims(node, compiled, claims),
     )
 
 
-def _references(pods: Iterable[core.Pod]) -> tuple[set[str], set[str]]:
-    """ "namespace/name" of every ConfigMap and of every Secret that the pods name."""
+def _claims(
+    node: str, pods: Sequence[model.Pod], claims: Iterable[core.PersistentVolumeClaim]
+) -> tuple[model.Claim, ...]:
+    """Those that live here, and those that are just about to: their first pod is here."""
+    used = {v.source.uid for p in pods for v in p.volumes if isinstance(v.source, model.ClaimFiles)}
+    here = [c for c in claims if c.node == node or (not c.node and c.metadata.uid in used)]
+    return tuple(
+        model.Claim(c.metadata.namespace, c.metadata.name, c.metadata.uid, quantity.to_int(c.storage))
+        for c in sorted(here, key=lambda c: (c.title, c.metadata.uid))
+    )
+
+
+def references(pods: Iterable[model.Pod]) -> tuple[set[str], set[str]]:
+    """ "namespace/name" of every config and of every secret that these pods need on their node, registry logins
+    included."""
     configs: set[str] = set()
     secrets: set[str] = set()
     for pod in pods:
-        prefix = pod.metadata.namespace + "/"
-        for volume in pod.spec.volumes:
-            if volume.config_map is not None:
-                configs.add(prefix + volume.config_map.name)
-            if volume.secret is not None:
-                secrets.add(prefix + volume.secret.secret_name)
-        for container in pod.spec.containers:
-            for variable in container.env:
-                if (source := variable.value_from) is not None:
-                    if source.config_map_key_ref is not None:
-                        configs.add(prefix + source.config_map_key_ref.name)
-                    if source.secret_key_ref is not None:
-                        secrets.add(prefix + source.secret_key_ref.name)
-            for every in container.env_from:
-                if every.config_map_ref is not None:
-                    configs.add(prefix + every.config_map_ref.name)
-                if every.secret_ref is not None:
-                    secrets.add(prefix + every.secret_ref.name)
+        named, hidden = model.references(pod)
+        configs.update(f"{pod.namespace}/{name}" for name in named)
+        secrets.update(f"{pod.namespace}/{name}" for name in (*hidden, *pod.pull_secrets))
     return configs, secrets
 
 

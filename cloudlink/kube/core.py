@@ -1,4 +1,5 @@
-"""core/v1: Namespace, ConfigMap, Secret, Service, Node, Event, and Pod with its parts (from `pod`)."""
+"""core/v1: Namespace, ConfigMap, Secret, Service, Node, Event; and, from rooms of their own, Pod with its parts and
+PersistentVolumeClaim."""
 
 from __future__ import annotations
 
@@ -7,6 +8,17 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from cloudlink.kube.claims import PersistentVolumeClaim, PersistentVolumeClaimSpec, PersistentVolumeClaimStatus
+from cloudlink.kube.container import Container, ContainerPort, Protocol, ResourceRequirements
+from cloudlink.kube.env import (
+    EnvFromRef,
+    EnvFromSource,
+    EnvVar,
+    EnvVarSource,
+    KeySelector,
+    ObjectFieldSelector,
+    ResourceFieldSelector,
+)
 from cloudlink.kube.meta import (
     Condition,
     IntOrString,
@@ -17,42 +29,44 @@ from cloudlink.kube.meta import (
     Report,
     ResourceList,
     StringMap,
+    put,
 )
 from cloudlink.kube.pod import (
-    ConfigMapVolume,
-    Container,
-    ContainerPort,
     ContainerState,
     ContainerStateRunning,
     ContainerStateTerminated,
     ContainerStateWaiting,
     ContainerStatus,
-    EmptyDirVolume,
-    EnvFromRef,
-    EnvFromSource,
-    EnvVar,
-    EnvVarSource,
-    ExecAction,
-    HostPathVolume,
-    HTTPGetAction,
-    HTTPHeader,
-    KeySelector,
-    KeyToPath,
     Pod,
     PodCondition,
     PodIP,
     PodSpec,
     PodStatus,
     PodTemplateSpec,
-    Probe,
-    Protocol,
-    ResourceRequirements,
-    SecretVolume,
-    TCPSocketAction,
     Toleration,
+)
+from cloudlink.kube.probes import (
+    ExecAction,
+    GRPCAction,
+    HTTPGetAction,
+    HTTPHeader,
+    Lifecycle,
+    LifecycleHandler,
+    Probe,
+    SleepAction,
+    TCPSocketAction,
+)
+from cloudlink.kube.security import Capabilities, PodSecurityContext, SeccompProfile, SecurityContext
+from cloudlink.kube.volumes import (
+    ConfigMapVolume,
+    DownwardAPIVolumeFile,
+    EmptyDirVolume,
+    HostPathVolume,
+    KeyToPath,
+    SecretVolume,
     Volume,
     VolumeMount,
-    put,
+    VolumeProjection,
 )
 
 # ---------------------------------------------------------------- Namespace
@@ -266,6 +280,7 @@ class Event(KubeObject):
 
 
 __all__ = [
+    "Capabilities",
     "ConfigMap",
     "ConfigMapVolume",
     "Container",
@@ -275,6 +290,7 @@ __all__ = [
     "ContainerStateTerminated",
     "ContainerStateWaiting",
     "ContainerStatus",
+    "DownwardAPIVolumeFile",
     "EmptyDirVolume",
     "EnvFromRef",
     "EnvFromSource",
@@ -284,11 +300,14 @@ __all__ = [
     "EventSeries",
     "EventSource",
     "ExecAction",
+    "GRPCAction",
     "HTTPGetAction",
     "HTTPHeader",
     "HostPathVolume",
     "KeySelector",
     "KeyToPath",
+    "Lifecycle",
+    "LifecycleHandler",
     "LoadBalancerStatus",
     "Namespace",
     "NamespaceSpec",
@@ -299,25 +318,35 @@ __all__ = [
     "NodeSpec",
     "NodeStatus",
     "NodeSystemInfo",
+    "ObjectFieldSelector",
     "ObjectMeta",
     "ObjectReference",
+    "PersistentVolumeClaim",
+    "PersistentVolumeClaimSpec",
+    "PersistentVolumeClaimStatus",
     "Pod",
     "PodCondition",
     "PodIP",
+    "PodSecurityContext",
     "PodSpec",
     "PodStatus",
     "PodTemplateSpec",
     "Probe",
+    "ResourceFieldSelector",
     "ResourceRequirements",
+    "SeccompProfile",
     "Secret",
     "SecretVolume",
+    "SecurityContext",
     "Service",
     "ServicePort",
     "ServiceSpec",
     "ServiceStatus",
+    "SleepAction",
     "TCPSocketAction",
     "Taint",
     "Toleration",
     "Volume",
     "VolumeMount",
+    "VolumeProjection",
 ]

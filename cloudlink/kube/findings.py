@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import ipaddress
 import json
 from collections.abc import Callable, Iterable, Mapping
 
@@ -67,6 +68,19 @@ class Findings:
     def port(self, path: str, number: int) -> None:
         if why := names.port_number(number):
             self.invalid(path, number, why)
+
+    def ip(self, path: str, address: str, v6: bool = False) -> None:
+        """A required IP address; IPv6 only where we have a use for it."""
+        if not address:
+            self.required(path)
+            return
+        try:
+            parsed = ipaddress.ip_address(address)
+        except ValueError:
+            self.invalid(path, address, "must be a valid IP address, (e.g. 10.9.8.7)")
+            return
+        if parsed.version == 6 and (not v6 or "%" in address):
+            self.invalid(path, address, "must be an IPv4 address, (e.g. 10.9.8.7)")
 
     def unique(self, path: str, value: object, seen: set[object]) -> None:
         if value in seen:

@@ -28,6 +28,7 @@ _INITIALS = {
     "cluster_ip": "clusterIP",
     "cluster_ips": "clusterIPs",
     "container_id": "containerID",
+    "downward_api": "downwardAPI",
     "host_ip": "hostIP",
     "host_ips": "hostIPs",
     "image_id": "imageID",
@@ -71,6 +72,7 @@ class Model(BaseModel):
     """Base of every part of an object.
 
     :cvar unsupported: names that Kubernetes knows in this place and this version refuses.
+    :cvar why_not: name -> half a sentence with the reason, and what to do instead, where there is more to say.
     """
 
     model_config = ConfigDict(
@@ -83,16 +85,19 @@ class Model(BaseModel):
     )
 
     unsupported: ClassVar[frozenset[str]] = frozenset()
+    why_not: ClassVar[Mapping[str, str]] = {}
+
+
+def put(model: Model, **values: object) -> None:
+    """Fill in defaults of a frozen model while it is being made; only for validators."""
+    for name, value in values.items():
+        object.__setattr__(model, name, value)
 
 
 class Report(Model):
     """Base of status models: written by nodes and controllers, so fields from other clusters are passed over."""
 
     model_config = ConfigDict(extra="ignore")
-
-
-class Empty(Model):
-    """A field that is accepted as long as it asks for nothing."""
 
 
 class OwnerReference(Model):

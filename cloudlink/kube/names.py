@@ -52,6 +52,14 @@ def dns_subdomain(text: str) -> str:
     )
 
 
+def dns_subdomain_with_underscore(text: str) -> str:
+    """As resolvers take it: search domains."""
+    return dns_subdomain(text.replace("_", "a")) and (
+        "must consist of lower case alphanumeric characters, '-', '_' or '.', and must start and end with an "
+        "alphanumeric character (e.g. 'example.com')"
+    )
+
+
 def label_key(text: str) -> str:
     """Qualified name: an optional DNS prefix and a name, as for keys of labels, annotations and taints."""
     prefix, slash, name = text.rpartition("/")

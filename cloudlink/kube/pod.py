@@ -1,4 +1,7 @@
-"""core/v1 Pod: the part of the user's language that says what runs. Defaults are Kubernetes' own."""
+"""core/v1 Pod: the part of the user's language that says what runs. Defaults are Kubernetes' own.
+
+Its parts: `container`, `env`, `probes`, `security`, `volumes`.
+"""
 
 from __future__ import annotations
 
@@ -6,265 +9,13 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from cloudlink.kube.meta import (
-    Condition,
-    Empty,
-    IntOrString,
-    KubeObject,
-    Many,
-    Model,
-    ObjectMeta,
-    Quantity,
-    Report,
-    ResourceList,
-    StringMap,
-)
-
-Protocol = Literal["TCP", "UDP"]
-
-
-def put(model: Model, **values: object) -> None:
-    """Fill in defaults of a frozen model while it is being made; only for validators."""
-    for name, value in values.items():
-        object.__setattr__(model, name, value)
-
-
-# ---------------------------------------------------------------- environment
-
-
-class KeySelector(Model):
-    """One key of a ConfigMap or Secret of the pod's namespace."""
-
-    name: str
-    key: str
-    optional: bool = False
-
-
-class EnvVarSource(Model):
-    config_map_key_ref: KeySelector | None = None
-    secret_key_ref: KeySelector | None = None
-
-    unsupported: ClassVar = frozenset({"fieldRef", "resourceFieldRef", "fileKeyRef"})
-
-
-class EnvVar(Model):
-    name: str
-    value: str = ""
-    value_from: EnvVarSource | None = None
-
-
-class EnvFromRef(Model):
-    name: str
-    optional: bool = False
-
-
-class EnvFromSource(Model):
-    prefix: str = ""
-    config_map_ref: EnvFromRef | None = None
-    secret_ref: EnvFromRef | None = None
-
-
-# ---------------------------------------------------------------- container
-
-
-class SecurityContext(Empty):
-    """Accepted while empty, as other clusters write it out."""
-
-    unsupported: ClassVar = frozenset(
-        {"allowPrivilegeEscalation", "appArmorProfile", "capabilities", "privileged", "procMount"}
-        | {"readOnlyRootFilesystem", "runAsGroup", "runAsNonRoot", "runAsUser", "seLinuxOptions"}
-        | {"seccompProfile", "windowsOptions"}
-    )
-
-
-class PodSecurityContext(Empty):
-    """Accepted while empty, as other clusters write it out."""
-
-    unsupported: ClassVar = frozenset(
-        {"appArmorProfile", "fsGroup", "fsGroupChangePolicy", "runAsGroup", "runAsNonRoot", "runAsUser"}
-        | {"seLinuxChangePolicy", "seLinuxOptions", "seccompProfile", "supplementalGroups"}
-        | {"supplementalGroupsPolicy", "sysctls", "windowsOptions"}
-    )
-
-
-class ContainerPort(Model):
-    container_port: int
-    name: str = ""
-    protocol: Protocol = "TCP"
-
-    unsupported: ClassVar = frozenset({"hostPort", "hostIP"})
-
-
-class ResourceRequirements(Model):
-    """Keys are memory, cpu and ephemeral-storage; a request that is not given is the limit."""
-
-    limits: ResourceList = Field(default={})
-    requests: ResourceList = Field(default={})
-
-    unsupported: ClassVar = frozenset({"claims"})
-
-    @model_validator(mode="after")
-    def _requests_default_to_limits(self) -> ResourceRequirements:
-        if self.limits.keys() - self.requests.keys():
-            put(self, requests=self.limits | self.requests)
-        return self
-
-
-class VolumeMount(Model):
-    name: str
-    mount_path: str
-    read_only: bool = False
-    sub_path: str = ""
-
-    unsupported: ClassVar = frozenset({"mountPropagation", "recursiveReadOnly", "subPathExpr"})
-
-
-class ExecAction(Model):
-    command: Many[str] = ()
-
-
-class HTTPHeader(Model):
-    name: str
-    value: str
-
-
-class HTTPGetAction(Model):
-    port: IntOrString
-    path: str = "/"
-    host: str = ""
-    scheme: Literal["HTTP", "HTTPS"] = "HTTP"
-    http_headers: Many[HTTPHeader] = ()
-
-
-class TCPSocketAction(Model):
-    port: IntOrString
-    host: str = ""
-
-
-class Probe(Model):
-    """Times in seconds. A period, timeout or threshold of 0 stands for its default, as in Kubernetes."""
-
-    exec: ExecAction | None = None
-    http_get: HTTPGetAction | None = None
-    tcp_socket: TCPSocketAction | None = None
-    initial_delay_seconds: int = 0
-    timeout_seconds: int = 1
-    period_seconds: int = 10
-    success_threshold: int = 1
-    failure_threshold: int = 3
-
-    unsupported: ClassVar = frozenset({"grpc", "terminationGracePeriodSeconds"})
-
-    @model_validator(mode="after")
-    def _zero_is_default(self) -> Probe:
-        if not (self.timeout_seconds and self.period_seconds and self.success_threshold and self.failure_threshold):
-            put(
-                self,
-                timeout_seconds=self.timeout_seconds or 1,
-                period_seconds=self.period_seconds or 10,
-                success_threshold=self.success_threshold or 1,
-                failure_threshold=self.failure_threshold or 3,
-            )
-        return self
-
-
-def default_pull_policy(image: str) -> Literal["Always", "IfNotPresent"]:
-    """Kubernetes': Always for :latest and for no tag at all."""
-    if "@" in image:
-        return "IfNotPresent"
-    tag = image.rpartition("/")[2].partition(":")[2]
-    return "IfNotPresent" if tag and tag != "latest" else "Always"
-
-
-class Container(Model):
-    name: str
-    image: str = ""
-    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
-    command: Many[str] = ()
-    args: Many[str] = ()
-    working_dir: str = ""
-    ports: Many[ContainerPort] = ()
-    env: Many[EnvVar] = ()
-    env_from: Many[EnvFromSource] = ()
-    resources: ResourceRequirements = ResourceRequirements()
-    volume_mounts: Many[VolumeMount] = ()
-    liveness_probe: Probe | None = None
-    readiness_probe: Probe | None = None
-    startup_probe: Probe | None = None
-    termination_message_path: str = "/dev/termination-log"
-    termination_message_policy: Literal["File", "FallbackToLogsOnError"] = "File"
-    security_context: SecurityContext | None = None
-
-    unsupported: ClassVar = frozenset(
-        {"lifecycle", "resizePolicy", "restartPolicy", "stdin", "stdinOnce", "tty", "volumeDevices"}
-    )
-
-    @model_validator(mode="after")
-    def _pull_policy(self) -> Container:
-        if self.image_pull_policy is None:
-            put(self, image_pull_policy=default_pull_policy(self.image))
-        return self
-
-
-# ---------------------------------------------------------------- volumes
-
-
-class EmptyDirVolume(Model):
-    medium: Literal["", "Memory"] = ""
-    size_limit: Quantity | None = None
-
-
-class HostPathVolume(Model):
-    path: str
-    type: Literal[
-        "", "DirectoryOrCreate", "Directory", "FileOrCreate", "File", "Socket", "CharDevice", "BlockDevice"
-    ] = ""
-
-
-class KeyToPath(Model):
-    key: str
-    path: str
-    mode: int | None = None
-
-
-class ConfigMapVolume(Model):
-    name: str
-    items: Many[KeyToPath] = ()
-    default_mode: int = 0o644
-    optional: bool = False
-
-
-class SecretVolume(Model):
-    secret_name: str
-    items: Many[KeyToPath] = ()
-    default_mode: int = 0o644
-    optional: bool = False
-
-
-class Volume(Model):
-    """A name and exactly one source; no source at all is an emptyDir, as in Kubernetes."""
-
-    name: str
-    empty_dir: EmptyDirVolume | None = None
-    host_path: HostPathVolume | None = None
-    config_map: ConfigMapVolume | None = None
-    secret: SecretVolume | None = None
-
-    unsupported: ClassVar = frozenset(
-        {"awsElasticBlockStore", "azureDisk", "azureFile", "cephfs", "cinder", "csi", "downwardAPI", "ephemeral"}
-        | {"fc", "flexVolume", "flocker", "gcePersistentDisk", "gitRepo", "glusterfs", "image", "iscsi", "nfs"}
-        | {"persistentVolumeClaim", "photonPersistentDisk", "portworxVolume", "projected", "quobyte", "rbd"}
-        | {"scaleIO", "storageos", "vsphereVolume"}
-    )
-
-    @model_validator(mode="after")
-    def _empty_dir_by_default(self) -> Volume:
-        if self.empty_dir is None and self.host_path is None and self.config_map is None and self.secret is None:
-            put(self, empty_dir=EmptyDirVolume())
-        return self
-
-
-# ---------------------------------------------------------------- pod
+from cloudlink.kube.container import Container
+from cloudlink.kube.meta import Condition, KubeObject, Many, Model, ObjectMeta, Report, StringMap, put
+from cloudlink.kube.security import PodSecurityContext
+from cloudlink.kube.volumes import Volume
+
+# The two priority classes that every cluster has; others will be objects of their own.
+PRIORITY_CLASSES = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
 
 
 class Toleration(Model):
@@ -275,30 +26,105 @@ class Toleration(Model):
     toleration_seconds: int | None = None
 
 
+class HostAlias(Model):
+    """A further line of the pod's /etc/hosts."""
+
+    ip: str
+    hostnames: Many[str] = ()
+
+
+class LocalObjectReference(Model):
+    name: str = ""
+
+
+class PodDNSConfigOption(Model):
+    """As resolv.conf(5) has it: `ndots` with the value "5" say."""
+
+    name: str = ""
+    value: str | None = None
+
+
+class PodDNSConfig(Model):
+    """Added to what `dnsPolicy` gives."""
+
+    nameservers: Many[str] = ()
+    searches: Many[str] = ()
+    options: Many[PodDNSConfigOption] = ()
+
+
+class PodOS(Model):
+    name: Literal["linux"]
+
+
 class PodSpec(Model):
+    """:ivar init_containers: one after the other before `containers`, each to success; sidecars among them stay.
+    :ivar dns_policy: ClusterFirst: Services first, then the machine's own resolver; Default: that resolver only;
+        None: what `dnsConfig` says.
+    :ivar host_users: false gives the pod a user namespace of its own: root inside is nobody outside.
+    :ivar image_pull_secrets: Secrets of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg.
+    :ivar priority: follows from `priorityClassName`; pods of lower priority are evicted first.
+    :ivar priority_class_name: system-node-critical or system-cluster-critical.
+    :ivar active_deadline_seconds: after its start the pod is ended; not in templates of pods that run for ever.
+    :ivar service_account_name, enable_service_links: accepted; there are no accounts and no link variables here.
+    :ivar tolerations: `tolerationSeconds` has no effect: nobody is evicted by taints.
+    """
+
     containers: Many[Container]
+    init_containers: Many[Container] = ()
     volumes: Many[Volume] = ()
     restart_policy: Literal["Always", "OnFailure", "Never"] = "Always"
     termination_grace_period_seconds: int = 30
-    dns_policy: Literal["ClusterFirst"] = "ClusterFirst"
+    active_deadline_seconds: int | None = None
+    dns_policy: Literal["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"] = "ClusterFirst"
+    dns_config: PodDNSConfig | None = None
     node_selector: StringMap = Field(default={})
     node_name: str = ""
+    host_network: bool = False
+    host_users: bool | None = None
     hostname: str = ""
+    subdomain: str = ""
+    host_aliases: Many[HostAlias] = ()
+    image_pull_secrets: Many[LocalObjectReference] = ()
+    security_context: PodSecurityContext | None = None
     tolerations: Many[Toleration] = ()
     scheduler_name: Literal["default-scheduler"] = "default-scheduler"
+    priority: int | None = None
+    priority_class_name: str = ""
     enable_service_links: bool = True
     service_account_name: str = ""
     service_account: str = ""
     automount_service_account_token: Literal[False] | None = None
-    security_context: PodSecurityContext | None = None
+    os: PodOS | None = None
 
     unsupported: ClassVar = frozenset(
-        {"activeDeadlineSeconds", "affinity", "dnsConfig", "ephemeralContainers", "hostAliases", "hostIPC"}
-        | {"hostNetwork", "hostPID", "hostUsers", "imagePullSecrets", "initContainers", "os", "overhead"}
-        | {"preemptionPolicy", "priority", "priorityClassName", "readinessGates", "resourceClaims", "resources"}
-        | {"runtimeClassName", "schedulingGates", "setHostnameAsFQDN", "shareProcessNamespace", "subdomain"}
-        | {"topologySpreadConstraints"}
+        {"affinity", "ephemeralContainers", "hostIPC", "hostPID", "hostnameOverride", "overhead", "preemptionPolicy"}
+        | {"readinessGates", "resourceClaims", "resources", "runtimeClassName", "schedulingGates"}
+        | {"setHostnameAsFQDN", "shareProcessNamespace", "topologySpreadConstraints"}
     )
+    why_not: ClassVar = {
+        "affinity": "use nodeSelector",
+        "hostPID": "a pod that sees every process of the machine could end any of them; remove it",
+        "hostIPC": "a pod that shares the machine's memory segments could read any of them; remove it",
+        "resources": "give each container its own",
+        "runtimeClassName": "there is one runtime here, crun; remove it",
+    }
+
+    @model_validator(mode="after")
+    def _defaults(self) -> PodSpec:
+        if self.host_network:
+            put(self, containers=tuple(map(_on_the_host, self.containers)))
+            put(self, init_containers=tuple(map(_on_the_host, self.init_containers)))
+        if self.priority is None and self.priority_class_name in PRIORITY_CLASSES:
+            put(self, priority=PRIORITY_CLASSES[self.priority_class_name])
+        return self
+
+
+def _on_the_host(container: Container) -> Container:
+    """In the machine's network every port is one of the machine's (Kubernetes' SetDefaults_PodSpec)."""
+    if all(p.host_port for p in container.ports):
+        return container
+    ports = tuple(p if p.host_port else p.model_copy(update={"host_port": p.container_port}) for p in container.ports)
+    return container.model_copy(update={"ports": ports})
 
 
 class PodTemplateSpec(Model):
@@ -366,6 +192,7 @@ class PodStatus(Report):
     pod_ip: str = ""
     pod_ips: Many[PodIP] = ()
     start_time: str = ""
+    init_container_statuses: Many[ContainerStatus] = ()
     container_statuses: Many[ContainerStatus] = ()
     qos_class: Literal["", "Guaranteed", "Burstable", "BestEffort"] = ""
 

@@ -34,6 +34,17 @@ RESOURCES: tuple[Resource, ...] = (
     Resource("", "v1", "Service", "services", "service", ("svc",), True, ("status",), core.Service, ("all",)),
     Resource("", "v1", "ConfigMap", "configmaps", "configmap", ("cm",), True, (), core.ConfigMap),
     Resource("", "v1", "Secret", "secrets", "secret", (), True, (), core.Secret),
+    Resource(
+        "",
+        "v1",
+        "PersistentVolumeClaim",
+        "persistentvolumeclaims",
+        "persistentvolumeclaim",
+        ("pvc",),
+        True,
+        ("status",),
+        core.PersistentVolumeClaim,
+    ),
     Resource("", "v1", "Node", "nodes", "node", ("no",), False, ("status",), core.Node),
     Resource("", "v1", "Event", "events", "event", ("ev",), True, (), core.Event),
     Resource(

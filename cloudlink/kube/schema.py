@@ -82,7 +82,9 @@ def _cause(detail: ErrorDetails, path: str, owner: type[Model] | None, annotatio
 
 def _extra(path: str, name: str, owner: type[Model]) -> Cause:
     if name in owner.unsupported:
-        return Cause(path, "FieldValueNotSupported", "not supported by this version of edged; remove it")
+        why = owner.why_not.get(name)
+        text = f"not supported: {why}" if why else "not supported by this version of edged; remove it"
+        return Cause(path, "FieldValueNotSupported", text)
     known = [f.alias or n for n, f in owner.model_fields.items()] + sorted(owner.unsupported)
     close = difflib.get_close_matches(name[:64], known, n=1, cutoff=0.6)
     by_case = [k for k in known if k.lower() == name.replace("_", "").lower()]

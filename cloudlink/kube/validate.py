@@ -10,7 +10,9 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 
-from cloudlink.kube import apps, core, names
+from cloudlink.kube import apps, core, names, quantity
+from cloudlink.kube.annotations import check_annotations
+from cloudlink.kube.claims import STORAGE_CLASS
 from cloudlink.kube.errors import Cause
 from cloudlink.kube.findings import Check, Findings
 from cloudlink.kube.meta import KubeObject, LabelSelector, ObjectMeta
@@ -18,6 +20,8 @@ from cloudlink.kube.validate_pod import pod_spec
 
 MAX_DATA = 1 << 20  # bytes of all values of a ConfigMap or Secret, as in Kubernetes
 MAX_ANNOTATIONS = 256 << 10
+MIN_CLAIM = 1 << 20  # bytes; less holds no file system
+ACCESS_MODES = ("ReadWriteOnce", "ReadWriteOncePod")
 _PERCENT = re.compile(r"\d{1,9}%", re.ASCII)
 
 
@@ -157,7 +161,35 @@ def _node(obj: core.Node, found: Findings) -> None:
 
 
 def _pod(obj: core.Pod, found: Findings) -> None:
+    check_annotations(obj.metadata.annotations, obj.spec, "metadata.annotations", found)
     pod_spec(obj.spec, "spec", found)
+
+
+def _claim(obj: core.PersistentVolumeClaim, found: Findings) -> None:
+    spec = obj.spec
+    if not spec.access_modes:
+        found.required("spec.accessModes", "at least 1 access mode is required")
+    for i, mode in enumerate(spec.access_modes):
+        if mode in ("ReadWriteMany", "ReadOnlyMany"):
+            why = "storage is local to one node; use ReadWriteOnce, or an nfs volume for what many nodes share"
+            found.invalid(f"spec.accessModes[{i}]", mode, why)
+        elif mode not in ACCESS_MODES:
+            found.unsupported(f"spec.accessModes[{i}]", mode, ACCESS_MODES)
+    if "ReadWriteOncePod" in spec.access_modes and len(set(spec.access_modes)) > 1:
+        found.forbidden("spec.accessModes", "may not use ReadWriteOncePod with other access modes")
+    if spec.storage_class_name != STORAGE_CLASS:
+        found.unsupported("spec.storageClassName", spec.storage_class_name, (STORAGE_CLASS,))
+    path, requests = "spec.resources.requests", spec.resources.requests
+    for name in requests:
+        if name != "storage":
+            found.unsupported(path, name, ("storage",))
+    if "storage" not in requests:
+        found.required(f"{path}[storage]")
+    elif quantity.exact(requests["storage"]) <= 0:
+        found.invalid(f"{path}[storage]", requests["storage"], "must be greater than zero")
+    elif quantity.to_int(requests["storage"]) < MIN_CLAIM:
+        why = 'too small for a file system; a suffix such as "Mi" is missing or wrong'
+        found.invalid(f"{path}[storage]", requests["storage"], why)
 
 
 def _event(obj: core.Event, found: Findings) -> None:
@@ -168,7 +200,7 @@ def _event(obj: core.Event, found: Findings) -> None:
 # ---------------------------------------------------------------- apps
 
 
-def _replicas(spec: apps.DeploymentSpec | apps.ReplicaSetSpec, found: Findings) -> None:
+def _replicas(spec: apps.DeploymentSpec | apps.ReplicaSetSpec, kind: str, found: Findings) -> None:
     """What Deployments and ReplicaSets have in common."""
     found.at_least("spec.replicas", spec.replicas, 0)
     found.at_least("spec.minReadySeconds", spec.min_ready_seconds, 0)
@@ -183,6 +215,10 @@ def _replicas(spec: apps.DeploymentSpec | apps.ReplicaSetSpec, found: Findings) 
             "`selector` does not match template `labels`",
         )
     _labels_and_annotations(template.metadata, "spec.template.metadata", found)
+    check_annotations(template.metadata.annotations, template.spec, "spec.template.metadata.annotations", found)
+    if template.spec.active_deadline_seconds is not None:
+        why = f"activeDeadlineSeconds in {kind} is not Supported"
+        found.forbidden("spec.template.spec.activeDeadlineSeconds", why)
     if template.spec.restart_policy != "Always":
         found.unsupported("spec.template.spec.restartPolicy", template.spec.restart_policy, ["Always"])
     pod_spec(template.spec, "spec.template.spec", found)
@@ -190,7 +226,7 @@ def _replicas(spec: apps.DeploymentSpec | apps.ReplicaSetSpec, found: Findings) 
 
 def _deployment(obj: apps.Deployment, found: Findings) -> None:
     spec = obj.spec
-    _replicas(spec, found)
+    _replicas(spec, "Deployment", found)
     found.at_least("spec.revisionHistoryLimit", spec.revision_history_limit, 0)
     found.at_least("spec.progressDeadlineSeconds", spec.progress_deadline_seconds, 0)
     if 0 <= spec.progress_deadline_seconds <= spec.min_ready_seconds:
@@ -224,7 +260,7 @@ def _share(value: int | str, path: str, found: Findings) -> int | None:
 
 
 def _replica_set(obj: apps.ReplicaSet, found: Findings) -> None:
-    _replicas(obj.spec, found)
+    _replicas(obj.spec, "ReplicaSet", found)
 
 
 _CHECKS: Mapping[type[KubeObject], Callable[..., None]] = {
@@ -232,6 +268,7 @@ _CHECKS: Mapping[type[KubeObject], Callable[..., None]] = {
     core.Secret: _secret,
     core.Service: _service,
     core.Node: _node,
+    core.PersistentVolumeClaim: _claim,
     core.Pod: _pod,
     core.Event: _event,
     apps.Deployment: _deployment,

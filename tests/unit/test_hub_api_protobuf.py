@@ -84,6 +84,28 @@ def test_bytes_numbers_times_and_quantities_become_what_json_has() -> None:
     assert container["resources"]["limits"] == {"memory": "64Mi"}
 
 
+def test_what_a_pod_may_and_has_is_read_as_from_json() -> None:
+    security = message((1, message((1, "NET_ADMIN"), (2, "ALL"))), (4, 0), (7, 0), (11, message((1, "RuntimeDefault"))))
+    hooks = message((2, message((4, message((1, 5))))))
+    env = message((1, "IP"), (3, message((1, message((1, "v1"), (2, "status.podIP"))))))
+    container = message((1, "c"), (2, "i:1"), (7, env), (12, hooks), (15, security))
+    data = message((1, "data"), (2, message((10, message((1, "claim"), (2, 1))))))
+    config = message((3, message((1, message((1, "x"))))))  # a source of a projected volume
+    all_in_one = message((1, "all"), (2, message((26, message((1, config))))))
+    context = message((2, 1000), (4, 5), (4, 6), (7, message((1, "net.core.somaxconn"), (2, "9"))))
+    spec = message((1, data), (1, all_in_one), (2, container), (14, context), (20, message((1, "i"), (2, "i:1"))))
+    made: Any = parse(from_protobuf(wrapped("v1", "Pod", message((1, message((1, "p"))), (2, spec)))))
+    (main,) = made.spec.containers
+    assert (main.security_context.run_as_user, main.security_context.allow_privilege_escalation) == (0, False)
+    assert main.security_context.capabilities.drop == ("ALL",)
+    assert main.lifecycle.pre_stop.sleep.seconds == 5
+    assert main.env[0].value_from.field_ref.field_path == "status.podIP"
+    assert made.spec.volumes[0].persistent_volume_claim.claim_name == "claim"
+    assert made.spec.volumes[1].projected.sources[0].config_map.name == "x"
+    assert made.spec.security_context.supplemental_groups == (5, 6)
+    assert made.spec.init_containers[0].name == "i"
+
+
 def test_delete_options_keep_a_grace_of_zero() -> None:
     document = from_protobuf(wrapped("v1", "DeleteOptions", message((1, 0), (4, "Background"))))
     assert document["gracePeriodSeconds"] == 0
@@ -91,12 +113,12 @@ def test_delete_options_keep_a_grace_of_zero() -> None:
 
 
 def test_what_is_not_supported_is_refused_by_its_name_and_never_dropped() -> None:
-    container = message((1, "c"), (2, "i:1"), (12, message((1, b"\x0a\x00"))))
-    pod = message((1, message((1, "p"))), (2, message((2, container), (11, 1))))
+    container = message((1, "c"), (2, "i:1"), (21, message((1, b"\x0a\x00"))))
+    pod = message((1, message((1, "p"))), (2, message((2, container), (12, 1))))
     with pytest.raises(Invalid) as refused:
         parse(from_protobuf(wrapped("v1", "Pod", pod)))
     fields = {c.field for c in refused.value.causes}
-    assert {"spec.hostNetwork", "spec.containers[0].lifecycle"} <= fields
+    assert {"spec.hostPID", "spec.containers[0].volumeDevices"} <= fields
     with pytest.raises(ProtobufError, match="field 99 of PodSpec is not supported"):
         from_protobuf(wrapped("v1", "Pod", message((2, message((99, "x"))))))
 

@@ -123,6 +123,9 @@ def test_every_kind_fills_all_its_columns() -> None:
             "Pod": {"spec": template({})["spec"]},
             "Event": {"involvedObject": {}},
             "Service": {"spec": {"ports": [{"port": 1}]}},
+            "PersistentVolumeClaim": {
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+            },
         }
         place = {"namespace": "default"} if resource.namespaced else {}
         document = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": "x", **place}}

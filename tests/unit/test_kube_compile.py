@@ -7,12 +7,11 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudlink.kube.compile import compile_node, compile_pod, compile_service
-from cloudlink.kube.core import ConfigMap, Pod, Secret, Service
+from cloudlink.kube.compile import compile_node, compile_pod, compile_service, references
+from cloudlink.kube.core import ConfigMap, PersistentVolumeClaim, Pod, Secret, Service
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.parse import Invalid, parse
 from edged import model
@@ -79,6 +78,7 @@ def test_a_pod_is_resolved_to_bytes_seconds_and_numbers() -> None:
         name="web",
         uid="uid-web",
         hostname="web",
+        init=(),
         restart_policy=model.RestartPolicy.ON_FAILURE,
         termination_grace=5.0,
         containers=(
@@ -97,6 +97,7 @@ def test_a_pod_is_resolved_to_bytes_seconds_and_numbers() -> None:
                 mounts=(model.Mount("data", "/data", read_only=True, sub_path="a/b"),),
                 ports=(model.Port(8080, "http"),),
                 limits=model.Limits(16 << 20, 3 << 29, 100, 2000),
+                pull_policy=model.PullPolicy.ALWAYS,
                 liveness=model.Probe(model.HttpAction(8080, "/healthz"), period=5.0),
                 readiness=model.Probe(model.TcpAction(8080)),
                 startup=model.Probe(model.ExecAction(("true",)), failure_threshold=30),
@@ -141,6 +142,177 @@ def test_whatever_parses_also_compiles_and_travels(document: Any, data: st.DataO
     secrets = [obj] if isinstance(obj, Secret) else []
     desired = compile_node("f", "n", 1, pods, services, configs, secrets, seal)
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(desired), type=model.Desired) == desired
+
+
+# ---------------------------------------------------------------- the whole pod
+
+
+def whole(name: str) -> Pod:
+    """A pod of tests/cases/kube/accepted_whole_pod.yaml."""
+    return next(o for d in ACCEPTED if isinstance(o := parse(d), Pod) and o.metadata.name == name)
+
+
+def test_a_pod_that_uses_everything_is_resolved_as_a_whole() -> None:
+    compiled = compile_pod(whole("whole"))
+    assert (compiled.hostname, compiled.subdomain, compiled.host_users) == ("box", "boxes", False)
+    assert compiled.host_aliases == (
+        model.HostAlias("10.0.0.9", ("printer", "printer.local")),
+        model.HostAlias("fd00::9", ("six",)),
+    )
+    assert compiled.dns_policy is model.DnsPolicy.NONE
+    assert compiled.dns == model.Dns(("1.1.1.1",), ("lan", "_x.lan."), ("ndots:2", "edns0"))
+    assert (compiled.pull_secrets, compiled.priority, compiled.active_deadline) == (("login",), 2_000_001_000, 3600.0)
+    assert (compiled.fs_group, compiled.fs_group_always) == (2000, False)
+    assert compiled.sysctls == (("net.ipv4.ip_unprivileged_port_start", "0"), ("kernel.shm_rmid_forced", "1"))
+    assert compiled.log_target is model.LogTarget.DISK
+    fetch, proxy = compiled.init
+    assert (fetch.name, fetch.sidecar, fetch.command) == ("fetch", False, ("fetch",))
+    assert (proxy.name, proxy.sidecar, proxy.limits.memory_request) == ("proxy", True, 8 << 20)
+    assert proxy.startup == model.Probe(model.GrpcAction(9000, "up"), termination_grace=3.0)
+    assert proxy.post_start == model.ExecAction(("warm",))
+    assert compiled.memory_request == (8 + 16) << 20
+
+
+def test_a_container_of_that_pod_is_resolved_too() -> None:
+    (main,) = compile_pod(whole("whole")).containers
+    assert main.env == (
+        model.Env("IP", field="status.podIP"),
+        model.Env("NODE", field="spec.nodeName"),
+        model.Env("APP", field="metadata.labels['app']"),
+        model.Env("MEMORY", resource=model.ResourceRef("limits.memory", "", 1000 << 20)),
+        model.Env("CPU", resource=model.ResourceRef("requests.cpu", "proxy", 1000)),
+    )
+    assert main.ports == (model.Port(8080, "http", "TCP", 80, "192.168.1.2"),)
+    assert main.limits == model.Limits(16 << 20, 32 << 20, 100, storage_request=1 << 20, storage_limit=64 << 20)
+    assert main.devices == ("gpio", "i2c-1", "ttyUSB0")
+    assert main.post_start == model.HttpAction(8080, "/warm")
+    assert main.pre_stop == model.SleepAction(5.0)
+    assert main.liveness == model.Probe(model.GrpcAction(8080), termination_grace=5.0)
+    assert main.pull_policy is model.PullPolicy.NEVER
+    assert (main.termination_message_path, main.termination_message_fallback) == ("/tmp/last-words", True)
+    assert main.mounts[0] == model.Mount("data", "/data", sub_path="$(APP)/x", expand=True)
+    assert main.mounts[3].propagation is model.Propagation.HOST_TO_CONTAINER
+    assert main.security == model.Security(
+        user=1001,
+        group=1000,
+        non_root=True,
+        groups=(3000, 3001),
+        add=("NET_BIND_SERVICE", "SYS_TIME"),
+        drop=("ALL",),
+        read_only_root=True,
+        seccomp="Localhost/profiles/main.json",
+    )
+
+
+def test_volumes_of_every_kind_are_resolved() -> None:
+    sources = {v.name: v.source for v in compile_pod(whole("whole")).volumes}
+    assert sources["share"] == model.NfsMount("nas.lan", "/export", True)
+    assert sources["me"] == model.DownwardFiles(
+        (
+            model.DownwardItem("labels", "metadata.labels"),
+            model.DownwardItem("memory", resource=model.ResourceRef("limits.memory", "main"), mode=0o400),
+        )
+    )
+    assert sources["all"] == model.Projected(
+        (
+            model.ConfigFiles("settings", (model.KeyToPath("a", "etc/a"),)),
+            model.SecretFiles("keys", optional=True),
+            model.DownwardFiles((model.DownwardItem("note", "metadata.annotations['note']"),)),
+        ),
+        mode=0o400,
+    )
+
+
+def test_only_labels_and_annotations_that_are_referred_to_travel() -> None:
+    compiled = compile_pod(whole("whole"))
+    assert compiled.labels == {"app": "whole"}
+    assert compiled.annotations == {"note": "hello"}
+    lone = compile_pod(pod("lone", {"app": "x"}))
+    assert (lone.labels, lone.annotations, lone.service_account) == ({}, {}, "")
+    env = [{"name": "A", "valueFrom": {"fieldRef": {"fieldPath": "spec.serviceAccountName"}}}]
+    assert compile_pod(pod("x", containers=[{"name": "a", "image": "b", "env": env}])).service_account == "default"
+
+
+def test_in_the_hosts_network_every_port_is_one_of_the_hosts() -> None:
+    (main,) = compile_pod(whole("on-the-host")).containers
+    assert [(p.port, p.host_port) for p in main.ports] == [(8080, 8080), (53, 53)]
+    assert main.security == model.Security(privileged=True, escalation=True, seccomp="Unconfined")
+    assert main.mounts[0].propagation is model.Propagation.BIDIRECTIONAL
+
+
+def test_who_asks_to_gain_privileges_may_and_nobody_else() -> None:
+    def security(**context: Any) -> model.Security:
+        containers = [{"name": "a", "image": "b", "securityContext": context}]
+        return compile_pod(pod("a", containers=containers)).containers[0].security
+
+    assert not security().escalation
+    assert security(allowPrivilegeEscalation=True).escalation
+    assert not security(allowPrivilegeEscalation=False).escalation
+    assert security(capabilities={"add": ["SYS_ADMIN"]}).escalation
+    assert security(capabilities={"add": ["CAP_SYS_ADMIN"]}).add == ("SYS_ADMIN",)
+
+
+def test_what_the_container_says_wins_over_the_pod() -> None:
+    containers = [
+        {"name": "own", "image": "b", "securityContext": {"runAsUser": 0, "runAsNonRoot": False}},
+        {"name": "pods", "image": "b"},
+    ]
+    context = {"runAsUser": 5, "runAsGroup": 6, "runAsNonRoot": True, "seccompProfile": {"type": "Unconfined"}}
+    own, pods = compile_pod(pod("a", containers=containers, securityContext=context)).containers
+    assert (own.security.user, own.security.group, own.security.non_root) == (0, 6, False)
+    assert (pods.security.user, pods.security.non_root, pods.security.seccomp) == (5, True, "Unconfined")
+
+
+def test_the_node_finds_the_same_references_as_the_hub_and_the_hub_adds_registry_logins() -> None:
+    compiled = compile_pod(whole("whole"))
+    configs, secrets = model.references(compiled)
+    assert (configs, secrets) == ({"settings"}, {"keys"})
+    assert references([compiled]) == ({"garden/settings"}, {"garden/keys", "garden/login"})
+
+
+# ---------------------------------------------------------------- claims
+
+
+def claim(name: str = "data", size: str = "64Mi", node: str = "", **metadata: Any) -> PersistentVolumeClaim:
+    if node:
+        metadata["annotations"] = {"volume.kubernetes.io/selected-node": node}
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": size}}}
+    return made(PersistentVolumeClaim, name, metadata={"uid": f"uid-{name}", **metadata}, spec=spec)
+
+
+def claimant(name: str = "a", claim: str = "data") -> Pod:
+    return pod(name, volumes=[{"name": "v", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}])
+
+
+def test_a_claim_is_known_by_its_uid_and_its_size() -> None:
+    (volume,) = compile_pod(claimant(), {"garden/data": claim(size="1.5Gi")}).volumes
+    assert volume.source == model.ClaimFiles("data", "uid-data", 3 << 29, read_only=True)
+
+
+def test_a_claim_that_is_not_there_has_no_uid() -> None:
+    (volume,) = compile_pod(claimant()).volumes
+    assert volume.source == model.ClaimFiles("data", "", 0, read_only=True)
+
+
+def test_a_node_is_told_of_its_claims_whether_or_not_a_pod_uses_them() -> None:
+    claims = [claim("here", node="pi-1"), claim("elsewhere", node="pi-2"), claim("nowhere")]
+    desired = compile_node("f", "pi-1", 1, [], [], [], [], seal, claims=claims)
+    assert desired.claims == (model.Claim("garden", "here", "uid-here", 64 << 20),)
+
+
+def test_a_claim_that_is_about_to_live_here_comes_with_its_first_pod() -> None:
+    desired = compile_node("f", "pi-1", 1, [claimant()], [], [], [], seal, claims=[claim()])
+    assert [c.title for c in desired.claims] == ["garden/data"]
+    used_elsewhere = compile_node("f", "pi-1", 1, [claimant()], [], [], [], seal, claims=[claim(node="pi-2")])
+    assert used_elsewhere.claims == ()
+
+
+def test_a_claim_outlives_the_pod_that_is_being_deleted() -> None:
+    leaving = claimant().model_copy(
+        update={"metadata": claimant().metadata.model_copy(update={"deletion_timestamp": "2024-01-01T00:00:00Z"})}
+    )
+    desired = compile_node("f", "pi-1", 1, [leaving], [], [], [], seal, claims=[claim(node="pi-1")])
+    assert (desired.pods, [c.name for c in desired.claims]) == ((), ["data"])
 
 
 # ---------------------------------------------------------------- services
@@ -200,9 +372,13 @@ def test_ready_pods_of_other_nodes_are_addresses() -> None:
     assert compile_node("f", "pi-1", 1, mine, [service()], [], [], seal).services[0].remote == ()
 
 
-@pytest.mark.parametrize("address", ["", "None"])
-def test_a_service_without_an_address_is_left_out(address: str) -> None:
-    assert compile_node("f", "n", 1, [], [service(clusterIP=address)], [], [], seal).services == ()
+def test_a_service_that_waits_for_its_address_is_left_out() -> None:
+    assert compile_node("f", "n", 1, [], [service(clusterIP="")], [], [], seal).services == ()
+
+
+def test_a_headless_service_has_no_address_of_its_own() -> None:
+    (headless,) = compile_node("f", "n", 1, [], [service(clusterIP="None")], [], [], seal).services
+    assert headless.cluster_ip == ""
 
 
 # ---------------------------------------------------------------- one node's document

@@ -7,9 +7,10 @@ from typing import Any
 
 from cloudlink.hub.api.table import AGE, NAME, Cells, Column, duration, seconds_of, since
 from cloudlink.kube.apps import Deployment, ReplicaSet
+from cloudlink.kube.container import Container
 from cloudlink.kube.core import ConfigMap, Event, Namespace, Node, Pod, Secret, Service
 from cloudlink.kube.meta import KubeObject, LabelSelector
-from cloudlink.kube.pod import Container, ContainerStatus
+from cloudlink.kube.pod import ContainerStatus
 
 NONE = "<none>"
 

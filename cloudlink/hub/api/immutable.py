@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cloudlink.kube.apps import Deployment, ReplicaSet
-from cloudlink.kube.core import ConfigMap, Pod, Secret, Service
+from cloudlink.kube.claims import SELECTED_NODE
+from cloudlink.kube.core import ConfigMap, Container, PersistentVolumeClaim, Pod, Secret, Service
 from cloudlink.kube.errors import Cause, Invalid
 from cloudlink.kube.meta import KubeObject
+from cloudlink.kube.quantity import exact
 
 _FIXED = "field is immutable"
 _IMMUTABLE = "field is immutable when `immutable` is set; delete the object and make it anew"
@@ -30,6 +32,8 @@ def _changed(new: KubeObject, old: KubeObject) -> Iterator[tuple[str, str]]:
         case Service(), Service():
             if old.spec.cluster_ip and new.spec.cluster_ip != old.spec.cluster_ip:
                 yield "spec.clusterIP", _FIXED
+        case PersistentVolumeClaim(), PersistentVolumeClaim():
+            yield from _claim(new, old)
         case ConfigMap(), ConfigMap():
             if old.immutable and (new.data, new.binary_data, new.immutable) != (old.data, old.binary_data, True):
                 yield "data", _IMMUTABLE
@@ -46,13 +50,44 @@ def _pod(new: Pod, old: Pod) -> Iterator[tuple[str, str]]:
     if _frozen_part(new) != _frozen_part(old):
         yield (
             "spec",
-            "pod updates may not change fields other than `spec.containers[*].image`, `spec.tolerations`"
+            "pod updates may not change fields other than `spec.containers[*].image`,"
+            " `spec.initContainers[*].image`, `spec.activeDeadlineSeconds`, `spec.tolerations`"
             " and `spec.nodeName` while it is empty; delete the pod and make it anew",
         )
     if old.spec.node_name and new.spec.node_name != old.spec.node_name:
         yield "spec.nodeName", _FIXED
+    before, after = old.spec.active_deadline_seconds, new.spec.active_deadline_seconds
+    if before is not None and (after is None or after > before):
+        yield "spec.activeDeadlineSeconds", f"must be less than or equal to previous value ({before})"
 
 
 def _frozen_part(pod: Pod) -> object:
-    containers = tuple(c.model_copy(update={"image": "", "image_pull_policy": None}) for c in pod.spec.containers)
-    return pod.spec.model_copy(update={"containers": containers, "tolerations": (), "node_name": ""})
+    spec = pod.spec
+    return spec.model_copy(
+        update={
+            "containers": _without_images(spec.containers),
+            "init_containers": _without_images(spec.init_containers),
+            "tolerations": (),
+            "node_name": "",
+            "active_deadline_seconds": None,
+        }
+    )
+
+
+def _without_images(containers: Sequence[Container]) -> tuple[Container, ...]:
+    return tuple(c.model_copy(update={"image": "", "image_pull_policy": None}) for c in containers)
+
+
+def _claim(new: PersistentVolumeClaim, old: PersistentVolumeClaim) -> Iterator[tuple[str, str]]:
+    free = {"resources": old.spec.resources}
+    if not old.spec.volume_name:
+        free["volume_name"] = new.spec.volume_name
+    if new.spec.model_copy(update=free) != old.spec.model_copy(update=free):
+        yield "spec", "is immutable after creation except resources.requests"
+    if exact(new.storage) < exact(old.storage):
+        yield (
+            "spec.resources.requests.storage",
+            f"field can not be less than previous value ({old.storage}): a volume can grow, not shrink",
+        )
+    if old.node and new.node != old.node:
+        yield f"metadata.annotations[{SELECTED_NODE}]", f"{_FIXED}: the data is on {old.node}"

@@ -48,6 +48,9 @@ STRATEGIES: Mapping[tuple[str, str], Strategy] = {
     ("ObjectMeta", "ownerReferences"): Strategy(key="uid"),
     ("ObjectMeta", "finalizers"): Strategy(),
     ("PodSpec", "containers"): Strategy(key="name"),
+    ("PodSpec", "initContainers"): Strategy(key="name"),
+    ("PodSpec", "imagePullSecrets"): Strategy(key="name"),
+    ("PodSpec", "hostAliases"): Strategy(key="ip"),
     ("PodSpec", "volumes"): Strategy(key="name", retain=True),
     ("Container", "ports"): Strategy(key="containerPort"),
     ("Container", "env"): Strategy(key="name"),
@@ -64,6 +67,7 @@ STRATEGIES: Mapping[tuple[str, str], Strategy] = {
     ("ReplicaSetStatus", "conditions"): _BY_TYPE,
     ("NamespaceStatus", "conditions"): _BY_TYPE,
     ("ServiceStatus", "conditions"): _BY_TYPE,
+    ("PersistentVolumeClaimStatus", "conditions"): _BY_TYPE,
 }
 _REPLACE = Strategy(merge=False)
 

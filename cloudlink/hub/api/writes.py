@@ -14,7 +14,8 @@ from cloudlink.hub.api.reads import existing, shown
 from cloudlink.hub.api.strategic import strategic_merge
 from cloudlink.hub.changes import Create, Update, UpdateStatus
 from cloudlink.hub.revisions import with_meta
-from cloudlink.kube.core import Namespace, Service
+from cloudlink.kube.claims import BINDING, PROTECTION
+from cloudlink.kube.core import Namespace, PersistentVolumeClaim, Service
 from cloudlink.kube.errors import Cause, Invalid
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.parse import dump, parse
@@ -48,8 +49,28 @@ def _created(context: Context, call: Call, document: dict[str, Any]) -> KubeObje
         obj = obj.model_copy(update={"status": type(obj).model_fields["status"].get_default()})
     if isinstance(obj, Service):
         obj = with_cluster_ip(obj, _services(context), context.network)
+    if isinstance(obj, PersistentVolumeClaim):
+        obj = _unbound(obj)
     context.admit(obj, None)
     return context.commit([Create(obj)], call.dry_run)[0]
+
+
+def _unbound(claim: PersistentVolumeClaim) -> PersistentVolumeClaim:
+    """A new claim, whatever another cluster's (or an earlier life's) export says of its binding. Its finalizer keeps
+    the data from being deleted under a pod (Kubernetes' StorageObjectInUseProtection)."""
+    meta = claim.metadata
+    kept = {k: v for k, v in meta.annotations.items() if k not in BINDING}
+    finalizers = tuple(dict.fromkeys((*meta.finalizers, PROTECTION)))
+    claim = with_meta(claim, annotations=kept, finalizers=finalizers)
+    return claim.model_copy(update={"spec": claim.spec.model_copy(update={"volume_name": ""})})
+
+
+def _keep_volume(new: PersistentVolumeClaim, old: PersistentVolumeClaim) -> PersistentVolumeClaim:
+    """Who writes a claim back without where its data is doesn't mean to lose it."""
+    kept = {k: v for k, v in old.metadata.annotations.items() if k in BINDING}
+    new = with_meta(new, annotations=kept | new.metadata.annotations)
+    volume = new.spec.volume_name or old.spec.volume_name
+    return new.model_copy(update={"spec": new.spec.model_copy(update={"volume_name": volume})})
 
 
 def _services(context: Context) -> list[Service]:
@@ -166,6 +187,8 @@ def _updated(context: Context, call: Call, new: KubeObject, old: KubeObject) -> 
         raise conflict(call.target.resource, call.target.name, why)
     if isinstance(new, Service) and isinstance(old, Service):
         new = _keep_address(context, new, old)
+    if isinstance(new, PersistentVolumeClaim) and isinstance(old, PersistentVolumeClaim):
+        new = _keep_volume(new, old)
     if isinstance(new, Namespace) and isinstance(old, Namespace):
         new = new.model_copy(update={"spec": old.spec})
     check_update(new, old)

@@ -1,0 +1,77 @@
+"""What annotations of a pod ask of edged, beyond Kubernetes' own fields.
+
+devices.edged.dev/<container>: "name, name"          devices of the board, by their stable names
+logs.edged.dev/target: memory | disk | journald      where the pod's logs are kept
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+from cloudlink.kube import names
+from cloudlink.kube.container import DEVICE_PREFIX, Container
+from cloudlink.kube.findings import Findings
+from cloudlink.kube.pod import PodSpec
+from edged.model import LogTarget
+
+DEVICES = "devices.edged.dev/"
+LOGS = "logs.edged.dev/"
+LOG_TARGET = LOGS + "target"
+MAX_DEVICES = 64  # of one container; a board has fewer
+
+
+def devices_of(container: Container, annotations: Mapping[str, str]) -> tuple[str, ...]:
+    """Names of the devices that a container claims, by resource or by annotation, sorted, each once."""
+    by_resource = (
+        name.removeprefix(DEVICE_PREFIX)
+        for name, count in container.resources.limits.items()
+        if name.startswith(DEVICE_PREFIX) and count != "0"
+    )
+    return tuple(sorted({*by_resource, *_listed(annotations.get(DEVICES + container.name, ""))}))
+
+
+def log_target(annotations: Mapping[str, str]) -> LogTarget:
+    """Memory where nothing (or nothing that we know) is said."""
+    wanted = annotations.get(LOG_TARGET, "")
+    return LogTarget(wanted) if wanted in set(LogTarget) else LogTarget.MEMORY
+
+
+def device_name(text: str) -> str:
+    """ "" if it can be one: what could also stand after `edged.dev/` in a resource."""
+    if text and not names.label_value(text):
+        return ""
+    return "a device's name consists of at most 63 alphanumeric characters, '-', '_' or '.' (e.g. 'i2c-1')"
+
+
+def _listed(text: str) -> Iterable[str]:
+    return filter(None, (name.strip() for name in text.split(",")))
+
+
+def check_annotations(annotations: Mapping[str, str], spec: PodSpec, path: str, found: Findings) -> None:
+    """What is wrong with those that are ours; `path` is that of the annotations."""
+    containers = [c.name for c in (*spec.init_containers, *spec.containers)]
+    for key, value in annotations.items():
+        here = f"{path}[{key}]"
+        if key.startswith(DEVICES):
+            _devices(key, value, containers, here, found)
+        elif key == LOG_TARGET:
+            if value not in set(LogTarget):
+                found.unsupported(here, value, sorted(LogTarget))
+        elif key.startswith(LOGS):
+            found.invalid(here, value, f"no such annotation; did you mean {LOG_TARGET}?")
+
+
+def _devices(key: str, value: str, containers: list[str], path: str, found: Findings) -> None:
+    container = key.removeprefix(DEVICES)
+    if container not in containers:
+        close = difflib.get_close_matches(container, containers, n=1)
+        hint = f'; did you mean "{close[0]}"?' if close else ""
+        found.not_found(path, container, f"no container of the pod has this name{hint}")
+    listed = [name.strip() for name in value.split(",")]
+    if len(listed) > MAX_DEVICES:
+        found.too_long(path, MAX_DEVICES, "devices")
+        return
+    for name in listed:
+        if why := device_name(name):
+            found.invalid(path, name, why)
