@@ -145,7 +145,7 @@ def test_a_pod_that_is_being_initialised_and_a_board_under_pressure_are_told() -
             )
             board.source.set_pod(0, init=(ended, failed))
             await page.until(says("Init:CrashLoopBackOff"))
-            assert "migrate: no DB" in await page.text()
+            assert "migrate: no database" in await page.text()
             board.source.set(conditions=(NodeCondition("DiskPressure", "DiskFull", "3 MB are free on /var/lib/edged"),))
             await page.until(says("The board is short of storage"))
             assert "3 MB are free on /var/lib/edged." in await page.text()
