@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,11 @@ import msgspec
 
 from edged.errors import PermanentError
 
+DEVICE_ALIAS = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
+DEV_OF_EVERY_CONTAINER = (
+    *("null", "zero", "full", "random", "urandom", "tty", "console", "pts", "ptmx", "shm", "mqueue", "fd", "core"),
+    *("stdin", "stdout", "stderr", "termination-log"),
+)
 DEFAULT_FILE = Path("/etc/edged/node.toml")
 
 
@@ -111,6 +117,31 @@ class StorageConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f'claims is "{self.claims}"; it must be "auto", "quota" or "image"')
 
 
+class DevicesConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Devices that pods may claim, beside those that are found (docs/devices.md).
+
+    :ivar aliases: name -> a stable name, or a path below /dev: modbus = "serial/by-id/usb-FTDI_..."
+    :ivar share: name -> how many containers may have it; unnamed ones: 100 for buses and chips, else 1.
+    """
+
+    aliases: dict[str, str] = {}
+    share: dict[str, int] = {}
+
+    def __post_init__(self) -> None:
+        for alias, target in self.aliases.items():
+            if not DEVICE_ALIAS.fullmatch(alias) or alias in DEV_OF_EVERY_CONTAINER:
+                raise ValueError(
+                    f'alias "{alias}" can\'t name a device: use at most 63 letters, digits, "-", "_" and ".", and none'
+                    f" of {', '.join(DEV_OF_EVERY_CONTAINER)}"
+                )
+            if ".." in target.split("/") or (target.startswith("/") and not target.startswith("/dev/")):
+                raise ValueError(
+                    f'alias "{alias}" stands for "{target}", which is neither a name nor a path below /dev'
+                )
+        if bad := sorted(name for name, count in self.share.items() if count < 1):
+            raise ValueError(f"share of {bad[0]} must be 1 or more")
+
+
 class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
     fleet: str = "default"
@@ -140,6 +171,7 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     policy: PolicyConfig = PolicyConfig()
     users: UsersConfig = UsersConfig()
     storage: StorageConfig = StorageConfig()
+    devices: DevicesConfig = DevicesConfig()
 
     @property
     def state(self) -> Path:

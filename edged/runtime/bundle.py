@@ -9,10 +9,11 @@ import msgspec
 
 from edged.errors import PermanentError
 from edged.model import Limits, Pod, Propagation, Value
-from edged.runtime.resources import resources
+from edged.runtime.resources import Swap, resources
 
 OCI_VERSION = "1.0.2"
 SECCOMP_BPF = "run.oci.seccomp_bpf_data"  # crun(1): the compiled filter, so that it isn't compiled each time
+USERS_OF_A_POD = 1 << 16  # uids and gids in a user namespace, as in Kubernetes
 SHM_SIZE = 64 << 20  # bytes of /dev/shm at most; what is used counts as the container's memory
 
 CAPABILITIES = (  # Docker's and Kubernetes' default set
@@ -69,16 +70,27 @@ class BindMount(Value, frozen=True):
     whole: bool = False
 
 
+class Device(Value, frozen=True):
+    """A device file inside the container; `kind` is "c" or "b"."""
+
+    path: str
+    kind: str
+    major: int
+    minor: int
+    mode: int = 0o666
+    uid: int = 0
+    gid: int = 0
+
+
 class Machine(Value, frozen=True):
     """What this machine can enforce.
 
     :ivar unified: cgroup v2.
     :ivar memory, swap, cpu, pids: whether such limits can be set.
-    :ivar devices: whether access to devices can be limited; if not, containers may not make device files either.
+    :ivar devices: whether access to devices can be limited.
     :ivar memory_total: bytes of RAM, for oom_score_adj.
     :ivar oom_floor: the lowest oom_score_adj that we may give.
-    :ivar seccomp: JSON of linux.seccomp; b"null" for none.
-    :ivar seccomp_bpf: the same compiled, base64; "" where it isn't known yet.
+    :ivar swap_space: what pods may use of it.
     """
 
     unified: bool = True
@@ -89,12 +101,21 @@ class Machine(Value, frozen=True):
     devices: bool = True
     memory_total: int = 0
     oom_floor: int = -1000
-    seccomp: bytes = b"null"
-    seccomp_bpf: str = ""
+    swap_space: Swap = Swap()
 
 
 class ContainerSpec(Value, frozen=True):
-    """One container with everything resolved."""
+    """One container with everything resolved.
+
+    :ivar netns: path of the pod's network namespace; "" = a new one, unless `host_network`.
+    :ivar ipcns, shm: of the pod; "" = the container's own.
+    :ivar users: first host uid and gid of 64 Ki that are 0 to 65535 inside; 0 = no user namespace.
+    :ivar capabilities: full names; what root has, and others may gain.
+    :ivar privileged: sees and reaches all that the machine has.
+    :ivar seccomp: JSON of linux.seccomp; b"null" for none.
+    :ivar seccomp_bpf: the same compiled, base64; "" where it isn't known yet.
+    :ivar sysctls: names with dots; those that no namespace of the pod has been given already.
+    """
 
     args: tuple[str, ...]
     env: Mapping[str, str]
@@ -108,13 +129,25 @@ class ContainerSpec(Value, frozen=True):
     working_dir: str = "/"
     oom_score_adj: int = 0
     annotations: Mapping[str, str] = {}
+    host_network: bool = False
+    ipcns: str = ""
+    shm: str = ""
+    users: int = 0
+    capabilities: tuple[str, ...] = CAPABILITIES
+    escalation: bool = False
+    privileged: bool = False
+    read_only_root: bool = False
+    seccomp: bytes = b"null"
+    seccomp_bpf: str = ""
+    sysctls: tuple[tuple[str, str], ...] = ()
+    devices: tuple[Device, ...] = ()
 
 
 def config_json(spec: ContainerSpec, machine: Machine) -> bytes:
     """The bundle's config.json."""
     annotations = dict(spec.annotations)
-    if machine.seccomp_bpf:
-        annotations[SECCOMP_BPF] = machine.seccomp_bpf
+    if spec.seccomp_bpf:
+        annotations[SECCOMP_BPF] = spec.seccomp_bpf
     config: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": {
@@ -122,45 +155,78 @@ def config_json(spec: ContainerSpec, machine: Machine) -> bytes:
             "args": spec.args,
             "env": [f"{name}={value}" for name, value in spec.env.items()],
             "cwd": spec.working_dir,
-            "capabilities": capabilities(spec.user, machine.devices),
-            "noNewPrivileges": True,
+            "capabilities": capabilities(spec.user, spec.capabilities),
+            "noNewPrivileges": not spec.escalation,
             "oomScoreAdj": max(spec.oom_score_adj, machine.oom_floor),
         },
-        "root": {"path": spec.rootfs},
+        "root": {"path": spec.rootfs, "readonly": spec.read_only_root},
         "hostname": spec.hostname,
-        "mounts": [*system_mounts(machine), *(bind_mount(m) for m in spec.mounts)],
+        "mounts": [*system_mounts(spec, machine), *(bind_mount(m) for m in spec.mounts)],
         "annotations": annotations,
-        "linux": {
-            "namespaces": namespaces(spec.netns, machine.unified),
-            "cgroupsPath": spec.cgroup,
-            "resources": resources(spec.limits, machine),
-            "maskedPaths": MASKED_PATHS,
-            "readonlyPaths": READONLY_PATHS,
-        },
+        "linux": linux(spec, machine),
     }
-    if travel := root_propagation(spec.mounts):
-        config["linux"]["rootfsPropagation"] = travel
-    if machine.seccomp != b"null":
-        config["linux"]["seccomp"] = msgspec.Raw(machine.seccomp)
     return msgspec.json.encode(config)
 
 
-def capabilities(user: User, devices: bool = True) -> dict[str, Sequence[str]]:
-    """A user other than root gets none that work, but may gain them where a file has them (bounding set)."""
-    bounding = CAPABILITIES if devices else tuple(c for c in CAPABILITIES if c != "CAP_MKNOD")
+def linux(spec: ContainerSpec, machine: Machine) -> dict[str, Any]:
+    """The part that is the kernel's."""
+    made: dict[str, Any] = {
+        "namespaces": namespaces(spec, machine.unified),
+        "cgroupsPath": spec.cgroup,
+        "resources": resources(spec.limits, machine),
+        "maskedPaths": () if spec.privileged else MASKED_PATHS,
+        "readonlyPaths": () if spec.privileged else READONLY_PATHS,
+    }
+    if spec.privileged and machine.devices:
+        made["resources"]["devices"] = [{"allow": True, "access": "rwm"}]
+    if spec.users:
+        made["uidMappings"] = made["gidMappings"] = [{"containerID": 0, "hostID": spec.users, "size": USERS_OF_A_POD}]
+    if spec.sysctls:
+        made["sysctl"] = dict(spec.sysctls)
+    if spec.devices:
+        made["devices"] = [device(d) for d in spec.devices]
+    if travel := root_propagation(spec.mounts):
+        made["rootfsPropagation"] = travel
+    if spec.seccomp != b"null":
+        made["seccomp"] = msgspec.Raw(spec.seccomp)
+    return made
+
+
+def capabilities(user: User, bounding: Sequence[str] = CAPABILITIES) -> dict[str, Sequence[str]]:
+    """A user other than root gets none that work, but may gain them where a file has them (bounding set).
+
+    No ambient ones: Kubernetes gives none, so images don't expect them.
+    """
     own: Sequence[str] = bounding if user.uid == 0 else ()
     return {"bounding": bounding, "effective": own, "permitted": own, "inheritable": (), "ambient": ()}
 
 
-def namespaces(netns: str, unified: bool) -> list[dict[str, str]]:
-    kinds = ["pid", "mount", "ipc", "uts"] + (["cgroup"] if unified else [])
-    network = {"type": "network", "path": netns} if netns else {"type": "network"}
-    return [*({"type": kind} for kind in kinds), network]
+def namespaces(spec: ContainerSpec, unified: bool) -> list[dict[str, str]]:
+    """In the host's network a container still has its own host name (uts), so that nobody changes the machine's."""
+    kinds = ["pid", "mount", "uts"] + (["cgroup"] if unified else []) + (["user"] if spec.users else [])
+    made = [{"type": kind} for kind in kinds]
+    made.append({"type": "ipc", "path": spec.ipcns} if spec.ipcns else {"type": "ipc"})
+    if not spec.host_network:
+        made.append({"type": "network", "path": spec.netns} if spec.netns else {"type": "network"})
+    return made
 
 
-def system_mounts(machine: Machine) -> list[dict[str, Any]]:
+def device(one: Device) -> dict[str, Any]:
+    return {
+        "path": one.path,
+        "type": one.kind,
+        "major": one.major,
+        "minor": one.minor,
+        "fileMode": one.mode,
+        "uid": one.uid,
+        "gid": one.gid,
+    }
+
+
+def system_mounts(spec: ContainerSpec, machine: Machine) -> list[dict[str, Any]]:
     """Those of every container."""
     cgroup = "cgroup2" if machine.unified else "cgroup"
+    access = "rw" if spec.privileged else "ro"
 
     def mount(destination: str, fstype: str, *options: str) -> dict[str, Any]:
         return {"destination": destination, "type": fstype, "source": fstype, "options": options}
@@ -169,10 +235,12 @@ def system_mounts(machine: Machine) -> list[dict[str, Any]]:
         mount("/proc", "proc", "nosuid", "noexec", "nodev"),
         mount("/dev", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
         mount("/dev/pts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
-        mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", f"size={SHM_SIZE}"),
+        bind_mount(BindMount(spec.shm, "/dev/shm"))
+        if spec.shm
+        else mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", f"size={SHM_SIZE}"),
         mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
-        mount("/sys", "sysfs", "nosuid", "noexec", "nodev", "ro"),
-        mount("/sys/fs/cgroup", cgroup, "nosuid", "noexec", "nodev", "relatime", "ro"),
+        mount("/sys", "sysfs", "nosuid", "noexec", "nodev", access),
+        mount("/sys/fs/cgroup", cgroup, "nosuid", "noexec", "nodev", "relatime", access),
     ]
 
 
@@ -205,24 +273,6 @@ def root_propagation(mounts: Sequence[BindMount]) -> str:
 def hostname_of(pod: Pod) -> str:
     """At most 63 characters, as the kernel and DNS want them."""
     return (pod.hostname or pod.name)[:63].rstrip("-.")
-
-
-def hosts_file(pod: Pod, ip: str) -> str:
-    lines = ["# of the pod, not of the machine", "127.0.0.1\tlocalhost", "::1\tlocalhost ip6-localhost ip6-loopback"]
-    if ip:
-        lines.append(f"{ip}\t{hostname_of(pod)}")
-    return "\n".join(lines) + "\n"
-
-
-def resolv_conf(pod_namespace: str, nameserver: str, domain: str, hosts_own: str) -> str:
-    """Names of Services first where they are served here, else whatever the machine itself uses.
-
-    :param hosts_own: the machine's resolv.conf.
-    """
-    if not nameserver:
-        return hosts_own
-    search = f"{pod_namespace}.svc.{domain} svc.{domain} {domain}"
-    return f"search {search}\nnameserver {nameserver}\noptions ndots:5\n"
 
 
 def check_mount_path(path: str, what: str) -> str:

@@ -23,7 +23,7 @@ import msgspec
 
 from edged.errors import PermanentError, RetryError
 from edged.model import Value
-from edged.runtime import mounts, process
+from edged.runtime import mounts, process, userns
 from edged.runtime.records import read_number, write_atomically
 
 CREATE_TIMEOUT = 60.0  # seconds; a board under memory pressure reads crun from its SD card first
@@ -33,13 +33,19 @@ NOISE = re.compile(r"\[conmon:[a-z]\]:[^\n]*oom_score_adj[^\n]*\n*")  # said on 
 
 
 class Creation(Value, frozen=True):
-    """What conmon is told. `bundle` holds config.json; `contents` are mounted before crun looks."""
+    """What conmon is told. `bundle` holds config.json; `contents` are mounted before crun looks.
+
+    :ivar users: first host uid of the user namespace to which the id-mapped ones are shifted; 0 = none are.
+    :ivar seccomp: the profile in config.json.
+    """
 
     id: str
     bundle: str
     log: str
     log_bytes: int
-    contents: tuple[mounts.Overlay | mounts.Bind | mounts.SharedBind, ...] = ()
+    contents: tuple[mounts.Content, ...] = ()
+    users: int = 0
+    seccomp: bytes = b"null"
 
 
 class SyncMessage(Value, frozen=True):
@@ -64,23 +70,12 @@ class Crun:
 
         :raises PermanentError, RetryError: with what crun said. Traces may be left; the caller removes them.
         """
-        bundle = Path(creation.bundle)
-        read_end, write_end = os.pipe()
-        said = os.open(bundle / "conmon.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        users = await userns.hold(creation.users) if creation.users else -1
         try:
-            child = process.start(
-                self._conmon_argv(creation),
-                env={"PATH": process.SAFE_PATH, "_OCI_SYNCPIPE": str(write_end)},
-                files={2: said},
-                pass_fds=(write_end,),
-                within=functools.partial(mounts.start_privately, contents=creation.contents, hidden=self._hidden),
-            )
-        except BaseException:
-            os.close(read_end)
-            raise
+            child, read_end = self._start_conmon(creation, users)
         finally:
-            os.close(write_end)
-            os.close(said)
+            if users >= 0:
+                os.close(users)
         try:
             async with asyncio.timeout(CREATE_TIMEOUT):
                 line = await _first_line(read_end)
@@ -91,11 +86,35 @@ class Crun:
             os.close(read_end)
             if child.code is None:
                 child.abandon()
+        bundle = Path(creation.bundle)
         pid = self._pid_or_raise(creation.id, bundle, line)
         monitor = read_number(bundle / "conmon")
         if monitor is None:
             raise RetryError(f"conmon of {creation.id} left no pid file; it is started again")
         return pid, monitor
+
+    def _start_conmon(self, creation: Creation, users: int) -> tuple[process.Child, int]:
+        """It, and the end of a pipe where it says how it went. :param users: descriptor of a user namespace, or -1."""
+        bundle = Path(creation.bundle)
+        read_end, write_end = os.pipe()
+        said = os.open(bundle / "conmon.err", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            child = process.start(
+                self._conmon_argv(creation),
+                env={"PATH": process.SAFE_PATH, "_OCI_SYNCPIPE": str(write_end)},
+                files={2: said},
+                pass_fds=(write_end,),
+                within=functools.partial(
+                    mounts.start_privately, contents=creation.contents, hidden=self._hidden, users=users
+                ),
+            )
+            return child, read_end
+        except BaseException:
+            os.close(read_end)
+            raise
+        finally:
+            os.close(write_end)
+            os.close(said)
 
     def _conmon_argv(self, creation: Creation) -> list[str]:
         return [

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 
 from edged.errors import PermanentError, RetryError
 from edged.model import Container, Env, EnvFrom, Image, Material, Pod
+from edged.runtime.downward import field_value, resource_value
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
@@ -30,19 +31,25 @@ def expand(text: str, known: Mapping[str, str]) -> str:
     return REFERENCE.sub(replace, text)
 
 
-def resolve_env(pod: Pod, container: Container, material: Material) -> dict[str, str]:
+def resolve_env(pod: Pod, container: Container, material: Material, ip: str = "") -> dict[str, str]:
     """The pod's own variables: name -> value. These, and not the image's, are what `$(NAME)` may refer to.
 
-    :raises RetryError: a config, secret or key that is not optional is missing.
-    :raises PermanentError: a value that can't be in an environment.
+    :param ip: the pod's address.
+    :raises RetryError: a config, secret or key that is not optional is missing, or an address isn't known yet.
+    :raises PermanentError: a value that can't be in an environment, a field that doesn't exist.
     """
     env: dict[str, str] = {}
     for source in container.env_from:
         env.update(_all_of(pod, container, source, material))
     for variable in container.env:
-        value = _value_of(pod, container, variable, material, env)
+        if variable.field:
+            value: str | None = field_value(pod, variable.field, ip, material.node)
+        elif variable.resource is not None:
+            value = resource_value(pod, container, variable.resource, material.node)
+        else:
+            value = _value_of(pod, container, variable, material, env)
         if value is not None:
-            env[variable.name] = value
+            env[variable.name] = _printable(value, f"env '{variable.name}'", pod)
     return env
 
 

@@ -22,8 +22,9 @@ MNT_DETACH = 2
 CLONE_FS, CLONE_NEWNS = 0x200, 0x20000
 PR_SET_CHILD_SUBREAPER = 36
 SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_OPENAT2, SYS_MOUNT_SETATTR = 428, 429, 437, 442  # the same on every architecture
-AT_FDCWD, AT_RECURSIVE, OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY = -100, 0x8000, 1, 0x4
-RESOLVE_NO_MAGICLINKS, RESOLVE_BENEATH = 0x02, 0x08
+AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE, OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY = -100, 0x1000, 0x8000, 1, 0x4
+MOUNT_ATTR_IDMAP = 0x100000
+RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 PAGE = 4096  # what mount(2) takes of options, with the closing zero
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -36,6 +37,8 @@ class MountPoint(NamedTuple):
     fstype: str
     options: str
     shared: bool
+    device: str = ""  # "major:minor"
+    root: str = ""  # which part of its file system
 
 
 class Overlay(Value, frozen=True):
@@ -61,6 +64,17 @@ class SharedBind(Value, frozen=True):
 
     source: str
     target: str
+
+
+class IdMapped(Value, frozen=True):
+    """`target` (exists) shows `source`, owners shifted by the user namespace of the call; where the file system can't
+    do that (EINVAL), as it is."""
+
+    source: str
+    target: str
+
+
+Content = Overlay | Bind | SharedBind | IdMapped
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, options: str = "") -> None:
@@ -90,7 +104,7 @@ def parse_mountinfo(text: str) -> Iterator[MountPoint]:
         fields = left.split(" ")
         kind = right.split(" ")
         path = fields[4].encode().decode("unicode_escape") if "\\" in fields[4] else fields[4]
-        yield MountPoint(path, kind[0], kind[2], any(f.startswith("shared:") for f in fields[6:]))
+        yield MountPoint(path, kind[0], kind[2], any(f.startswith("shared:") for f in fields[6:]), fields[2], fields[3])
 
 
 def mount_points() -> list[MountPoint]:
@@ -129,14 +143,14 @@ def unmount_below(folder: str) -> None:
             unmount(point.path)
 
 
-def open_beneath(root: int | str, path: str, flags: int) -> int:
-    """openat2(2) with RESOLVE_BENEATH: links are followed, but never out of `root`.
+def open_beneath(root: int | str, path: str, flags: int, resolve: int = 0) -> int:
+    """openat2(2) with RESOLVE_BENEATH: links are followed, but never out of `root`; `resolve` may say more.
 
     :raises OSError: EXDEV where the path leads out of `root`.
     """
     folder = os.open(root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC) if isinstance(root, str) else root
     try:
-        how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS)
+        how = (ctypes.c_uint64 * 3)(flags | os.O_CLOEXEC, 0, RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS | resolve)
         fd = _libc.syscall(
             ctypes.c_long(SYS_OPENAT2), folder, os.fsencode(path), ctypes.byref(how), ctypes.c_size_t(24)
         )
@@ -176,12 +190,13 @@ def can_set_attributes() -> bool:
 
 
 def start_privately(
-    spawn: Callable[[], int], contents: Sequence[Overlay | Bind | SharedBind], hidden: Sequence[str]
+    spawn: Callable[[], int], contents: Sequence[Content], hidden: Sequence[str], users: int = -1
 ) -> int:
     """Call `spawn` in a new mount namespace where `contents` are mounted and `hidden` mounts are taken off.
 
     Nothing else of this process is affected: the call does not await, other threads keep their own namespace.
 
+    :param users: descriptor of the user namespace for what is IdMapped.
     :returns: what `spawn` does.
     :raises RetryError: the kernel refused a mount.
     """
@@ -190,7 +205,7 @@ def start_privately(
     try:
         _check(_libc.unshare(CLONE_FS | CLONE_NEWNS), "unshare the mount namespace")
         try:
-            _furnish(contents, hidden)
+            _furnish(contents, hidden, users)
             os.chdir("/")
             return spawn()
         finally:
@@ -202,7 +217,7 @@ def start_privately(
         os.close(where)
 
 
-def _furnish(contents: Sequence[Overlay | Bind | SharedBind], hidden: Sequence[str]) -> None:
+def _furnish(contents: Sequence[Content], hidden: Sequence[str], users: int) -> None:
     """Make the namespace we are in into the one that the program should see."""
     held: list[int] = []
     try:
@@ -219,6 +234,8 @@ def _furnish(contents: Sequence[Overlay | Bind | SharedBind], hidden: Sequence[s
                 _mount_overlay(content)
             elif isinstance(content, Bind):
                 _bind_beneath(content)
+            elif isinstance(content, IdMapped):
+                _put_idmapped(content, users)
     except OSError as e:
         raise RetryError(f"a mount for the container was refused: {e}") from e
     finally:
@@ -247,6 +264,26 @@ def _put(fd: int, target: str) -> None:
         ),
         f"mount on {target}",
     )
+
+
+def _put_idmapped(content: IdMapped, users: int) -> None:
+    """mount_setattr(2) with MOUNT_ATTR_IDMAP, which a mount takes only while it isn't mounted anywhere."""
+    fd = _hold(content.source)
+    try:
+        attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_IDMAP, 0, 0, users)
+        done = _libc.syscall(
+            ctypes.c_long(SYS_MOUNT_SETATTR),
+            fd,
+            b"",
+            ctypes.c_uint(AT_EMPTY_PATH | AT_RECURSIVE),
+            ctypes.byref(attributes),
+            ctypes.c_size_t(ctypes.sizeof(attributes)),
+        )
+        if done < 0 and ctypes.get_errno() not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+            _check(done, f"shift the owners of {content.source}")
+        _put(fd, content.target)
+    finally:
+        os.close(fd)
 
 
 def _mount_overlay(overlay: Overlay) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import shutil
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -25,12 +26,13 @@ from edged.model import (
     SandboxState,
     ServiceRules,
 )
-from edged.runtime import mounts, probes
+from edged.runtime import hooks, mounts, probes
 from edged.runtime.api import ProbeResult
 from edged.runtime.cgroup import Cgroups
 from edged.runtime.claims import Claims
 from edged.runtime.containerlogs import ContainerLogs
 from edged.runtime.containers import Containers, remove_tree
+from edged.runtime.follower import Follower
 from edged.runtime.network import Network
 from edged.runtime.records import Places, parse_id
 from edged.runtime.sandboxes import Namespace, Sandboxes
@@ -50,6 +52,8 @@ class NetworkRoom(Protocol):
     async def attach(self, pod_uid: str, sysctls: Sequence[tuple[str, str]] = ()) -> Namespace: ...
     async def detach(self, pod_uid: str) -> None: ...
     def observe(self) -> Mapping[str, Namespace]: ...
+    def concerned(self, links: set[str]) -> bool: ...
+    async def heal(self) -> bool: ...
 
 
 class ServicesRoom(Protocol):
@@ -62,7 +66,8 @@ class ServicesRoom(Protocol):
     async def open(self) -> None: ...
     async def close(self) -> None: ...
     async def teardown(self) -> None: ...
-    async def sync(self, rules: Sequence[ServiceRules]) -> None: ...
+    async def sync(self, rules: Sequence[ServiceRules], host_ports: Sequence[HostPort] = ()) -> None: ...
+    async def network_changed(self) -> None: ...
 
 
 class PodRuntime:
@@ -77,8 +82,9 @@ class PodRuntime:
         self._services = services or Services(config.network, config.run)
         self._cgroups = Cgroups(config.cgroup_parent)
         self._logs = ContainerLogs(self._places, config)
-        self._containers = Containers(self._places, self._cgroups, self._logs)
+        self._containers = Containers(self._places, self._cgroups, self._logs, config.policy)
         self._claims = Claims(self._places.state / "volumes", self._places.run / "volumes", config.storage)
+        self._follower: Follower | None = None  # of the machine's network, while open
         self._sandboxes = Sandboxes(self._places, self._network, config.network.cluster_domain, self._claims)
 
     @property
@@ -105,6 +111,13 @@ class PodRuntime:
         await self._sandboxes.open()
         await self._network.open()
         await self._services.open()
+        self._follower = Follower(
+            self._network,
+            self._services,
+            lambda: self._sandboxes.use_nameserver(self._services.nameserver),
+            lambda: on_exit(""),
+        )
+        self._follower.open()
 
     async def _remove_strangers(self) -> None:
         """Processes in our part of the cgroup tree that no record knows: run_dir was emptied under them."""
@@ -116,6 +129,8 @@ class PodRuntime:
 
     async def close(self) -> None:
         self._containers.close()
+        if self._follower is not None:
+            await self._follower.close()
         await self._services.close()
         await self._network.close()
 
@@ -192,20 +207,20 @@ class PodRuntime:
 
     async def sync_services(self, services: Sequence[ServiceRules], host_ports: Sequence[HostPort] = ()) -> None:
         before = self._services.nameserver
-        await self._services.sync(services)
+        await self._services.sync(services, host_ports)
         if self._services.nameserver != before:
             self._sandboxes.use_nameserver(self._services.nameserver)
 
     # ------------------------------------------------------------ being taken up
 
     async def signal_container(self, container_id: str) -> None:
-        raise NotImplementedError
+        await self._containers.ask(container_id)
 
     async def run_hook(self, container_id: str, hook: Hook, ip: str, timeout: float) -> None:
-        raise NotImplementedError
+        await hooks.run(hook, ip, timeout, functools.partial(self._containers.exec, container_id))
 
     async def note_post_started(self, container_id: str) -> None:
-        raise NotImplementedError
+        self._containers.note_post_started(container_id)
 
     async def refresh_volumes(self, pod: Pod, material: Material) -> None:
         self._sandboxes.refresh(pod, material)

@@ -11,9 +11,11 @@
         <id>           the exit code, by conmon at the end
     run_dir/logs/<id>.log                                  CRI form, bounded
     run_dir/crun/                                          crun's own state
+    run_dir/messages/<id>                                  termination messages, see edged.runtime.last_words
     state_dir/logs/                                        copies of logs, see edged.runtime.logcopy
     state_dir/rw/<uid>/volumes/<name>/                     emptyDir on disk
-    state_dir/rw/<uid>/<name>-<attempt>/{upper,work}       what a container wrote to its root
+    state_dir/rw/<uid>/<name>-<attempt>/{upper,work}       what a container wrote to its root (one that can't write
+                                                           there has layer/ beside its record instead)
 
 Nothing here is flushed: a power cut empties run_dir, and what is in state_dir/rw without a record is swept.
 """
@@ -154,6 +156,7 @@ class Places:
         self.pods = self.run / "pods"
         self.logs = self.run / "logs"
         self.crun = self.run / "crun"
+        self.messages = self.run / "messages"
         self.writable = self.state / "rw"
         self.disk_logs = self.state / "logs"
 
@@ -183,6 +186,11 @@ class Places:
     def log(self, container: str) -> Path:
         parse_id(container)
         return self.logs / f"{container}.log"
+
+    def message(self, container: str) -> Path:
+        """What it says at its end, see edged.runtime.last_words."""
+        parse_id(container)
+        return self.messages / container
 
     # ------------------------------------------------------------ reading and writing
 

@@ -9,9 +9,15 @@ clone's flags are checked, clone3's can't be, so it answers ENOSYS and C librari
 from __future__ import annotations
 
 import functools
+import os
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 import msgspec
+
+from edged.errors import PermanentError, RetryError
+from edged.runtime.mounts import open_beneath
 
 EPERM, EINVAL, ENOSYS = 1, 22, 38
 NAMESPACE_FLAGS = 0x7E020000  # CLONE_NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET
@@ -73,22 +79,92 @@ request_key set_mempolicy setdomainname sethostname setns settimeofday stime swa
 umount2 unshare uselib userfaultfd ustat vhangup vm86 vm86old
 """
 
+OPENED_BY = {  # withheld calls that go with a capability which a pod was given, as in containerd's default profile
+    "CAP_SYS_ADMIN": (
+        "bpf fanotify_init fsconfig fsmount fsopen fspick lookup_dcookie mount mount_setattr move_mount"
+        " name_to_handle_at open_tree perf_event_open quotactl quotactl_fd setdomainname sethostname setns syslog"
+        " umount umount2 unshare"
+    ),
+    "CAP_DAC_READ_SEARCH": "open_by_handle_at",
+    "CAP_SYS_BOOT": "reboot",
+    "CAP_SYS_MODULE": "delete_module finit_module init_module",
+    "CAP_SYS_PACCT": "acct",
+    "CAP_SYS_PTRACE": "kcmp pidfd_getfd process_madvise",
+    "CAP_SYS_RAWIO": "ioperm iopl",
+    "CAP_SYS_TIME": "clock_settime clock_settime64 settimeofday stime",
+    "CAP_SYS_TTY_CONFIG": "vhangup",
+    "CAP_SYS_NICE": "get_mempolicy mbind set_mempolicy",
+    "CAP_SYSLOG": "syslog",
+    "CAP_BPF": "bpf",
+    "CAP_PERFMON": "perf_event_open",
+}
+FILE_LIMIT = 1 << 20  # bytes of a profile; the well-known ones have some 15 KiB
+WAIT_FOR_FILE = 10.0  # seconds until a missing profile is looked for again
 
-@functools.cache
-def profile(machine: str) -> bytes:
+
+def choose(wanted: str, machine: str, capabilities: Collection[str], folder: Path, where: str) -> bytes:
+    """The JSON of linux.seccomp for what a pod says: RuntimeDefault, Unconfined, or Localhost/<file below `folder`>.
+
+    :param machine: `uname -m`. :param where: whose it is, for the errors.
+    :raises PermanentError: another word, or a file that is no profile. :raises RetryError: there is no such file.
+    """
+    if wanted == "Unconfined":
+        return b"null"
+    if wanted in ("RuntimeDefault", ""):
+        return profile(machine, frozenset(c for c in capabilities if c in OPENED_BY))
+    kind, _, name = wanted.partition("/")
+    if kind != "Localhost" or not name:
+        raise PermanentError(
+            f"{where} wants seccomp profile {wanted!r}; use RuntimeDefault, Unconfined or Localhost with a file below"
+            f" {folder}"
+        )
+    try:
+        with open(open_beneath(os.fspath(folder), name, os.O_RDONLY | os.O_NONBLOCK), "rb") as f:  # noqa: PTH123
+            content = f.read(FILE_LIMIT + 1)
+    except OSError as e:
+        raise RetryError(
+            f"{where} wants seccomp profile {name}, which can't be read: {e.strerror}; put it below {folder}",
+            after=WAIT_FOR_FILE,
+        ) from e
+    return _checked(content, f"seccomp profile {folder / name}")
+
+
+def _checked(content: bytes, name: str) -> bytes:
+    """As linux.seccomp, without what Docker's own profiles add to it for other tools."""
+    try:
+        made = msgspec.json.decode(content)
+    except msgspec.DecodeError as e:
+        raise PermanentError(f"{name} is not JSON: {e}") from e
+    if len(content) > FILE_LIMIT or not isinstance(made, dict) or not str(made.get("defaultAction", "")):
+        raise PermanentError(f"{name} is not an OCI seccomp profile: an object with defaultAction is expected")
+    return msgspec.json.encode(made)
+
+
+@functools.lru_cache(maxsize=8)
+def profile(machine: str, capabilities: frozenset[str] = frozenset()) -> bytes:
     """The JSON of linux.seccomp for `uname -m`'s name of the machine; built once, kept as bytes.
 
     b"null" for a machine whose name is not known here.
+
+    :param capabilities: those of the container that open more calls, see OPENED_BY.
     """
     architectures = ARCHITECTURES.get(machine)
     if architectures is None:
         return b"null"
     allow = "SCMP_ACT_ALLOW"
+    opened = {call for capability in capabilities for call in OPENED_BY[capability].split()}
+    namespaces = "CAP_SYS_ADMIN" in capabilities
+    clone: dict[str, Any] = {"names": ["clone"], "action": allow}
+    clone3: dict[str, Any] = {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS}
+    if namespaces:
+        clone3 = {"names": ["clone3"], "action": allow}
+    else:
+        clone["args"] = [_argument(0, NAMESPACE_FLAGS, "MASKED_EQ", 0)]
     rules: list[dict[str, Any]] = [
-        {"names": ALLOWED.split(), "action": allow},
-        {"names": WITHHELD.split(), "action": "SCMP_ACT_ERRNO", "errnoRet": EPERM},
-        {"names": ["clone"], "action": allow, "args": [_argument(0, NAMESPACE_FLAGS, "MASKED_EQ", 0)]},
-        {"names": ["clone3"], "action": "SCMP_ACT_ERRNO", "errnoRet": ENOSYS},
+        {"names": [*ALLOWED.split(), *sorted(opened)], "action": allow},
+        {"names": [c for c in WITHHELD.split() if c not in opened], "action": "SCMP_ACT_ERRNO", "errnoRet": EPERM},
+        clone,
+        clone3,
         {"names": ["socket"], "action": allow, "args": [_argument(0, AF_VSOCK, "NE")]},
         {"names": ["socket"], "action": "SCMP_ACT_ERRNO", "errnoRet": EINVAL, "args": [_argument(0, AF_VSOCK, "EQ")]},
         *({"names": ["personality"], "action": allow, "args": [_argument(0, p, "EQ")]} for p in PERSONALITIES),

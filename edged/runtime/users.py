@@ -6,19 +6,31 @@ Names are looked up in the image's own /etc/passwd and /etc/group, as OCI's imag
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from edged.errors import PermanentError
-from edged.model import Image
+from edged.model import Image, Security
 from edged.runtime.bundle import User
 from edged.runtime.mounts import open_beneath
 
 FILE_LIMIT = 1 << 20  # bytes of a passwd or group file that are looked at
 
 
-def resolve_user(image: Image) -> User:
+def user_of(image: Image, security: Security, more_groups: Sequence[int] = ()) -> User:
+    """What the pod says stands over what the image says, as the CRI has it: a user of the pod's brings the groups that
+    the image's files give to that user, and `groups` come on top.
+
+    :raises PermanentError: the image has no such user or group.
+    """
+    user = resolve_user(image, image.user if security.user is None else str(security.user))
+    gid = user.gid if security.group is None else security.group
+    extra = (*user.groups, *security.groups, *more_groups)
+    return User(user.uid, gid, tuple(dict.fromkeys(g for g in extra if g != gid)))
+
+
+def resolve_user(image: Image, user: str) -> User:
     """:raises PermanentError: the image has no such user or group."""
-    name, _, group = image.user.partition(":")
+    name, _, group = user.partition(":")
     if not name and not group:
         return User()
     passwd = list(_entries(_read(image, "etc/passwd"), 4))

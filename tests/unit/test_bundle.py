@@ -10,7 +10,7 @@ import pytest
 from edged.errors import PermanentError
 from edged.model import Limits, Pod
 from edged.runtime import bundle, seccomp
-from edged.runtime.bundle import BindMount, ContainerSpec, Machine, User
+from edged.runtime.bundle import BindMount, ContainerSpec, Device, Machine, User
 
 MIB = 1 << 20
 
@@ -49,7 +49,7 @@ def test_root_has_dockers_default_capabilities_and_other_users_none() -> None:
 
 def test_each_container_has_its_own_namespaces_but_shares_the_pods_network() -> None:
     unified = config()["linux"]["namespaces"]
-    assert [n["type"] for n in unified] == ["pid", "mount", "ipc", "uts", "cgroup", "network"]
+    assert [n["type"] for n in unified] == ["pid", "mount", "uts", "cgroup", "ipc", "network"]
     assert unified[-1]["path"] == "/run/netns/10.0.0.2"
     older = config(Machine(unified=False))["linux"]["namespaces"]
     assert "cgroup" not in [n["type"] for n in older]
@@ -71,6 +71,7 @@ def test_no_request_is_the_smallest_share_and_no_limit_is_none() -> None:
     assert config(limits=Limits(pids_limit=0))["linux"]["resources"] == {
         "devices": [{"allow": False, "access": "rwm"}],
         "cpu": {"shares": 2},
+        "unified": {"memory.oom.group": "1"},
     }
 
 
@@ -96,8 +97,7 @@ def test_own_mounts_come_after_the_systems() -> None:
 
 
 def test_seccomp_is_an_allow_list_and_its_compiled_form_goes_along() -> None:
-    machine = Machine(seccomp=seccomp.profile("x86_64"), seccomp_bpf="QUJD")
-    made = config(machine)
+    made = config(seccomp=seccomp.profile("x86_64"), seccomp_bpf="QUJD")
     assert made["annotations"] == {bundle.SECCOMP_BPF: "QUJD"}
     profile = made["linux"]["seccomp"]
     assert (profile["defaultAction"], profile["defaultErrnoRet"]) == ("SCMP_ACT_ERRNO", 38)
@@ -113,14 +113,48 @@ def test_a_call_is_either_allowed_or_withheld() -> None:
 
 def test_an_unknown_machine_has_no_seccomp_rather_than_a_wrong_one() -> None:
     assert seccomp.profile("pdp11") == b"null"
-    assert "seccomp" not in config(Machine(seccomp=b"null"))["linux"]
+    assert "seccomp" not in config(seccomp=b"null")["linux"]
     assert "SCMP_ARCH_ARM" in seccomp.profile("aarch64").decode()
 
 
-def test_without_a_device_filter_no_device_files_can_be_made() -> None:
-    made = config(Machine(devices=False))
-    assert "devices" not in made["linux"]["resources"]
-    assert "CAP_MKNOD" not in made["process"]["capabilities"]["bounding"]
+def test_without_a_device_filter_there_is_no_rule_for_devices() -> None:
+    assert "devices" not in config(Machine(devices=False))["linux"]["resources"]
+    assert "devices" not in config(Machine(devices=False), privileged=True)["linux"]["resources"]
+
+
+def test_a_pods_namespaces_are_joined_and_the_hosts_network_is_no_namespace() -> None:
+    shared = config(ipcns="/run/ipc", shm="/run/shm")
+    assert {"type": "ipc", "path": "/run/ipc"} in shared["linux"]["namespaces"]
+    memory = next(m for m in shared["mounts"] if m["destination"] == "/dev/shm")
+    assert (memory["type"], memory["source"]) == ("bind", "/run/shm")
+    host = [n["type"] for n in config(host_network=True, netns="")["linux"]["namespaces"]]
+    assert ("network" in host, "uts" in host) == (False, True)
+
+
+def test_a_user_namespace_has_64_ki_users_and_groups() -> None:
+    made = config(users=1 << 20)["linux"]
+    assert {"type": "user"} in made["namespaces"]
+    assert made["uidMappings"] == made["gidMappings"] == [{"containerID": 0, "hostID": 1 << 20, "size": 65536}]
+    assert "uidMappings" not in config()["linux"]
+
+
+def test_a_privileged_container_sees_everything_and_another_one_does_not() -> None:
+    made = config(privileged=True, escalation=True, devices=(Device("/dev/i2c-1", "c", 89, 1, 0o660, 0, 44),))
+    linux = made["linux"]
+    assert (linux["maskedPaths"], linux["readonlyPaths"], made["process"]["noNewPrivileges"]) == ([], [], False)
+    assert linux["resources"]["devices"] == [{"allow": True, "access": "rwm"}]
+    device = {"path": "/dev/i2c-1", "type": "c", "major": 89, "minor": 1, "fileMode": 0o660, "uid": 0, "gid": 44}
+    assert linux["devices"] == [device]
+    sys = next(m for m in made["mounts"] if m["destination"] == "/sys")
+    assert "rw" in sys["options"]
+    assert "/proc/kcore" in config()["linux"]["maskedPaths"]
+
+
+def test_a_root_can_be_read_only_and_kernel_parameters_are_the_pods() -> None:
+    made = config(read_only_root=True, sysctls=(("kernel.shmmax", "1000"),))
+    assert made["root"] == {"path": "/run/x/rootfs", "readonly": True}
+    assert made["linux"]["sysctl"] == {"kernel.shmmax": "1000"}
+    assert "sysctl" not in config()["linux"]
 
 
 def test_an_oom_score_that_may_not_be_lowered_is_not() -> None:

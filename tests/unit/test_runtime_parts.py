@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 
 from edged.errors import PermanentError, RetryError
-from edged.model import ContainerPhase, Image
+from edged.model import ContainerPhase, Image, Security
 from edged.runtime.bundle import User
 from edged.runtime.cgroup import Cgroups, Mode
 from edged.runtime.logs import LogFile
 from edged.runtime.mounts import MountPoint, Overlay, overlay_options, parse_mountinfo
 from edged.runtime.records import ContainerRecord, Places, SandboxRecord, parse_id, write_atomically
-from edged.runtime.users import resolve_user
-from edged.runtime.volumes import File, write_files
+from edged.runtime.users import resolve_user, user_of
+from edged.runtime.volumes.content import File
+from edged.runtime.volumes.files import write_files
 
 HYBRID = """\
 27 1 254:0 / / rw,relatime - ext4 /dev/vda rw,discard
@@ -32,7 +33,7 @@ def test_mount_points_are_read_with_their_spaces_and_propagation() -> None:
     (point,) = parse_mountinfo(
         r"36 35 98:0 / /mnt/a\040b rw,noatime shared:1 master:2 - ext3 /dev/root rw,errors=continue"
     )
-    assert point == MountPoint("/mnt/a b", "ext3", "rw,errors=continue", True)
+    assert point == MountPoint("/mnt/a b", "ext3", "rw,errors=continue", True, "98:0", "/")
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,23 @@ def image(tmp_path: Path, user: str) -> Image:
     ],
 )
 def test_users_are_found_in_the_image(tmp_path: Path, user: str, expected: User) -> None:
-    assert resolve_user(image(tmp_path, user)) == expected
+    assert resolve_user(image(tmp_path, user), user) == expected
+
+
+@pytest.mark.parametrize(
+    ("security", "groups", "expected"),
+    [
+        (Security(), (), User(1000, 7)),
+        (Security(user=4321), (), User(4321, 0)),  # neither the image's user nor its group
+        (Security(user=1000), (), User(1000, 1001, (1002,))),
+        (Security(group=8), (), User(1000, 8)),
+        (Security(user=1000, group=8, groups=(3, 8, 1002)), (5,), User(1000, 8, (1002, 3, 5))),
+    ],
+)
+def test_what_the_pod_says_of_its_user_stands_over_the_image(
+    tmp_path: Path, security: Security, groups: tuple[int, ...], expected: User
+) -> None:
+    assert user_of(image(tmp_path, "app:ops"), security, groups) == expected
 
 
 @pytest.mark.parametrize(
@@ -185,7 +202,7 @@ def test_users_are_found_in_the_image(tmp_path: Path, user: str, expected: User)
 )
 def test_a_user_that_the_image_does_not_have_is_told(tmp_path: Path, user: str, word: str) -> None:
     with pytest.raises(PermanentError, match=word):
-        resolve_user(image(tmp_path, user))
+        resolve_user(image(tmp_path, user), user)
 
 
 def test_a_passwd_that_links_out_of_the_image_is_not_followed(tmp_path: Path) -> None:
@@ -194,4 +211,4 @@ def test_a_passwd_that_links_out_of_the_image_is_not_followed(tmp_path: Path) ->
         (Path(layer) / "etc" / "passwd").unlink()
         (Path(layer) / "etc" / "passwd").symlink_to("/etc/passwd")
     with pytest.raises(PermanentError, match="user 'root'"):
-        resolve_user(made)
+        resolve_user(made, made.user)
