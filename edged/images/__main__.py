@@ -1,4 +1,4 @@
-"""`edged image import|list|remove|pull`, and `python -m edged.images` with the same words.
+"""`edged image import|list|remove|prune|pull|verify`, and `python -m edged.images` with the same words, and one more.
 
 A process of its own: what it loads (tar, zstd, ctypes) never gets into the resident daemon.
 """
@@ -6,36 +6,35 @@ A process of its own: what it loads (tar, zstd, ctypes) never gets into the resi
 from __future__ import annotations
 
 import argparse
-import contextlib
-import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import msgspec
-
 from edged.errors import PermanentError, RetryError
-from edged.images.importer import import_file
-from edged.images.platforms import parse_platform
-from edged.images.store import ImageStore
-from edged.model import Image
+from edged.images import commands, manners
+from edged.images.space import NoSpaceError
 
 DEFAULT_ROOT = Path("/var/lib/edged/images")
-TRY_LATER, PERMANENT = 3, 4
+TRY_LATER, PERMANENT, NO_SPACE = 3, 4, 5
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit codes: 0 done, 1 could not (the reason is on stderr), 2 wrong usage, 130 interrupted.
 
-    `pull` has two in place of 1: 3 try again later (it goes on where it stopped), 4 trying again can't help.
+    `pull`, and whatever works for a daemon (--parent), have three in place of 1: 3 try again later (it goes on where it
+    stopped), 4 trying again can't help, 5 there is no space left.
     """
     args = _parser().parse_args(argv)
     try:
+        if args.parent:
+            manners.serve(args.parent)
         args.do(args)
     except (RetryError, PermanentError) as e:
         sys.stderr.write(f"edged image: {e}\n")
-        if args.do is not _pull:
+        if args.do is not commands.pull and not args.parent:
             return 1
+        if isinstance(e, NoSpaceError):
+            return NO_SPACE
         return TRY_LATER if isinstance(e, RetryError) else PERMANENT
     except KeyboardInterrupt:
         return 130
@@ -44,98 +43,43 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="edged image", description="The images that this node has.")
-    commands = parser.add_subparsers(required=True, metavar="import|list|remove|pull")
+    adding = parser.add_subparsers(required=True, metavar="import|list|remove|prune|pull|verify")
 
-    importing = commands.add_parser("import", help="take images from an OCI layout or a docker save archive")
+    def command(name: str, do: Callable[[argparse.Namespace], None], about: str) -> argparse.ArgumentParser:
+        one: argparse.ArgumentParser = adding.add_parser(name, help=about, description=about)
+        one.set_defaults(do=do)
+        one.add_argument("--root", type=Path, default=DEFAULT_ROOT, metavar="DIR", help=f"default: {DEFAULT_ROOT}")
+        one.add_argument("--job-fd", type=int, default=-1, help=argparse.SUPPRESS)
+        one.add_argument("--parent", type=int, default=0, help=argparse.SUPPRESS)
+        return one
+
+    importing = command("import", commands.import_, "take images from an OCI layout or a docker save archive")
     importing.add_argument("files", nargs="+", type=Path, metavar="FILE", help="folder, .tar or .tar.gz")
     importing.add_argument("--name", metavar="REF", help="the reference to give, instead of those in FILE")
-    importing.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="default: this machine's")
-    importing.set_defaults(do=_import)
 
-    listing = commands.add_parser("list", help="what is there")
-    listing.set_defaults(do=_list)
+    command("list", commands.list_, "what is there")
 
-    removing = commands.add_parser("remove", help="forget images and free what only they used")
+    removing = command("remove", commands.remove, "forget images and free what only they used")
     removing.add_argument("references", nargs="+", metavar="REF")
-    removing.set_defaults(do=_remove)
+    removing.add_argument("--force", action="store_true", help="even those that a container runs from")
 
-    pulling = commands.add_parser("pull", help="fetch an image from its registry; goes on where it was interrupted")
+    pruning = command("prune", commands.prune, "remove every image that no pod of this node needs")
+    pruning.add_argument("--dry-run", action="store_true", help="only say what would be removed")
+
+    pulling = command("pull", commands.pull, "fetch an image from its registry; goes on where it was interrupted")
     pulling.add_argument("reference", metavar="REFERENCE")
     pulling.add_argument("--config", type=Path, metavar="FILE", help="mirrors, insecure registries, CA files, as JSON")
     pulling.add_argument("--auth", type=Path, metavar="FILE", help="logins, as docker's config.json")
-    pulling.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="default: this machine's")
-    pulling.set_defaults(do=_pull)
+    pulling.add_argument("--plain", action="store_true", help="say how it goes in words, not as a line of JSON each")
 
-    for command in (importing, listing, removing, pulling):
-        command.add_argument("--root", type=Path, default=DEFAULT_ROOT, metavar="DIR", help=f"default: {DEFAULT_ROOT}")
+    for one in (importing, pulling):
+        one.add_argument("--platform", metavar="OS/ARCH[/VARIANT]", help="default: this machine's")
+
+    collecting = command("collect", commands.collect, "what the daemon asks for when the disk is full")
+    collecting.add_argument("references", nargs="*")
+    verifying = command("verify", commands.verify, "compare the files of all layers with what they should be")
+    verifying.add_argument("--idle", action="store_true", help="only while nobody else wants the disk")
     return parser
-
-
-def _import(args: argparse.Namespace) -> None:
-    machine = parse_platform(args.platform) if args.platform else None
-    for file in args.files:
-        for image in import_file(args.root, file, args.name, machine, waiting=_say_waiting):
-            sys.stdout.write(f"imported {image.reference}  {_short(image)}  {_layers(image)}, {_size(image.size)}\n")
-
-
-def _list(args: argparse.Namespace) -> None:
-    store = ImageStore(args.root)
-    images = store.list()
-    rows = [("REFERENCE", "IMAGE ID", "LAYERS", "SIZE")]
-    rows += [(i.reference, _short(i), str(len(i.layers)), _size(i.size)) for i in images]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        sys.stdout.write("  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() + "\n")
-    for sentence in store.damage:
-        sys.stderr.write(f"edged image: {sentence}\n")
-    if not store.damage:
-        sys.stdout.write(f"on disk: {_size(store.disk_usage())}\n")
-
-
-def _remove(args: argparse.Namespace) -> None:
-    store = ImageStore(args.root)
-    for reference in args.references:
-        before = store.disk_usage()
-        store.remove(reference)
-        sys.stdout.write(f"removed {reference}, {_size(before - store.disk_usage())} freed\n")
-
-
-def _pull(args: argparse.Namespace) -> None:
-    """Each event is one line of JSON on stdout. If nobody reads them any more, the pull still goes on."""
-    from edged.images import auth, registry  # TLS and HTTP: 6 MB that the other commands don't need
-    from edged.images.pull import Event, pull
-
-    def tell(event: Event) -> None:
-        with contextlib.suppress(OSError):
-            os.write(1, msgspec.json.encode(event) + b"\n")
-
-    config = registry.PullConfig.read(args.config) if args.config else registry.PullConfig()
-    logins = auth.Logins.read(args.auth) if args.auth else auth.Logins.none()
-    machine = parse_platform(args.platform) if args.platform else None
-    pull(args.root, args.reference, config, logins, machine, tell)
-
-
-def _say_waiting() -> None:
-    sys.stderr.write("edged image: another import is under way; waiting for it\n")
-
-
-def _short(image: Image) -> str:
-    return image.id.removeprefix("sha256:")[:12]
-
-
-def _layers(image: Image) -> str:
-    return f"{len(image.layers)} layer{'' if len(image.layers) == 1 else 's'}"
-
-
-def _size(size: int) -> str:
-    if size < 1000:
-        return f"{size} B"
-    value = float(size)
-    for unit in ("kB", "MB", "GB", "TB"):
-        value /= 1000
-        if value < 999.5 or unit == "TB":
-            break
-    return f"{value:.1f} {unit}"
 
 
 if __name__ == "__main__":

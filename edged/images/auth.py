@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import base64
 import binascii
+import fnmatch
 import re
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 
@@ -19,6 +22,7 @@ from edged.images.reference import DEFAULT_REGISTRY
 from edged.model import Value
 
 LARGEST_FILE = 1 << 20  # bytes of a config.json
+SECRET_KEYS = (".dockerconfigjson", ".dockercfg")  # what Kubernetes calls the one key of such a Secret
 SHORTEST_LIFE = 60.0  # seconds a token lives that doesn't say how long; the specification's own default
 SPARE = 0.8  # of its life; then a token counts as expired, so that none ends on the way
 _PARAMETER = re.compile(r'\s*([A-Za-z0-9!#$%&\'*+.^_`|~-]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s",]+))\s*(?:,|$)')
@@ -77,8 +81,19 @@ class _TokenAnswer(Value, frozen=True):
     expires_in: int | float | None = None
 
 
+class Keys(Protocol):
+    """Whatever has logins."""
+
+    def find_all(self, host: str, repository: str) -> tuple[Login, ...]:
+        """Those to try for `host`/`repository`, in this order; none means anonymous."""
+        ...
+
+
 class Logins:
-    """The logins of one `config.json`, found by host and, more specifically, by host and path."""
+    """The logins of one `config.json`, found by host and, more specifically, by host and path.
+
+    A host may have `*` in its parts ("*.example.com"), as Kubernetes allows in registry secrets.
+    """
 
     def __init__(self, config: _DockerConfig, file: str) -> None:
         self._file = file
@@ -98,15 +113,24 @@ class Logins:
                 raw = f.read(LARGEST_FILE + 1)
         except OSError as e:
             raise PermanentError(f"cannot read the credentials in {path}: {e.strerror}") from e
+        return cls._decode(raw, str(path))
+
+    @classmethod
+    def of_secret(cls, key: str, value: bytes) -> Logins:
+        """The logins of a v1 Secret of type kubernetes.io/dockerconfigjson, or of the older dockercfg, which has what
+        the newer has under "auths"."""
+        return cls._decode(b'{"auths": %b}' % value if key == ".dockercfg" else value, f"a registry secret's {key}")
+
+    @classmethod
+    def _decode(cls, raw: bytes, what: str) -> Logins:
         if len(raw) > LARGEST_FILE:
-            raise PermanentError(f"{path} is longer than {LARGEST_FILE} bytes; that is no docker config.json")
+            raise PermanentError(f"{what} is longer than {LARGEST_FILE} bytes; that is no docker config.json")
         try:
-            config = msgspec.json.decode(raw, type=_DockerConfig)
+            return cls(msgspec.json.decode(raw, type=_DockerConfig), what)
         except msgspec.ValidationError as e:  # says types and places, never values
-            raise PermanentError(f"{path} is not a docker config.json: {e}") from None
+            raise PermanentError(f"{what} is not a docker config.json: {e}") from None
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise PermanentError(f"{path} is not a docker config.json: it is not valid JSON") from None
-        return cls(config, str(path))
+            raise PermanentError(f"{what} is not a docker config.json: it is not valid JSON") from None
 
     def find(self, host: str, repository: str) -> Login | None:
         """The login for `host`/`repository`: the longest key that is a prefix of it, else the host's; None: anonymous.
@@ -125,7 +149,14 @@ class Logins:
                 )
             if entry is not None and not empty:
                 return self._login(entry, key)
+        for key, entry in self._auths.items():
+            if "*" in key and entry != _AuthEntry() and _fits(key, parts):
+                return self._login(entry, key)
         return None
+
+    def find_all(self, host: str, repository: str) -> tuple[Login, ...]:
+        login = self.find(host, repository)
+        return (login,) if login else ()
 
     def _login(self, entry: _AuthEntry, key: str) -> Login:
         user, password = entry.username, entry.password
@@ -142,6 +173,46 @@ class Logins:
         if not user:
             raise PermanentError(f"{self._file}: auths[{key}] has no user name")
         return Login(user, password)
+
+
+class Keyring:
+    """The logins of a pod's registry secrets, in their order, and then the node's own.
+
+    A secret that can't be read must not keep a public image, or another pod's, from coming: it is left out, and
+    `complaints` has the sentence.
+    """
+
+    def __init__(self, secrets: Sequence[Mapping[str, bytes]], docker_config: str) -> None:
+        self.complaints: list[str] = []
+        self._sources: list[Logins] = []
+        for secret in secrets:
+            try:
+                self._sources += [Logins.of_secret(key, value) for key, value in secret.items() if key in SECRET_KEYS]
+            except PermanentError as e:
+                self.complaints.append(str(e))
+        if docker_config and Path(docker_config).exists():
+            try:
+                self._sources.append(Logins.read(Path(docker_config)))
+            except PermanentError as e:
+                self.complaints.append(str(e))
+
+    def find_all(self, host: str, repository: str) -> tuple[Login, ...]:
+        found: list[Login] = []
+        for source in self._sources:
+            try:
+                found += [login for login in source.find_all(host, repository) if login not in found]
+            except PermanentError as e:
+                self.complaints.append(str(e))
+        return tuple(found)
+
+
+def _fits(pattern: str, parts: list[str]) -> bool:
+    """Whether host and path of `pattern` are a prefix of `parts`; a `*` stands for (a part of) a label of the host."""
+    host, *path = pattern.split("/")
+    labels, wanted = host.split("."), parts[0].split(".")
+    if path != parts[1 : 1 + len(path)] or len(labels) != len(wanted):
+        return False
+    return all(fnmatch.fnmatchcase(there, label) for there, label in zip(wanted, labels, strict=True))
 
 
 def _key(name: str) -> str:

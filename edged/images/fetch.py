@@ -14,8 +14,10 @@ from typing import TypeVar
 
 from edged.errors import PermanentError, RetryError
 from edged.images import oci
-from edged.images.partial import DiskError, Partial
-from edged.images.registry import Endpoint, PullConfig
+from edged.images.partial import Partial
+from edged.images.registry import Endpoint
+from edged.images.settings import PullConfig
+from edged.images.space import DiskError
 from edged.images.transport import CHUNK, Response
 from edged.model import Value
 

@@ -234,7 +234,7 @@ def _import_one(
             continue
         _add_layer(writer, source, file, descriptor, diff_id, bounds, what)
     for reference in references:
-        writer.add_image(reference, found.manifest, found.config, diff_ids)
+        writer.add_image(reference, found.manifest, found.config, diff_ids, imported=True)
     return references
 
 

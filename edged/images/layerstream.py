@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import zlib
+from collections.abc import Callable
 from typing import IO, BinaryIO, Protocol, cast
 
 from edged.errors import PermanentError
@@ -58,10 +59,22 @@ class LayerStream:
     :param diff_id: digest of the uncompressed tar; verified by `finish`.
     :param limit: bytes that the uncompressed tar may have.
     :param what: names the layer in errors: which file, which digest.
+    :param progress: called now and then as it is read.
     """
 
-    def __init__(self, blob: BinaryIO, *, digest: str, size: int, diff_id: str, limit: int, what: str) -> None:
+    def __init__(
+        self,
+        blob: BinaryIO,
+        *,
+        digest: str,
+        size: int,
+        diff_id: str,
+        limit: int,
+        what: str,
+        progress: Callable[[], None] = lambda: None,
+    ) -> None:
         self.what = what
+        self._progress, self._quiet = progress, 0
         self._digest, self._size, self._diff_id = digest, size, diff_id
         self._packed = HashedReader(blob, size, f"{what}: is longer than the {size} bytes that its descriptor says")
         self._plain = HashedReader(
@@ -69,6 +82,10 @@ class LayerStream:
         )
 
     def read(self, size: int, /) -> bytes:
+        self._quiet += size
+        if self._quiet >= 4 * CHUNK:
+            self._quiet = 0
+            self._progress()
         try:
             return self._plain.read(size)
         except EOFError as e:

@@ -12,7 +12,6 @@ end.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -23,34 +22,36 @@ from pathlib import Path
 
 import msgspec
 
-from edged.errors import EdgedError, PermanentError, RetryError
+from edged.errors import RetryError
 from edged.images import oci
+from edged.images.space import disk_error, require_space
+from edged.images.store import boot_id
 from edged.model import Value
 
 CHUNK = 256 << 10
 NOTE_SECONDS, NOTE_BYTES = 5.0, 1 << 20  # both must have passed since the last note; flash is not written for less
 CHECK_SPACE = 1 << 20  # bytes between two looks at the free space
-MOST_RESERVE = 64 << 20  # bytes a fetch leaves free on the disk; on a small one a 20th of it
 _NAME = re.compile(r"[0-9a-f]{64}")
 
 
-class DiskError(RetryError):
-    """The disk is full or failing: asking the network again would not help."""
-
-
 class _Safe(Value, frozen=True):
+    """:ivar image: the reference whose pull began it; "" = nobody knows (a version before)."""
+
     boot: str
     length: int
+    image: str = ""
 
 
 class Partial:
     """One layer's file, open and locked. `length` bytes of it are there and hashed.
 
     :param cancelled: set when the pull ends; waiting for another process stops then.
+    :param image: the reference that it is fetched for.
     """
 
-    def __init__(self, folder: Path, digest: str, size: int, cancelled: threading.Event) -> None:
+    def __init__(self, folder: Path, digest: str, size: int, cancelled: threading.Event, image: str = "") -> None:
         self.digest, self.size = digest, size
+        self._image = image
         self.path = folder / oci.hex_of(digest, "layer")
         self._safe = self.path.with_suffix(".safe")
         self._cancelled = cancelled
@@ -87,9 +88,9 @@ class Partial:
     def _take_over(self) -> None:
         """Believe what an earlier run left as far as it can be believed, and hash it."""
         there = os.fstat(self._fd).st_size
-        safe = self._read_safe()
+        safe = _read_safe(self._safe)
         self.noted = safe.length > 0
-        if safe.boot != _boot_id():
+        if safe.boot != boot_id():
             there = min(there, safe.length)
         self._hash = hashlib.sha256()
         self.length = 0
@@ -102,14 +103,8 @@ class Partial:
             self.length += len(data)
         os.ftruncate(self._fd, self.length)
         self.inherited = self.length
-        if safe.boot != _boot_id():
-            self._write_safe(_Safe(_boot_id(), self.length), flush=self.noted)
-
-    def _read_safe(self) -> _Safe:
-        try:
-            return msgspec.json.decode(self._safe.read_bytes(), type=_Safe)
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError):
-            return _Safe("", 0)
+        if safe.boot != boot_id() or safe.image != self._image:
+            self._write_safe(_Safe(boot_id(), self.length, self._image), flush=self.noted)
 
     def _write_safe(self, safe: _Safe, flush: bool) -> None:
         new = self.path.with_suffix(".new")
@@ -152,7 +147,7 @@ class Partial:
             os.fdatasync(self._fd)
         except OSError as e:
             raise disk_error(self.path, e) from e
-        self._write_safe(_Safe(_boot_id(), self.length), flush=True)
+        self._write_safe(_Safe(boot_id(), self.length, self._image), flush=True)
         self.noted = True
         self._since_note, self._noted_at = 0, time.monotonic()
 
@@ -160,7 +155,7 @@ class Partial:
         return "sha256:" + self._hash.hexdigest() == self.digest
 
     def restart(self) -> None:
-        self._write_safe(_Safe(_boot_id(), 0), flush=self.noted)
+        self._write_safe(_Safe(boot_id(), 0, self._image), flush=self.noted)
         os.ftruncate(self._fd, 0)
         self._hash = hashlib.sha256()
         self.length = self.inherited = 0
@@ -205,6 +200,37 @@ def sweep(folder: Path, keep: frozenset[str], limit: int) -> int:
     return freed
 
 
+def unwanted_bytes(folder: Path, wanted: frozenset[str]) -> int:
+    """Bytes of what is half-fetched for images whose references are not `wanted`."""
+    total = 0
+    for file in _unwanted(folder, wanted):
+        with contextlib.suppress(FileNotFoundError):
+            total += file.stat().st_size
+    return total
+
+
+def discard_unwanted(folder: Path, wanted: frozenset[str]) -> int:
+    """Delete that, except what some process has under way; returns the bytes deleted."""
+    freed = 0
+    for file in _unwanted(folder, wanted):
+        with contextlib.suppress(FileNotFoundError):
+            size = file.stat().st_size
+            freed += size if _delete_unused(file) else 0
+    return freed
+
+
+def _unwanted(folder: Path, wanted: frozenset[str]) -> list[Path]:
+    found = [file for file in folder.iterdir() if _NAME.fullmatch(file.name)] if folder.is_dir() else []
+    return [file for file in found if _read_safe(file.with_suffix(".safe")).image not in wanted]
+
+
+def _read_safe(file: Path) -> _Safe:
+    try:
+        return msgspec.json.decode(file.read_bytes(), type=_Safe)
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+        return _Safe("", 0)
+
+
 def discard(folder: Path, digests: frozenset[str]) -> None:
     """Delete what is half-fetched of layers that are in the store now, except what another process has under way."""
     for digest in digests:
@@ -227,26 +253,3 @@ def _delete_unused(file: Path) -> bool:
     finally:
         os.close(fd)
     return True
-
-
-def require_space(folder: Path, wanted: int) -> None:
-    """:raises RetryError: `wanted` more bytes would leave less free than the node needs to live."""
-    s = os.statvfs(folder)
-    free, reserve = s.f_bavail * s.f_frsize, min(MOST_RESERVE, s.f_blocks * s.f_frsize // 20)
-    if free - wanted < reserve:
-        raise DiskError(
-            f"no space in {folder}: {wanted / 1e6:.1f} MB more are needed besides a reserve of {reserve / 1e6:.1f} MB, "
-            f"{free / 1e6:.1f} MB are free; remove images or give it a larger disk",
-            60.0,
-        )
-
-
-def disk_error(path: Path, e: OSError) -> EdgedError:
-    sentence = f"cannot write {path}: {e.strerror}"
-    if e.errno in (errno.ENOSPC, errno.EDQUOT):
-        return DiskError(f"no space: {sentence}; remove images or give it a larger disk", 60.0)
-    return DiskError(sentence, 60.0) if e.errno == errno.EIO else PermanentError(sentence)
-
-
-def _boot_id() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

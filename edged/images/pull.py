@@ -15,24 +15,26 @@ import queue
 import shutil
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
 from edged.errors import EdgedError, PermanentError, RetryError
-from edged.images import auth, oci, partial, platforms
+from edged.images import auth, filelist, oci, partial, platforms, space, verify
+from edged.images.events import Event, Teller
 from edged.images.fetch import Fetcher, Retrying
 from edged.images.layerstream import LayerStream
 from edged.images.partial import Partial
 from edged.images.reference import Reference, parse
-from edged.images.registry import PullConfig, endpoints
+from edged.images.registry import endpoints
+from edged.images.settings import PullConfig
 from edged.images.store import ImageStore, layer_name
 from edged.images.transport import Transport
 from edged.images.unpack import Bounds, unpack_layer
 from edged.images.wanted import Heads, Layer, Wanted, find
 from edged.images.writer import StoreWriter
-from edged.model import Image, Value
+from edged.model import Image
 
 LONGEST_BATCH = 20.0  # seconds of unpacking; then what there is is kept, whatever else has arrived
 MOST_ROUNDS = 3  # how often layers may vanish under our hands (somebody else swept) before "later" is the answer
@@ -41,33 +43,11 @@ MOST_ROUNDS = 3  # how often layers may vanish under our hands (somebody else sw
 Arrived = tuple[Layer, Partial | BaseException | None]
 
 
-class Event(Value, frozen=True, omit_defaults=True):
-    """One line of progress. Bytes are of compressed layers.
-
-    :ivar event: "resolved" (what there is to do), "progress", "retry", "unpacked" (one layer), "done".
-    :ivar fetched: bytes that are here, those of earlier runs included; `total`: bytes that this pull needs.
-    :ivar received: bytes that came over the network in this run (only in "done").
-    :ivar present: the image was already here, nothing was fetched.
-    """
-
-    event: str
-    reference: str = ""
-    digest: str = ""
-    layers: int = 0
-    fetched: int = 0
-    total: int = 0
-    received: int = 0
-    present: bool = False
-    reason: str = ""
-    after: float = 0.0
-    image: str = ""
-
-
 def pull(
     root: Path,
     text: str,
     config: PullConfig | None = None,
-    logins: auth.Logins | None = None,
+    logins: auth.Keys | None = None,
     machine: oci.Platform | None = None,
     tell: Callable[[Event], None] = lambda _: None,
     bounds: Bounds | None = None,
@@ -97,7 +77,7 @@ class _Pull:
         root: Path,
         reference: Reference,
         config: PullConfig,
-        logins: auth.Logins,
+        logins: auth.Keys,
         machine: oci.Platform | None,
         tell: Callable[[Event], None],
         bounds: Bounds | None,
@@ -114,9 +94,7 @@ class _Pull:
         self._left = 0  # layers that no answer has come for
         self._later: RetryError | None = None
         self._ready = queue.SimpleQueue[Arrived]()
-        self._tell_lock = threading.Lock()
-        self._tell_outside = tell
-        self._fetched = self._total = self._told = 0
+        self._teller = Teller(tell)
         self._transport = Transport(config.stall_seconds)
         self._fetcher = Fetcher(
             endpoints(reference, config, logins, self._transport), config, self._cancelled, self._tell_retry
@@ -126,15 +104,20 @@ class _Pull:
         try:
             return self._run(str(self._reference))
         except OSError as e:
-            raise partial.disk_error(self._folder, e) from e
+            raise space.disk_error(self._folder, e) from e
         finally:
             self._end()
 
     def _run(self, name: str) -> Image:
+        if self._compare(self._store.layers_of(name)):
+            image = self._store.resolve(name)
+            if image is not None:  # it was here all along: after a power cut nobody is asked for permission to go on
+                return self._done(image, present=True)
         image = self._store.resolve(name)
         if image is not None and self._is_current(name):
             return self._done(image, present=True)
         wanted = find(self._fetcher, self._reference, self._machine, self._bounds.total_bytes)
+        self._compare(wanted.diff_ids)
         present = image is not None and self._manifest_of(name) == oci.digest_of(wanted.manifest)
         self._store.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.mkdir(mode=0o700, exist_ok=True)
@@ -150,6 +133,14 @@ class _Pull:
         return self._done(image, present)
 
     # ------------------------------------------------------------ what is here
+
+    def _compare(self, diff_ids: Sequence[str]) -> bool:
+        """Look at those layers that an earlier boot wrote and nobody has looked at since; whether there were any."""
+        doubtful = [d for d in dict.fromkeys(diff_ids) if d in self._store.all_doubtful]
+        if doubtful:
+            self._teller.say(Event("verifying", layers=len(doubtful)))
+            verify.settle(self._store.root, doubtful, self._tell_finding)
+        return bool(doubtful)
 
     def _is_current(self, name: str) -> bool:
         """Whether the reference still points to what has its name here: one HEAD, or for a digest nothing at all.
@@ -259,25 +250,24 @@ class _Pull:
         return listed and (self._store.layers / layer_name(layer.diff_id)).is_dir()
 
     def _announce(self, name: str, wanted: Wanted, missing: list[Layer]) -> None:
-        self._total = sum(layer.descriptor.size for layer in missing)
-        self._fetched = 0
+        total, fetched = sum(layer.descriptor.size for layer in missing), 0
         for layer in missing:
             with contextlib.suppress(OSError):
                 size = (self._folder / layer.descriptor.digest.removeprefix("sha256:")).stat().st_size
-                self._fetched += min(size, layer.descriptor.size)
+                fetched += min(size, layer.descriptor.size)
         if missing:
-            partial.require_space(self._store.root, self._total - self._fetched)
-        self._tell(
+            space.require_space(self._store.root, total - fetched)
+        self._teller.say(
             Event(
                 "resolved",
                 name,
                 digest=oci.digest_of(wanted.manifest),
                 layers=len(missing),
-                fetched=self._fetched,
-                total=self._total,
+                fetched=fetched,
+                total=total,
             )
         )
-        self._fetched, self._told = 0, 0  # counted again as the files are opened
+        self._teller.begin(total)  # what is here is counted as the files are opened
 
     def _fetch_all(self, todo: queue.SimpleQueue[Layer]) -> None:
         """One thread: layer after layer, until none is left. Every layer gets an answer."""
@@ -291,7 +281,7 @@ class _Pull:
                     raise RetryError(f"{self._what}: not begun, since others fail")
                 self._ready.put((layer, self._fetch(layer)))
             except OSError as e:
-                self._ready.put((layer, partial.disk_error(self._folder, e)))
+                self._ready.put((layer, space.disk_error(self._folder, e)))
             except BaseException as e:  # noqa: BLE001 - the main thread raises it
                 self._ready.put((layer, e))
 
@@ -308,22 +298,23 @@ class _Pull:
     def _fetch(self, layer: Layer) -> Partial | None:
         """The whole layer, verified and locked; None if another pull has brought it while we waited for the lock."""
         descriptor = layer.descriptor
-        file = Partial(self._folder, descriptor.digest, descriptor.size, self._cancelled)
+        name = str(self._reference)
+        file = Partial(self._folder, descriptor.digest, descriptor.size, self._cancelled, name)
         self._files.append(file)
         if self._is_here(layer):
             file.delete()
             file.close()
-            self._progress(descriptor.size)
+            self._teller.fetched(descriptor.size)
             return None
         counted = file.length
 
         def progress() -> None:
             nonlocal counted
-            self._progress(file.length - counted)
+            self._teller.fetched(file.length - counted)
             counted = file.length
 
         try:
-            self._progress(counted)
+            self._teller.fetched(counted)
             self._fetcher.layer(file, f"layer {descriptor.digest}", progress)
         except BaseException:
             file.close()
@@ -355,6 +346,7 @@ class _Pull:
                 diff_id=layer.diff_id,
                 limit=self._bounds.total_bytes,
                 what=f"{self._what}: layer {layer.descriptor.digest}",
+                progress=lambda: self._teller.unpacking(layer.descriptor.digest),
             )
             return unpack_layer(stream, folder, self._bounds)
 
@@ -363,33 +355,25 @@ class _Pull:
             writer.add_layer(unpacked.layer.diff_id, functools.partial(_move, unpacked.folder, unpacked.size))
         unpacked.file.delete()
         unpacked.file.close()
-        self._tell(Event("unpacked", digest=unpacked.layer.descriptor.digest))
+        self._teller.say(Event("unpacked", digest=unpacked.layer.descriptor.digest))
 
     # ------------------------------------------------------------ news
 
-    def _tell(self, event: Event) -> None:
-        with self._tell_lock:
-            self._tell_outside(event)
+    def _tell_finding(self, news: verify.Finding) -> None:
+        if news.event != "verified":
+            self._teller.say(Event(news.event, digest=news.digest, fetched=news.fetched, reason=news.reason))
 
     def _tell_retry(self, news: Retrying) -> None:
-        self._tell(Event("retry", digest=news.what, reason=news.reason, after=news.after))
-
-    def _progress(self, size: int) -> None:
-        """At most some fifty lines, however large the image."""
-        with self._tell_lock:
-            self._fetched += size
-            if (
-                self._fetched - self._told >= max(self._total // 50, 1 << 20)
-                or self._fetched == self._total > self._told
-            ):
-                self._told = self._fetched
-                self._tell_outside(Event("progress", fetched=self._fetched, total=self._total))
+        self._teller.say(Event("retry", digest=news.what, reason=news.reason, after=news.after))
 
     def _done(self, image: Image, present: bool) -> Image:
-        self._tell(Event("done", image.reference, image=image.id, received=self._fetcher.received, present=present))
+        self._teller.say(
+            Event("done", image.reference, image=image.id, received=self._fetcher.received, present=present)
+        )
         return image
 
 
 def _move(folder: Path, size: int, target: Path) -> int:
     folder.rename(target)  # over the empty folder that is there
+    filelist.beside(folder).rename(filelist.beside(target))
     return size

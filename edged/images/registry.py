@@ -7,7 +7,6 @@ is hostile until its digest fits; sentences quote at most a short, printable par
 from __future__ import annotations
 
 import threading
-from pathlib import Path
 from urllib.parse import quote, urlencode, urljoin
 
 import msgspec
@@ -15,6 +14,7 @@ import msgspec
 from edged.errors import EdgedError, PermanentError, RetryError
 from edged.images import auth, oci
 from edged.images.reference import DEFAULT_REGISTRY, Reference
+from edged.images.settings import PullConfig, RegistryConfig
 from edged.images.transport import NoTlsError, Response, Transport, Url, parse_url
 from edged.model import Value
 
@@ -24,55 +24,6 @@ LONGEST_PAUSE = 300.0  # seconds; a Retry-After above it is a mistake or an atta
 DOCKER_HOST = "registry-1.docker.io"  # where docker.io's images are
 ACCEPTED = ", ".join(sorted(oci.INDEXES) + sorted(oci.MANIFESTS))
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
-
-
-class RegistryConfig(Value, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """How to reach one registry.
-
-    :ivar mirrors: asked first, in this order: "host:port" or a URL, which may have a path.
-    :ivar insecure: its certificate isn't checked, and plain HTTP will do; as Docker, always so on loopback.
-    :ivar ca: file with the CA certificates to trust besides the system's.
-    """
-
-    mirrors: tuple[str, ...] = ()
-    insecure: bool = False
-    ca: str = ""
-
-
-class PullConfig(Value, frozen=True, rename="camel", forbid_unknown_fields=True):
-    """The content of --config.
-
-    :ivar registries: by the name that references use ("docker.io") or that a mirror has ("mirror.lan:5000").
-    :ivar ca: CA file for every registry that names none of its own.
-    :ivar stall_seconds: a connection that sends nothing for so long is given up.
-    :ivar attempts: how often in a row nothing at all may arrive before the pull ends with "later".
-    :ivar backoff_seconds: first pause between two attempts; doubles up to 30 s, with jitter.
-    :ivar parallel: layers fetched at the same time.
-    :ivar partial_bytes: what half-fetched layers of other images may keep on the disk.
-    """
-
-    registries: dict[str, RegistryConfig] = msgspec.field(default_factory=dict)
-    ca: str = ""
-    stall_seconds: float = 30.0
-    attempts: int = 5
-    backoff_seconds: float = 0.5
-    parallel: int = 3
-    partial_bytes: int = 1 << 30
-
-    @classmethod
-    def read(cls, path: Path) -> PullConfig:
-        try:
-            config = msgspec.json.decode(path.read_bytes(), type=cls)
-        except OSError as e:
-            raise PermanentError(f"cannot read {path}: {e.strerror}") from e
-        except (msgspec.DecodeError, UnicodeDecodeError) as e:
-            raise PermanentError(f"{path} is not a valid registry configuration: {e}") from e
-        for name, at_least in (("stallSeconds", config.stall_seconds), ("attempts", config.attempts)):
-            if at_least <= 0:
-                raise PermanentError(f"{path}: {name} is {at_least}; it must be above 0")
-        if not 1 <= config.parallel <= 8:
-            raise PermanentError(f"{path}: parallel is {config.parallel}; it must be 1 to 8")
-        return config
 
 
 class _Error(Value, frozen=True):
@@ -285,8 +236,9 @@ class Endpoint:
         return auth.read_token(raw, realm.netloc, auth.monotonic())
 
 
-def endpoints(reference: Reference, config: PullConfig, logins: auth.Logins, transport: Transport) -> list[Endpoint]:
-    """Where to ask for `reference`: its mirrors in their order, then its registry."""
+def endpoints(reference: Reference, config: PullConfig, logins: auth.Keys, transport: Transport) -> list[Endpoint]:
+    """Where to ask for `reference`: its mirrors in their order, then its registry; each once for every login that fits
+    it, as with the kubelet: which of several is the right one, only the registry knows."""
     own = config.registries.get(reference.registry, RegistryConfig())
     result = []
     for address in (*own.mirrors, reference.registry):
@@ -296,8 +248,8 @@ def endpoints(reference: Reference, config: PullConfig, logins: auth.Logins, tra
         if not settings.ca and config.ca:
             settings = msgspec.structs.replace(settings, ca=config.ca)
         base = DOCKER_HOST if address == DEFAULT_REGISTRY else address
-        login = logins.find(name, reference.repository)
-        result.append(Endpoint(transport, base, reference.repository, settings, login))
+        for login in logins.find_all(name, reference.repository) or (None,):
+            result.append(Endpoint(transport, base, reference.repository, settings, login))
     return result
 
 

@@ -4,12 +4,17 @@
     ├── index.json              references -> manifest digests, and the layers that are complete, with their sizes
     ├── lock                    held (flock) by whoever writes
     ├── blobs/sha256/<64 hex>   manifests and configs, byte for byte; compressed layers are not kept
+    ├── lists/<32 hex>          what the files of that layer should be (edged.images.filelist)
     ├── layers/<32 hex>/        one unpacked layer each, ready to be an overlay lowerdir; the name is the start of
     │                           its diff_id, because overlay's mount options must fit into one page
     └── tmp/<random>/           being unpacked or being deleted; the next writer empties it
 
 `index.json` is the only file that ever changes; it is replaced by rename, after everything it speaks of has reached
 the disk. So a power loss at any moment leaves the old state or the new one. Writing is edged.images.writer.
+
+That holds for disks that do what they are told. Cards and drivers lie about flushes, so there is a second net: a layer
+written in an earlier boot is `unsettled` until its files have been compared with its list once (edged.images.verify),
+and an image with such a layer isn't there. Whoever wants it pulls, which compares first and asks nobody if all is well.
 """
 
 from __future__ import annotations
@@ -27,9 +32,12 @@ LAYER_NAME_DIGITS = 32  # 128 bits of the diff_id; the full one stands in index.
 
 
 class ImageEntry(Value, frozen=True):
-    """:ivar manifest: digest of the image's manifest, which is in blobs/."""
+    """:ivar manifest: digest of the image's manifest, which is in blobs/.
+    :ivar imported: came from a file, so there may be nowhere to get it again: never collected by itself.
+    """
 
     manifest: str
+    imported: bool = False
 
 
 class StoreIndex(Value, frozen=True):
@@ -37,10 +45,17 @@ class StoreIndex(Value, frozen=True):
 
     :ivar images: canonical reference -> entry.
     :ivar layers: diff_id -> size in bytes of the unpacked files. A layer folder that isn't listed isn't complete.
+    :ivar unsettled: diff_id -> boot (its id) in which it was written, for layers not compared since. In that very boot
+        they are as good as any: what the page cache has of them is what was written.
     """
 
     images: dict[str, ImageEntry] = msgspec.field(default_factory=dict)
     layers: dict[str, int] = msgspec.field(default_factory=dict)
+    unsettled: dict[str, str] = msgspec.field(default_factory=dict)
+
+    def doubtful(self, boot: str) -> frozenset[str]:
+        """Layers to be compared before use, in the boot of that id."""
+        return frozenset(d for d, written in self.unsettled.items() if written != boot)
 
 
 def layer_name(diff_id: str) -> str:
@@ -54,10 +69,14 @@ class ImageStore:
         self.root = root.absolute()
         self.blobs = self.root / "blobs" / "sha256"
         self.layers = self.root / "layers"
+        self.lists = self.root / "lists"
         self.index_file = self.root / "index.json"
+        self.boot = boot_id()
         self._signature: tuple[int, ...] | None = None
         self._images: dict[str, Image] = {}
         self._by_digest: dict[str, str] = {}
+        self._layers: dict[str, tuple[str, ...]] = {}
+        self._doubtful: frozenset[str] = frozenset()
         self.damage: tuple[str, ...] = ()
 
     def resolve(self, reference: str) -> Image | None:
@@ -73,7 +92,25 @@ class ImageStore:
         image = self._images.get(self._by_digest.get(wanted, wanted))
         if image is None or not all(Path(layer).is_dir() for layer in image.layers):
             return None
-        return image
+        return None if self._doubtful and self.doubtful(reference) else image
+
+    def doubtful(self, reference: str) -> frozenset[str]:
+        """Layers (diff_ids) of that image which must be compared with their lists before it is used."""
+        return self._doubtful.intersection(self.layers_of(reference))
+
+    def layers_of(self, reference: str) -> tuple[str, ...]:
+        """diff_ids of that image, the lowest first; none if it isn't here."""
+        self._refresh()
+        try:
+            wanted = normalise(reference)
+        except PermanentError:
+            return ()
+        return self._layers.get(self._by_digest.get(wanted, wanted), ())
+
+    @property
+    def all_doubtful(self) -> frozenset[str]:
+        self._refresh()
+        return self._doubtful
 
     def references(self) -> frozenset[str]:
         """Canonical names of all images."""
@@ -88,16 +125,6 @@ class ImageStore:
     def disk_usage(self) -> int:
         """Bytes of all unpacked layers, each counted once."""
         return sum(self.read_index().layers.values())
-
-    def remove(self, reference: str) -> None:
-        """Forget one image and delete the layers that no other image and no mount uses. Not for the daemon's loop.
-
-        :raises PermanentError: there is no such image.
-        """
-        from edged.images.writer import StoreWriter  # shutil and ctypes: not in the resident process
-
-        with StoreWriter(self.root) as writer:
-            writer.remove_image(normalise(reference))
 
     def read_index(self) -> StoreIndex:
         """index.json as it is now; empty where there is none.
@@ -135,6 +162,7 @@ class ImageStore:
         if signature == self._signature:
             return
         images, by_digest, damage = {}, {}, []
+        self._layers = {}
         try:
             index = self.read_index()
         except PermanentError as e:
@@ -146,6 +174,7 @@ class ImageStore:
             except PermanentError as e:
                 damage.append(str(e))
         self._images, self._by_digest, self.damage = images, by_digest, tuple(damage)
+        self._doubtful = index.doubtful(self.boot)
         self._signature = signature
 
     def _load(self, reference: str, entry: ImageEntry, index: StoreIndex) -> Image:
@@ -157,7 +186,8 @@ class ImageStore:
         for diff_id in diff_ids:
             oci.hex_of(diff_id, f"layer of {what}")
             if diff_id not in index.layers:
-                raise PermanentError(f"{what}: layer {diff_id} is missing; import the image again")
+                raise PermanentError(f"{what}: layer {diff_id} is missing; pull or import the image again")
+        self._layers[reference] = diff_ids
         run = config.config or oci.RunConfig()
         return Image(
             reference=reference,
@@ -179,3 +209,8 @@ def stacking_order(diff_ids: tuple[str, ...]) -> tuple[str, ...]:
     Of a repeated layer the topmost occurrence stays; it covers all that the lower ones did.
     """
     return tuple(reversed(dict.fromkeys(reversed(diff_ids))))
+
+
+def boot_id() -> str:
+    """Which boot this is; random, and new with every one (random(4))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()

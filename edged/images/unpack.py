@@ -13,12 +13,15 @@ import errno
 import os
 import shutil
 import stat
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
-from edged.errors import EdgedError, PermanentError, RetryError
-from edged.images import tarstream
+from edged.errors import EdgedError, PermanentError
+from edged.images import filelist, space, tarstream
+from edged.images.filelist import OPAQUE_XATTR
 from edged.images.layerstream import LayerStream
 from edged.images.tarstream import Entry, TarReader, show
 from edged.model import Value
@@ -29,9 +32,7 @@ MOST_LINKS = 40  # symbolic links on one way, the kernel's limit too
 LARGEST_ID = (1 << 32) - 2
 WHITEOUT = b".wh."
 OPAQUE = b".wh..wh..opq"
-OPAQUE_XATTR = "trusted.overlay.opaque"
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_TRY_AGAIN = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ENOMEM, errno.EMFILE, errno.ENFILE)
 
 
 class Bounds(Value, frozen=True):
@@ -42,28 +43,50 @@ class Bounds(Value, frozen=True):
 
 
 def unpack_layer(stream: LayerStream, destination: Path, bounds: Bounds) -> int:
-    """Unpack into `destination`, an empty folder, and verify the digests that `stream` knows.
+    """Unpack into `destination`, an empty folder, and verify the digests that `stream` knows. What is in there then is
+    listed beside it (filelist.beside).
 
     :returns: bytes of all regular files.
     :raises PermanentError: the layer is malformed, hostile or not what its digest says; `destination` is then garbage.
     :raises RetryError: the disk is full or failing.
     """
-    unpacker = _Unpacker(destination, stream.what)
-    try:
-        reader = TarReader(stream.read, stream.what)
-        for number, entry in enumerate(reader):
-            if number >= bounds.entries:
-                raise PermanentError(f"{stream.what}: has more than {bounds.entries} entries, the limit")
-            unpacker.add(entry, reader.content)
-        stream.finish()
-    finally:
-        unpacker.close()
+    with _open_list(destination) as file:
+        recorder = filelist.Recorder(file)
+        unpacker = _Unpacker(destination, stream.what, recorder)
+        try:
+            reader = TarReader(stream.read, stream.what)
+            for number, entry in enumerate(reader):
+                if number >= bounds.entries:
+                    raise PermanentError(f"{stream.what}: has more than {bounds.entries} entries, the limit")
+                unpacker.add(entry, reader.content)
+            stream.finish()
+        finally:
+            unpacker.close()
+        try:
+            if unpacker.replaced:
+                recorder.rebuild(destination)
+            else:
+                recorder.finish()
+        except OSError as e:
+            raise space.disk_error(filelist.beside(destination), e) from e
     return unpacker.size
 
 
+def _open_list(destination: Path) -> BinaryIO:
+    try:
+        return filelist.beside(destination).open("wb+")
+    except OSError as e:
+        raise space.disk_error(destination, e) from e
+
+
 class _Unpacker:
-    def __init__(self, root: Path, what: str) -> None:
+    """:ivar replaced: something was put where something else had been; a list made on the way is then wrong."""
+
+    def __init__(self, root: Path, what: str, recorder: filelist.Recorder) -> None:
         self._what = what
+        self._recorder = recorder
+        self.replaced = False
+        self._place_of_root = root
         self._root = os.open(root, _OPEN_DIRECTORY)
         # A layer without an entry for "/" must still give a root that any user may enter; mkdir's mode is masked.
         os.fchmod(self._root, 0o755)
@@ -80,10 +103,9 @@ class _Unpacker:
         except FileNotFoundError as e:
             raise self._refuse(entry.name, "something on its way is missing") from e
         except OSError as e:
-            sentence = f"{self._what}: cannot create {show(entry.name)}: {e.strerror}"
-            if e.errno in _TRY_AGAIN:
-                raise RetryError(sentence, after=60.0) from e
-            raise PermanentError(sentence) from e
+            if e.errno in space.PASSING:
+                raise space.disk_error(self._place_of_root, e) from e
+            raise PermanentError(f"{self._what}: cannot create {show(entry.name)}: {e.strerror}") from e
         except (ValueError, OverflowError) as e:  # a NUL in a name, a number too large for the kernel
             raise self._refuse(entry.name, str(e)) from e
 
@@ -104,30 +126,37 @@ class _Unpacker:
             return  # a whiteout below what is no folder any more: some tools write them; there is nothing left to hide
         with self._changed(parent):
             if whiteout:
-                self._white_out(parent, leaf, entry.name)
+                self._white_out(parent, leaf, entry.name, folders)
             else:
-                self._place(parent, leaf, entry, content)
+                self._place(parent, leaf, entry, content, b"/".join(parts))
 
-    def _place(self, parent: int, leaf: bytes, entry: Entry, content: Callable[[], Iterator[bytes]]) -> None:
+    def _place(
+        self, parent: int, leaf: bytes, entry: Entry, content: Callable[[], Iterator[bytes]], path: bytes
+    ) -> None:
         """Create the entry; of two with the same name the later wins, but a directory stays with its content."""
         there = _lstat(parent, leaf)
         hides_lower = False
         if there and not (entry.kind == tarstream.DIRECTORY and stat.S_ISDIR(there.st_mode)):
             hides_lower = is_whiteout(there)
             self._remove(parent, leaf, there)
+            self.replaced = True
         if entry.kind == tarstream.DIRECTORY:
             self._make_directory(parent, leaf, entry, hides_lower)
+            self._recorder.add("o" if hides_lower else "d", path)
         elif entry.kind == tarstream.REGULAR:
-            self._make_file(parent, leaf, entry, content)
+            self._recorder.add("f", path, entry.size, self._make_file(parent, leaf, entry, content))
         elif entry.kind == tarstream.HARD_LINK:
             self._make_hard_link(parent, leaf, entry)
+            self._recorder.add("x", path)
         elif entry.kind == tarstream.SYMLINK:
             if not entry.link:
                 raise self._refuse(entry.name, "it is a symbolic link to nothing")
             os.symlink(entry.link, leaf, dir_fd=parent)
             self._dress_by_name(parent, leaf, entry)
+            self._recorder.add("l", path, len(entry.link), zlib.crc32(entry.link))
         else:
             self._make_node(parent, leaf, entry)
+            self._recorder.add("x", path)
 
     def _make_directory(self, parent: int, leaf: bytes, entry: Entry, hides_lower: bool) -> None:
         with suppress(FileExistsError):
@@ -140,11 +169,14 @@ class _Unpacker:
         finally:
             os.close(directory)
 
-    def _make_file(self, parent: int, leaf: bytes, entry: Entry, content: Callable[[], Iterator[bytes]]) -> None:
+    def _make_file(self, parent: int, leaf: bytes, entry: Entry, content: Callable[[], Iterator[bytes]]) -> int:
+        """Returns the CRC-32 of its content."""
+        crc = 0
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         file = os.open(leaf, flags, 0o600, dir_fd=parent)
         try:
             for chunk in content():
+                crc = zlib.crc32(chunk, crc)
                 view = memoryview(chunk)
                 while view:
                     view = view[os.write(file, view) :]
@@ -152,6 +184,7 @@ class _Unpacker:
         finally:
             os.close(file)
         self.size += entry.size
+        return crc
 
     def _make_hard_link(self, parent: int, leaf: bytes, entry: Entry) -> None:
         parts = self._components(entry.link)
@@ -176,10 +209,11 @@ class _Unpacker:
         os.mknod(leaf, kind | 0o600, os.makedev(*entry.device), dir_fd=parent)
         self._dress_by_name(parent, leaf, entry)
 
-    def _white_out(self, parent: int, leaf: bytes, name: bytes) -> None:
+    def _white_out(self, parent: int, leaf: bytes, name: bytes, folders: list[bytes]) -> None:
         """Hide a file of lower layers (`.wh.NAME`) or all that a folder has there (`.wh..wh..opq`)."""
         if leaf == OPAQUE:
             os.setxattr(parent, OPAQUE_XATTR, b"y")
+            self._recorder.add("o", b"/".join(folders))
             return
         if leaf.startswith(WHITEOUT + WHITEOUT):
             return  # AUFS' own bookkeeping
@@ -187,14 +221,17 @@ class _Unpacker:
         if hidden in (b"", b".", b".."):
             raise self._refuse(name, "it hides nothing that can exist")
         there = _lstat(parent, hidden)
+        path = b"/".join([*folders, hidden])
         if there is None:
             os.mknod(hidden, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
+            self._recorder.add("w", path)
         elif stat.S_ISDIR(there.st_mode):  # a whiteout speaks of lower layers; this layer's own folder stays
             directory = os.open(hidden, _OPEN_DIRECTORY, dir_fd=parent)
             try:
                 os.setxattr(directory, OPAQUE_XATTR, b"y")
             finally:
                 os.close(directory)
+            self._recorder.add("o", path)
 
     @staticmethod
     def _remove(parent: int, leaf: bytes, there: os.stat_result) -> None:
@@ -293,6 +330,7 @@ class _Unpacker:
             with self._changed(here):
                 if whiteout:
                     os.unlink(part, dir_fd=here)
+                    self.replaced = True
                 os.mkdir(part, dir_fd=here)
         elif not stat.S_ISDIR(there.st_mode):
             raise self._refuse(name, f"it goes through {show(part)}, which is not a directory")

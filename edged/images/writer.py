@@ -14,14 +14,15 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from types import TracebackType
 
 import msgspec
 
 from edged.errors import EdgedError, PermanentError, RetryError
-from edged.images import oci
+from edged.images import filelist, oci, space
+from edged.images.reference import normalise
 from edged.images.store import LAYER_NAME_DIGITS, ImageEntry, ImageStore, StoreIndex, layer_name
 
 _LAYER_NAME = re.compile(rf"[0-9a-f]{{{LAYER_NAME_DIGITS}}}")
@@ -46,7 +47,7 @@ class StoreWriter:
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._root.chmod(0o700)
             self._acquire()
-            for folder in (self._store.blobs, self._store.layers, self._tmp):
+            for folder in (self._store.blobs, self._store.layers, self._store.lists, self._tmp):
                 folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._index = self._store.read_index()
             self._clear_leftovers()
@@ -73,7 +74,10 @@ class StoreWriter:
     # ------------------------------------------------------------ what importers call
 
     def has_layer(self, diff_id: str) -> bool:
-        return diff_id in self._index.layers and (self._store.layers / layer_name(diff_id)).is_dir()
+        """Whether it is there, whole, and not waiting to be compared (StoreIndex.unsettled)."""
+        if diff_id not in self._index.layers or diff_id in self._index.doubtful(self._store.boot):
+            return False
+        return (self._store.layers / layer_name(diff_id)).is_dir()
 
     def add_layer(self, diff_id: str, unpack: Callable[[Path], int]) -> None:
         """Make a layer out of what `unpack` puts into the folder it is given; it returns bytes of files.
@@ -87,14 +91,19 @@ class StoreWriter:
         folder = self.scratch()
         size = unpack(folder)
         self._sync()
+        filelist.beside(folder).rename(self._store.lists / name)  # of no meaning before the layer is in the index
         target = self._store.layers / name
         if target.exists():  # not listed, so of unknown quality; a mount may still use it
             target.rename(self._store.layers / f"{name}.{folder.name}")
         folder.rename(target)
+        _fsync(self._store.lists)
         _fsync(self._store.layers)
-        self._write_index(msgspec.structs.replace(self._index, layers=self._index.layers | {diff_id: size}))
+        layers, unsettled = self._index.layers | {diff_id: size}, self._index.unsettled | {diff_id: self._store.boot}
+        self._write_index(msgspec.structs.replace(self._index, layers=layers, unsettled=unsettled))
 
-    def add_image(self, reference: str, manifest: bytes, config: bytes, diff_ids: tuple[str, ...]) -> None:
+    def add_image(
+        self, reference: str, manifest: bytes, config: bytes, diff_ids: tuple[str, ...], imported: bool = False
+    ) -> None:
         """Give a canonical reference to an image whose layers are all here. The old holder of the name loses it."""
         missing = [d for d in diff_ids if not self.has_layer(d)]
         if missing:
@@ -102,16 +111,38 @@ class StoreWriter:
         for blob in (manifest, config):
             self._write_blob(blob)
         self._sync()
-        entry = ImageEntry(manifest=oci.digest_of(manifest))
+        entry = ImageEntry(manifest=oci.digest_of(manifest), imported=imported)
         self._write_index(msgspec.structs.replace(self._index, images=self._index.images | {reference: entry}))
 
-    def remove_image(self, reference: str) -> None:
+    def remove_image(self, reference: str, force: bool = False) -> None:
+        """Forget the name, and delete what only it needed.
+
+        :param force: even if a container runs from it. That one goes on, but can't be started again from here.
+        :raises PermanentError: there is no such image, or it is the last name of one that a container runs from.
+        """
         if reference not in self._index.images:
             known = ", ".join(sorted(self._index.images)) or "none at all"
             raise PermanentError(f"there is no image {reference} in {self._root}; there is: {known}")
+        if not force and self._is_used(reference):
+            raise PermanentError(
+                f"image {reference} is in use: a container on this node runs from it; take its pod away first, or add "
+                "--force (it runs on, but could not be started again)"
+            )
         images = {name: entry for name, entry in self._index.images.items() if name != reference}
         self._write_index(msgspec.structs.replace(self._index, images=images))
         self.sweep()
+
+    def references(self) -> frozenset[str]:
+        return frozenset(self._index.images)
+
+    def settle(self, whole: Collection[str], broken: Collection[str]) -> None:
+        """Believe the layers that are `whole` from now on, and drop those that are `broken`: their images are gone
+        until they are fetched again. A layer that a container has mounted stays where it is until that has ended."""
+        unsettled = {d: boot for d, boot in self._index.unsettled.items() if d not in whole and d not in broken}
+        layers = {d: size for d, size in self._index.layers.items() if d not in broken}
+        if (unsettled, layers) != (self._index.unsettled, self._index.layers):
+            self._write_index(msgspec.structs.replace(self._index, layers=layers, unsettled=unsettled))
+            self._clear_leftovers()
 
     def sweep(self) -> None:
         """Delete layers and blobs that no image refers to, except layers that are mounted somewhere."""
@@ -120,11 +151,19 @@ class StoreWriter:
             mounted = mounted_layers()
             unused = {d for d in unused if layer_name(d) not in mounted}
             kept = {d: size for d, size in self._index.layers.items() if d not in unused}
-            self._write_index(msgspec.structs.replace(self._index, layers=kept))
+            unsettled = {d: boot for d, boot in self._index.unsettled.items() if d in kept}
+            self._write_index(msgspec.structs.replace(self._index, layers=kept, unsettled=unsettled))
         self._clear_leftovers()
         for blob in self._store.blobs.iterdir():
             if f"sha256:{blob.name}" not in blobs:
                 blob.unlink()
+
+    def _is_used(self, reference: str) -> bool:
+        """Whether some container's root consists of exactly its layers, and no other name stands for the same image."""
+        image = next((i for i in self._store.list() if i.reference == reference), None)
+        if image is None or any(i.id == image.id and i.reference != reference for i in self._store.list()):
+            return False
+        return frozenset(Path(layer).name for layer in image.layers) in mounted_stacks()
 
     def scratch(self) -> Path:
         """A new empty folder on the store's file system, gone when the writer leaves."""
@@ -133,10 +172,9 @@ class StoreWriter:
     # ------------------------------------------------------------ inside
 
     def _disk_error(self, e: OSError) -> EdgedError:
-        sentence = f"image store {self._root} cannot be written: {e.strerror} ({e.filename})"
-        if e.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
-            return RetryError(sentence, after=60.0)
-        return PermanentError(sentence)
+        if e.errno in space.PASSING:
+            return space.disk_error(self._root, e)
+        return PermanentError(f"image store {self._root} cannot be written: {e.strerror} ({e.filename})")
 
     def _acquire(self) -> None:
         self._lock = os.open(self._root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -165,6 +203,9 @@ class StoreWriter:
                 aside.rename(layer)
             else:
                 shutil.rmtree(aside)
+        for listing in self._store.lists.iterdir():
+            if listing.name not in listed:
+                listing.unlink()
 
     def _empty_tmp(self) -> None:
         for leftover in self._tmp.iterdir():
@@ -216,12 +257,23 @@ class StoreWriter:
             os.close(fd)
 
 
+def remove(root: Path, reference: str, force: bool = False) -> None:
+    """Forget one image and delete the layers that no other image and no mount uses; raises as StoreWriter."""
+    with StoreWriter(root) as writer:
+        writer.remove_image(normalise(reference), force)
+
+
 def mounted_layers() -> frozenset[str]:
-    """Names of layers that some overlay mount uses, in any mount namespace of this machine.
+    """Names of layers that some overlay mount uses, in any mount namespace of this machine."""
+    return frozenset(name for stack in mounted_stacks() for name in stack)
+
+
+def mounted_stacks() -> frozenset[frozenset[str]]:
+    """The layers of each overlay mount, in any mount namespace of this machine.
 
     A running container is in a namespace of its own, and its root mount names its layers there.
     """
-    found: set[str] = set()
+    found: set[frozenset[str]] = set()
     seen: set[str] = set()
     for process in Path("/proc").iterdir():
         if not process.name.isdigit():
@@ -233,7 +285,7 @@ def mounted_layers() -> frozenset[str]:
             seen.add(namespace)
             for line in (process / "mountinfo").read_text(errors="replace").splitlines():
                 if " - overlay " in line:
-                    found.update(_LAYER_NAME.findall(line))
+                    found.add(frozenset(_LAYER_NAME.findall(line)))
         except OSError as e:
             if e.errno not in (errno.ENOENT, errno.ESRCH, errno.EACCES, errno.EPERM, errno.EINVAL):
                 raise

@@ -17,6 +17,7 @@ from edged.errors import PermanentError
 from edged.images.importer import import_file
 from edged.images.platforms import parse_platform
 from edged.images.store import ImageStore
+from edged.images.writer import remove
 from edged.model import Image
 from tests.fakes.oci_layout import digest, layer, member, one_image
 
@@ -163,7 +164,7 @@ def test_a_running_reader_sees_what_another_process_imports_and_removes(tmp_path
     assert newer is not None
     assert version_of(newer) == "y"
     assert not Path(image.layers[0]).exists(), "layers of the replaced image are gone"
-    ImageStore(root).remove(NAME)
+    remove(root, NAME)
     assert store.resolve(NAME) is None
 
 
@@ -175,10 +176,10 @@ def test_a_layer_that_two_images_share_goes_with_the_last_of_them(tmp_path: Path
     store = ImageStore(root)
     assert [image.size for image in store.list()] == [100, 110]
     assert store.disk_usage() == 110
-    store.remove("localhost/b:1")
+    remove(root, "localhost/b:1")
     assert [p.name for p in (root / "layers").iterdir()] == [digest(shared)[7:39]]
     assert store.resolve("localhost/a:1") is not None
-    store.remove("localhost/a:1")
+    remove(root, "localhost/a:1")
     assert not list((root / "layers").iterdir())
     assert not list((root / "blobs/sha256").iterdir())
 
@@ -196,13 +197,15 @@ def test_a_layer_that_a_container_still_has_mounted_stays_until_it_is_free(tmp_p
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as container:
         assert container.stdout is not None
         assert container.stdout.readline() == "up\n"
-        store.remove(NAME)
+        with pytest.raises(PermanentError, match="in use: a container on this node runs from it"):
+            remove(root, NAME)
+        remove(root, NAME, force=True)
         assert store.resolve(NAME) is None
         import_file(root, versioned("y", tmp_path / "y.tar"), machine=AMD64)
         assert all(Path(folder).is_dir() for folder in image.layers)
         out, _ = container.communicate("\n")
         assert out == "x" * 10
-    store.remove(NAME)
+    remove(root, NAME)
     assert not list((root / "layers").iterdir())
 
 

@@ -47,7 +47,8 @@ def unpack(tmp_path: Path) -> Unpack:
 
 
 def outside(tmp_path: Path) -> list[str]:
-    return sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if "root" not in p.parts[-2:])
+    ours = ("root", "root.files")
+    return sorted(str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if not set(ours) & set(p.parts[-2:]))
 
 
 def is_whiteout(path: Path) -> bool:
