@@ -43,6 +43,16 @@ def _candidates(probe: socket.socket) -> Iterator[tuple[bool, bool, int, str]]:
             yield address.startswith("169.254."), virtual, index, address
 
 
+def is_up_with(interface: str, address: str) -> bool:
+    """The interface is there, up, and has this as its first address."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        try:
+            (flags,) = struct.unpack_from("H", _ask(probe, SIOCGIFFLAGS, interface))
+            return bool(flags & IFF_UP) and _ask(probe, SIOCGIFADDR, interface)[4:8] == socket.inet_aton(address)
+        except OSError:
+            return False
+
+
 def _is_pods_bridge(interface: str) -> bool:
     with contextlib.suppress(OSError), open(f"/sys/class/net/{interface}/ifalias", "rb") as alias:  # noqa: PTH123
         return alias.read().startswith(b"edged ")

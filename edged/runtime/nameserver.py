@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import hashlib
 import logging
 import os
 import signal
+import socket
+from collections.abc import Sequence
 from pathlib import Path
 
 from edged.errors import PermanentError, RetryError
@@ -19,21 +22,27 @@ from edged.runtime import process
 log = logging.getLogger(__name__)
 
 RESOLV_CONF = Path("/etc/resolv.conf")
+NO_SETTINGS = Path("/dev/null")
 LONG_ENOUGH = 10.0  # seconds: one that ran so long is brought back without delay
 DELAY_CAP = 60.0  # seconds between starts of one that keeps ending
 STOP_TIMEOUT = 5.0  # seconds for each signal
 STOP_LIMIT = 5  # processes
+ANSWER_TIMEOUT = 1.0  # seconds; it answers for its own names from memory
+ANSWER_TRIES = 3
 
 
-def dnsmasq_command(address: str, domain: str, folder: Path, upstream: Path | None, as_root: bool) -> list[str]:
+def dnsmasq_command(
+    address: str, domain: str, folder: Path, upstream: Path | None, as_root: bool, settings: Path = NO_SETTINGS
+) -> list[str]:
     """dnsmasq(8) for one node. It puts itself in the background once it listens.
 
     :param upstream: a resolv.conf whose servers answer for all other names; dnsmasq follows its changes.
     :param as_root: where the folder can't be read by the user that dnsmasq would become.
+    :param settings: never those of the machine's own dnsmasq.
     """
     return [
         "dnsmasq",
-        "--conf-file=/dev/null",  # nothing of the machine's own dnsmasq
+        f"--conf-file={settings}",
         f"--listen-address={address}",
         "--bind-interfaces",  # not the wildcard address: others may serve names on this machine
         f"--pid-file={folder / 'dnsmasq.pid'}",
@@ -59,6 +68,7 @@ class NameServer:
         self._domain = domain
         self._folder = folder
         self._hosts = folder / "hosts"
+        self._settings = NO_SETTINGS
         self._pid_file = folder / "dnsmasq.pid"
         self._wanted = False
         self._pid = 0
@@ -78,15 +88,30 @@ class NameServer:
         """Of the running dnsmasq, else 0."""
         return self._pid if self._pidfd >= 0 else 0
 
-    async def serve(self, hosts: str) -> None:
-        """Answer for these names (hosts(5) form). What goes wrong is in `problem`; it is tried again by itself."""
+    async def serve(self, hosts: str, settings: str = "") -> None:
+        """Answer for these names (hosts(5) form). What goes wrong is in `problem`; it is tried again by itself.
+
+        :param settings: in dnsmasq's own form; a change of these costs a restart, some milliseconds without answers.
+        """
         self._wanted = True
         changed = self._write_hosts(hosts)
+        self._write_settings(settings)
         await self._settle()
-        if self._pidfd < 0:
+        if self._pidfd < 0 or _command_line(self._pid) != self._command():
             await self._start_or_say()
         elif changed:
             self._signal(signal.SIGHUP)  # it reads the file again and keeps answering meanwhile
+            await self._replace_if_mute()
+
+    async def recheck(self) -> None:
+        """The machine's network or name servers have changed: see that it answers, and whom it asks itself."""
+        if not self._wanted or self._pidfd < 0:
+            return  # nobody to ask, or on its way back anyway
+        await self._settle()
+        if self._pidfd < 0 or _command_line(self._pid) != self._command():
+            await self._start_or_say()
+        else:
+            await self._replace_if_mute()
 
     async def stop(self) -> None:
         """No dnsmasq of ours, also none that an earlier daemon left."""
@@ -101,10 +126,10 @@ class NameServer:
                 await self._end()
         self._pid_file.unlink(missing_ok=True)
 
-    async def _end(self) -> None:
+    async def _end(self, signals: Sequence[int] = (signal.SIGTERM, signal.SIGKILL)) -> None:
         asyncio.get_running_loop().remove_reader(self._pidfd)
         try:
-            for number in (signal.SIGTERM, signal.SIGKILL):
+            for number in signals:
                 self._signal(number)
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(STOP_TIMEOUT):
@@ -122,9 +147,51 @@ class NameServer:
     # ------------------------------------------------------------ inside
 
     def _command(self) -> list[str]:
-        upstream = RESOLV_CONF if RESOLV_CONF.exists() else None
+        # The real file, for dnsmasq watches the folder it is in; without that folder it would not even start.
+        real = Path(os.path.realpath(RESOLV_CONF))
+        upstream = real if real.parent.is_dir() else None
         readable = all(parent.stat().st_mode & 0o001 for parent in self._hosts.parents)
-        return dnsmasq_command(self._address, self._domain, self._folder, upstream, as_root=not readable)
+        return dnsmasq_command(
+            self._address, self._domain, self._folder, upstream, as_root=not readable, settings=self._settings
+        )
+
+    def _write_settings(self, text: str) -> None:
+        """Under a name that tells what is in it, so that a running dnsmasq's command line tells what it has read."""
+        name = f"dnsmasq-{hashlib.blake2b(text.encode(), digest_size=6).hexdigest()}.conf"
+        self._settings = self._folder / name if text else NO_SETTINGS
+        for file in self._folder.glob("dnsmasq-*.conf"):
+            if file != self._settings:
+                file.unlink(missing_ok=True)
+        if text:
+            new = self._folder / "dnsmasq.new"
+            new.write_text(text)
+            new.chmod(0o644)
+            new.rename(self._settings)
+
+    async def _replace_if_mute(self) -> None:
+        """One that hangs (stopped, or waiting for something for ever) is replaced."""
+        if self._pidfd < 0 or await self._answers():
+            return
+        log.warning("dnsmasq (pid %d) does not answer; starting another one", self._pid)
+        if self._pidfd >= 0:
+            await self._end((signal.SIGKILL,))
+        await self._start_or_say()
+
+    async def _answers(self) -> bool:
+        question = b"".join(bytes([len(label)]) + label for label in self._domain.encode().split(b"."))
+        query = b"ed\1\0\0\1\0\0\0\0\0\0" + question + b"\0\0\1\0\1"  # RFC 1035: A of the domain itself
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC) as asker:
+            for _ in range(ANSWER_TRIES):
+                with contextlib.suppress(OSError):  # TimeoutError is one; so is a refusal
+                    asker.connect((self._address, 53))
+                    asker.send(query)
+                    async with asyncio.timeout(ANSWER_TIMEOUT):
+                        if await loop.sock_recv(asker, 512):
+                            return True
+                if self._pidfd < 0:  # ended meanwhile, and on its way back
+                    return True
+        return False
 
     def _write_hosts(self, text: str) -> bool:
         """True if the file says something else now."""
@@ -151,10 +218,16 @@ class NameServer:
     async def _start(self) -> None:
         command = self._command()
         pid = self._find()
-        if pid and _command_line(pid) == command and self._hold(pid):
+        if pid and self._pidfd < 0:
+            self._hold(pid)
+        if self._pidfd >= 0 and _command_line(pid) == command:
             self._signal(signal.SIGHUP)  # the hosts file may have changed while nobody was there to tell it
-            return
-        if pid and self._hold(pid):  # settings have changed
+            if await self._answers():
+                return
+            log.warning("dnsmasq (pid %d) does not answer; starting another one", pid)
+            if self._pidfd >= 0:
+                await self._end((signal.SIGKILL,))
+        elif self._pidfd >= 0:  # settings have changed
             await self._end()
         await process.run(command, timeout=10.0)
         pid = self._find()

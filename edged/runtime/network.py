@@ -23,6 +23,7 @@ from pathlib import Path
 
 import msgspec
 
+from edged.addresses import is_up_with
 from edged.config import NetworkConfig
 from edged.errors import EdgedError, PermanentError, RetryError
 from edged.model import Value
@@ -179,6 +180,26 @@ class Network:
     def observe(self) -> dict[str, Netns]:
         """Pod uid -> namespace, only those that are really there, read afresh."""
         return {name: netns for name, netns in _records(self._pods_folder) if self._usable(netns)}
+
+    # ------------------------------------------------------------ following the machine
+
+    def concerned(self, links: set[str]) -> bool:
+        """The bridge or a pod's cable is among them."""
+        pods = {netns.host_veth for netns in self._pods.values()}
+        return self._config.bridge in links or not pods.isdisjoint(links)
+
+    async def heal(self) -> bool:
+        """Put back the bridge, its address and the cables in it, where somebody took them away; a network manager,
+        say. True if a pod has lost its cable for good.
+
+        :raises PermanentError: somebody has put something else in its place.
+        :raises RetryError: the kernel refused for now.
+        """
+        if not is_up_with(self._config.bridge, self._range.gateway):
+            log.warning("the bridge %s was taken away or changed by somebody; putting it back", self._config.bridge)
+            veths = tuple(netns.host_veth for netns in (*self._pods.values(), *self._spares.values()))
+            await self._worker.call(EnsureBridge(self._config.bridge, self._range, veths))
+        return not all(map(self._alive, self._pods.values()))
 
     # ------------------------------------------------------------ inside
 

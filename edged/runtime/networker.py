@@ -19,7 +19,7 @@ import socket
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -145,7 +145,8 @@ class Wirer:
             case RemoveBridge():
                 self._remove_bridge(request.bridge)
             case ForgetFlows():
-                forget_flows(request.cluster_ip, request.addresses)
+                own = (request.address,) if request.address else self._addresses()
+                forget_flows(own, request.keep, request.port)
         return ""
 
     # ------------------------------------------------------------ namespaces
@@ -275,6 +276,10 @@ class Wirer:
                 broadcast=socket.inet_ntoa(broadcast.to_bytes(4, "big")),
             )
 
+    def _addresses(self) -> set[str]:
+        """The machine's own."""
+        return {dict(m["attrs"])["IFA_LOCAL"] for m in self._netlink.get_addr(family=2)}
+
     def _refuse_overlap(self, bridge: str, base: int, prefix: int, cidr: str) -> None:
         for route in self._netlink.get_routes(family=2, table=RT_TABLE_MAIN):
             attributes = dict(route["attrs"])
@@ -318,17 +323,19 @@ class Wirer:
                     IP_FORWARD.write_text("0")
 
 
-def forget_flows(cluster_ip: str, keep: tuple[str, ...]) -> None:
+def forget_flows(addresses: Collection[str], keep: Collection[str], port: int) -> None:
     """See `ForgetFlows`. The library's module is heavy and this is rare, so it is loaded only here."""
     from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket
 
+    only = {"daddr": next(iter(addresses))} if len(addresses) == 1 else {}
     with contextlib.closing(NFCTSocket()) as table:
-        wanted = NFCTAttrTuple(daddr=cluster_ip, proto=socket.IPPROTO_UDP)
+        wanted = NFCTAttrTuple(**only, proto=socket.IPPROTO_UDP)
         for entry in list(table.dump(tuple_orig=wanted)):
             answered_by = NFCTAttrTuple.from_netlink(socket.AF_INET, entry.get_attr("CTA_TUPLE_REPLY")).saddr
-            if answered_by in keep:
-                continue
             original = NFCTAttrTuple.from_netlink(socket.AF_INET, entry.get_attr("CTA_TUPLE_ORIG"))
+            asked = original.proto == socket.IPPROTO_UDP and original.daddr in addresses
+            if answered_by in keep or not asked or (port and original.dport != port):
+                continue
             try:
                 table.entry("del", tuple_orig=original)
             except NetlinkError as e:

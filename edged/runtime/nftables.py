@@ -7,12 +7,16 @@ node's pods would be cut off until the next restart of the daemon.
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
 import logging
+import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
 
 from edged.runtime import process
+from edged.runtime.rtnetlink import ACK, NLMSG_ERROR, PACKET, REQUEST, attribute, attributes, messages
 
 log = logging.getLogger(__name__)
 
@@ -21,14 +25,13 @@ NETLINK_NETFILTER = 12
 SOL_NETLINK = 270
 NETLINK_ADD_MEMBERSHIP = 1
 NFNLGRP_NFTABLES = 7
-NEW_TABLE = 10 << 8 | 0  # NFNL_SUBSYS_NFTABLES, NFT_MSG_NEWTABLE
-DELETE_TABLE = 10 << 8 | 2
-NFTA_TABLE_NAME = 1
+SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
+NEW_TABLE, GET_TABLE, DELETE_TABLE, DELETE_CHAIN, DELETE_RULE = (SUBSYSTEM | n for n in (0, 1, 2, 5, 8))
+TABLE_NAME = 1  # NFTA_TABLE_NAME, and the same in chains and rules
 NFPROTO_IPV4 = 2
-MESSAGE = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
+HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 FAMILY = struct.Struct("=BBH")  # nfgenmsg: family, version, resource id
-ATTRIBUTE = struct.Struct("=HH")  # nlattr: length, type
-PACKET = 1 << 16  # bytes
+TIMEOUT = 2.0  # seconds; the kernel answers while it is asked
 GRACE = 0.2  # seconds: replacing a table looks like a loss until the second half of the news is here
 
 
@@ -46,39 +49,41 @@ async def apply(script: str) -> None:
     await process.run(["nft", "-f", "-"], stdin=script.encode(), timeout=10.0)
 
 
+def table_there(table: str) -> bool:
+    """The kernel is asked directly. :raises OSError: it can't be."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as link:
+        link.settimeout(TIMEOUT)
+        link.bind((0, 0))
+        body = FAMILY.pack(NFPROTO_IPV4, 0, 0) + attribute(TABLE_NAME, table.encode() + b"\0")
+        link.send(HEADER.pack(HEADER.size + len(body), GET_TABLE, REQUEST | ACK, 1, 0) + body)
+        kind, answer = next(messages(link.recv(PACKET)), (NLMSG_ERROR, b"\0" * 4))
+    number = -struct.unpack_from("=i", answer)[0] if kind == NLMSG_ERROR else 0
+    if number not in (0, errno.ENOENT):
+        raise OSError(number, os.strerror(number))
+    return number == 0
+
+
 def table_events(packet: bytes) -> Iterator[tuple[str, bool]]:
-    """(table of family ip, True if it came and False if it went), in order, out of one netlink packet."""
-    start = 0
-    while start + MESSAGE.size <= len(packet):
-        length, kind, _, _, _ = MESSAGE.unpack_from(packet, start)
-        if length < MESSAGE.size:
-            return
-        body = packet[start + MESSAGE.size : start + length]
-        if kind in (NEW_TABLE, DELETE_TABLE) and len(body) >= FAMILY.size and body[0] == NFPROTO_IPV4:
-            name = _attribute(body[FAMILY.size :], NFTA_TABLE_NAME).rstrip(b"\0").decode(errors="replace")
-            yield name, kind == NEW_TABLE
-        start += (length + 3) & ~3
-
-
-def _attribute(attributes: bytes, wanted: int) -> bytes:
-    start = 0
-    while start + ATTRIBUTE.size <= len(attributes):
-        length, kind = ATTRIBUTE.unpack_from(attributes, start)
-        if length < ATTRIBUTE.size:
-            break
-        if kind & 0x3FFF == wanted:
-            return attributes[start + ATTRIBUTE.size : start + length]
-        start += (length + 3) & ~3
-    return b""
+    """(table of family ip, True if it came and False if it or a part of it went), in order, of one netlink packet."""
+    for kind, body in messages(packet):
+        gone = kind in (DELETE_TABLE, DELETE_CHAIN, DELETE_RULE)
+        if (gone or kind == NEW_TABLE) and len(body) >= FAMILY.size and body[0] == NFPROTO_IPV4:
+            name = attributes(body[FAMILY.size :]).get(TABLE_NAME, b"").rstrip(b"\0").decode(errors="replace")
+            yield name, not gone
 
 
 class TableWatch:
-    """Calls `lost` when the table is gone and was not put back within GRACE."""
+    """Calls `lost` when the table, or a part of it, is gone and was not put back within GRACE.
+
+    The kernel drops news where more happens at once than fits (somebody loads a large ruleset): then nobody knows
+    what became of the table, and it is looked at instead.
+    """
 
     def __init__(self, table: str, lost: Callable[[], None]) -> None:
         self._table = table
         self._lost = lost
         self._there = True
+        self._missed = False
         self._socket: socket.socket | None = None
         self._check_due: asyncio.TimerHandle | None = None
 
@@ -111,17 +116,21 @@ class TableWatch:
                 packet = self._socket.recv(PACKET)
             except BlockingIOError:
                 break
-            except OSError:  # ENOBUFS: more happened than fits; nobody knows what, so have it put back
-                self._there = False
+            except OSError:  # ENOBUFS
+                self._missed = True
                 continue
             for table, came in table_events(packet):
                 if table == self._table:
                     self._there = came
-        if not self._there and self._check_due is None:
+        if (self._missed or not self._there) and self._check_due is None:
             self._check_due = asyncio.get_running_loop().call_later(GRACE, self._check)
 
     def _check(self) -> None:
         self._check_due = None
-        if not self._there:
-            self._there = True  # said once; the next loss is another one
+        lost = not self._there
+        if self._missed:
+            with contextlib.suppress(OSError):
+                lost = not table_there(self._table)
+        self._there, self._missed = True, False  # said once; the next loss is another one
+        if lost:
             self._lost()

@@ -1,7 +1,8 @@
-"""Services as text: the nftables script that forwards to their pods, and the hosts file that names them. Pure.
+"""Services as text: the nftables script that forwards to their pods. Pure.
 
 Forwarding follows kube-proxy's nftables mode: one lookup from (cluster IP, protocol, port) to a chain that picks a
 ready pod at random; what still goes to a cluster IP after that has nobody behind it and is refused at once.
+Ports of the machine that lead to pods (host_ports) are in the same table, so both change in one transaction.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from edged.model import ServicePort, ServiceRules
+from edged.model import HostPort, ServicePort, ServiceRules
+from edged.runtime import host_ports
 from edged.runtime.nftables import removal_script
 from edged.runtime.wiring import ip_number
 
@@ -42,7 +44,7 @@ def check(services: Iterable[ServiceRules]) -> Checked:
             problems.append(f"{title} is there twice; the second one is left out")
             continue
         wrong = [] if service.cluster_ip in HEADLESS or _is_ip(service.cluster_ip) else [service.cluster_ip]
-        wrong += [address for address in service.addresses if not _is_ip(address)]
+        wrong += [address for address in (*service.addresses, *(ip for _, ip in service.hosts)) if not _is_ip(address)]
         if wrong:
             problems.append(f"{title} is left out: {wrong[0]!r} is no IPv4 address")
             continue
@@ -57,7 +59,8 @@ def check(services: Iterable[ServiceRules]) -> Checked:
                 taken[key] = title
                 ports.append(port)
         addresses = tuple(dict.fromkeys(service.addresses))
-        kept[title] = msgspec.structs.replace(service, ports=tuple(ports), addresses=addresses)
+        hosts = tuple((name, ip) for name, ip in dict.fromkeys(service.hosts) if LABEL.fullmatch(name))
+        kept[title] = msgspec.structs.replace(service, ports=tuple(ports), addresses=addresses, hosts=hosts)
     return Checked(tuple(kept.values()), tuple(problems))
 
 
@@ -80,15 +83,31 @@ def _port_problem(port: ServicePort) -> str:
 # ---------------------------------------------------------------- forwarding
 
 
-def forwarding_script(table: str, bridge: str, services: Sequence[ServiceRules]) -> str:
-    """For `nft -f -`: the whole table replaced in one transaction; removed where no Service has a cluster IP.
+def cluster_ips(services: Iterable[ServiceRules]) -> tuple[str, ...]:
+    """Of those that have one, each once."""
+    return tuple(dict.fromkeys(s.cluster_ip for s in services if s.cluster_ip not in HEADLESS))
+
+
+class Bridge(NamedTuple):
+    """Where the pods are: the bridge's name and its own address."""
+
+    name: str
+    address: str
+
+
+def forwarding_script(
+    table: str, bridge: Bridge, services: Sequence[ServiceRules], ports: Sequence[HostPort] = ()
+) -> str:
+    """For `nft -f -`: the whole table replaced in one transaction; removed where there is nothing to forward.
 
     :param services: as `check` returns them.
+    :param ports: as `host_ports.check_ports` returns them.
     """
     served = [s for s in services if s.cluster_ip not in HEADLESS]
-    if not served:
+    if not served and not ports:
         return removal_script(table)
-    return "\n".join((*removal_script(table).splitlines(), f"table ip {table} {{", *_table(bridge, served), "}", ""))
+    lines = _table(bridge, served, ports)
+    return "\n".join((*removal_script(table).splitlines(), f"table ip {table} {{", *lines, "}", ""))
 
 
 def stale_flows(
@@ -105,9 +124,9 @@ def _has_udp(service: ServiceRules) -> bool:
     return service.cluster_ip not in HEADLESS and any(p.protocol.lower() == "udp" for p in service.ports)
 
 
-def _table(bridge: str, services: Sequence[ServiceRules]) -> Iterator[str]:
-    yield from _set("cluster_ips", "ipv4_addr", dict.fromkeys(s.cluster_ip for s in services))
-    addresses = dict.fromkeys(a for s in services for a in s.addresses)
+def _table(bridge: Bridge, services: Sequence[ServiceRules], ports: Sequence[HostPort]) -> Iterator[str]:
+    yield from _set("cluster_ips", "ipv4_addr", cluster_ips(services))
+    addresses = dict.fromkeys((*(a for s in services for a in s.addresses), *(p.address for p in ports)))
     yield from _set("hairpin", "ipv4_addr . ipv4_addr", [f"{a} . {a}" for a in addresses])
     lookup = []
     for service in services:
@@ -119,11 +138,25 @@ def _table(bridge: str, services: Sequence[ServiceRules]) -> Iterator[str]:
             yield "  }"
             lookup.append(f"{service.cluster_ip} . {protocol} . {port.port} : goto {chain}")
     yield from _chain("services", [f"ip daddr . meta l4proto . th dport vmap {{ {', '.join(lookup)} }}"] * bool(lookup))
-    yield from _chain("from_pods", ["type nat hook prerouting priority dstnat", f'iifname "{bridge}" jump services'])
-    yield from _chain("from_here", ["type nat hook output priority -100", "jump services"])
-    # A pod that reaches itself through its Service would answer itself directly, and not know the answer.
-    masquerade = ["ct status dnat ip saddr . ip daddr @hairpin masquerade"]
-    yield from _chain("hairpins", ["type nat hook postrouting priority srcnat", *masquerade])
+    to_machine = []
+    if ports:
+        yield from _chain("host_ports", list(host_ports.translations(ports)))
+        # The bridge's own address stays what it is: a pod that serves names on port 53 must not take them from all.
+        to_machine = [f"ip daddr != {bridge.address} fib daddr type local jump host_ports"]
+    from_pods = f'iifname "{bridge.name}" jump services'
+    yield from _chain("arriving", ["type nat hook prerouting priority dstnat", from_pods, *to_machine])
+    yield from _chain("from_here", ["type nat hook output priority -100", "jump services", *to_machine])
+    masquerade = [
+        # A pod that reaches itself through its Service would answer itself directly, and not know the answer.
+        "ct status dnat ip saddr . ip daddr @hairpin masquerade",
+        # The machine begins with the bridge's address, which only its own pods know.
+        f'ct status dnat fib saddr type local oifname != "{bridge.name}" masquerade',
+        *([f'ct status dnat ip saddr 127.0.0.0/8 oifname "{bridge.name}" masquerade'] if ports else []),
+    ]
+    yield from _chain("leaving", ["type nat hook postrouting priority srcnat", *masquerade])
+    if host_ports.wants_loopback(ports):
+        private = [f'iifname "{bridge.name}" ip {side} 127.0.0.0/8 drop' for side in ("daddr", "saddr")]
+        yield from _chain("loopback_is_private", ["type filter hook prerouting priority raw", *private])
     refuse = [
         "ip daddr @cluster_ips meta l4proto tcp reject with tcp reset",
         "ip daddr @cluster_ips reject with icmp port-unreachable",
@@ -153,18 +186,3 @@ def _chain(name: str, rules: Sequence[str]) -> Iterator[str]:
     for rule in rules:
         yield f"    {rule}{'; policy accept;' if rule.startswith('type ') else ''}"
     yield "  }"
-
-
-# ---------------------------------------------------------------- names
-
-
-def hosts_file(domain: str, services: Sequence[ServiceRules]) -> str:
-    """The names of Services in hosts(5) form: "<cluster ip> <service>.<namespace>.svc.<domain>".
-
-    A headless Service's name stands for every ready pod of it.
-    """
-    lines = []
-    for service in services:
-        addresses = service.addresses if service.cluster_ip in HEADLESS else (service.cluster_ip,)
-        lines += [f"{address} {service.name}.{service.namespace}.svc.{domain}\n" for address in addresses]
-    return "".join(lines)

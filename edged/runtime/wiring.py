@@ -157,17 +157,21 @@ class RemoveBridge(msgspec.Struct, frozen=True, tag="remove-bridge"):
 
 
 class ForgetFlows(msgspec.Struct, frozen=True, tag="forget-flows"):
-    """UDP flows to `cluster_ip` that go anywhere but to `addresses` are decided anew with their next packet.
+    """UDP flows to `address` that go anywhere but to `keep` are decided anew with their next packet.
 
     TCP learns from a reset or a timeout that its other end is gone. UDP doesn't, and every packet that is sent makes
     the kernel remember the old way for longer.
+
+    :ivar address: "" = all addresses of the machine itself.
+    :ivar port: the port that was asked for; 0 = every one.
     """
 
-    cluster_ip: str
-    addresses: tuple[str, ...]
+    address: str
+    keep: tuple[str, ...]
+    port: int = 0
 
     def describe(self) -> str:
-        return f"forgetting UDP flows to {self.cluster_ip}"
+        return f"forgetting UDP flows to {self.address or 'the machine'}{f' port {self.port}' if self.port else ''}"
 
 
 Request = EnsureBridge | Wire | Unwire | Tune | RemoveBridge | ForgetFlows

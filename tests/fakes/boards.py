@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from pathlib import Path
 
 from edged.config import NetworkConfig, NodeConfig
-from edged.model import Image, ServiceRules, Value
+from edged.model import HostPort, Image, ServiceRules, Value
 from edged.runtime import process
 from edged.runtime.mounts import mount_points
 from edged.runtime.pods import PodRuntime
@@ -91,6 +91,12 @@ class StandInNetwork:
             with contextlib.suppress(OSError):  # a helper of a killed daemon may be mounting it this moment
                 file.unlink()
 
+    def concerned(self, links: set[str]) -> bool:
+        return False
+
+    async def heal(self) -> bool:
+        return False
+
     def observe(self) -> Mapping[str, StandInNetns]:
         points = {p.path for p in mount_points()}
         return {
@@ -115,9 +121,12 @@ class StandInServices:
     async def teardown(self) -> None:
         pass
 
-    async def sync(self, rules: Sequence[ServiceRules]) -> None:
+    async def sync(self, rules: Sequence[ServiceRules], host_ports: Sequence[HostPort] = ()) -> None:
         self.rules = tuple(rules)
         self.nameserver = "127.0.0.53" if rules else ""
+
+    async def network_changed(self) -> None:
+        pass
 
 
 class Corner:

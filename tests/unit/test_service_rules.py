@@ -11,25 +11,27 @@ from hypothesis import strategies as st
 from edged.model import ServicePort, ServiceRules
 from edged.runtime.nameserver import dnsmasq_command
 from edged.runtime.nftables import removal_script
-from edged.runtime.service_rules import check, forwarding_script, hosts_file, stale_flows
+from edged.runtime.service_names import hosts_file, settings_file
+from edged.runtime.service_rules import Bridge, check, forwarding_script, stale_flows
 
+BRIDGE = Bridge("edged0", "10.88.0.1")
 WEB = ServiceRules("default", "web", "10.96.0.1", (ServicePort(80, 8080),), ("10.88.0.2", "10.88.0.3"))
 
 
 def test_the_table_is_replaced_in_the_same_transaction_that_removes_the_old_one() -> None:
-    script = forwarding_script("t", "edged0", [WEB])
+    script = forwarding_script("t", BRIDGE, [WEB])
     assert script.startswith("table ip t\ndelete table ip t\ntable ip t {\n")
 
 
 def test_several_pods_are_picked_at_random_and_a_single_one_directly() -> None:
-    script = forwarding_script("t", "edged0", [WEB])
+    script = forwarding_script("t", BRIDGE, [WEB])
     assert "dnat to numgen random mod 2 map { 0 : 10.88.0.2, 1 : 10.88.0.3 }:8080" in script
     alone = ServiceRules("default", "web", "10.96.0.1", (ServicePort(80, 8080),), ("10.88.0.2",))
-    assert "dnat to 10.88.0.2:8080" in forwarding_script("t", "edged0", [alone])
+    assert "dnat to 10.88.0.2:8080" in forwarding_script("t", BRIDGE, [alone])
 
 
 def test_a_service_without_pods_has_no_way_in_but_its_address_is_refused() -> None:
-    script = forwarding_script("t", "edged0", [ServiceRules("default", "web", "10.96.0.1", (ServicePort(80, 8080),))])
+    script = forwarding_script("t", BRIDGE, [ServiceRules("default", "web", "10.96.0.1", (ServicePort(80, 8080),))])
     assert "dnat to" not in script
     assert "elements = { 10.96.0.1 }" in script
     assert script.count("reject with tcp reset") == 2  # forwarded and local
@@ -37,8 +39,8 @@ def test_a_service_without_pods_has_no_way_in_but_its_address_is_refused() -> No
 
 def test_without_a_cluster_ip_there_is_no_table() -> None:
     headless = ServiceRules("default", "db", "None", (ServicePort(80, 80),), ("10.88.0.2",))
-    assert forwarding_script("t", "edged0", []) == removal_script("t")
-    assert forwarding_script("t", "edged0", [headless]) == removal_script("t")
+    assert forwarding_script("t", BRIDGE, []) == removal_script("t")
+    assert forwarding_script("t", BRIDGE, [headless]) == removal_script("t")
 
 
 def test_flows_are_forgotten_only_of_udp_services_that_changed() -> None:
@@ -128,7 +130,7 @@ SAFE = re.compile(r'[a-z0-9_ .:,;{}@!="/\n-]*')
 @given(services)
 def test_no_content_of_a_service_gets_into_a_script_unchecked(given_services: list[ServiceRules]) -> None:
     rules, _ = check(given_services)
-    script = forwarding_script("t", "edged0", rules)
+    script = forwarding_script("t", BRIDGE, rules)
     assert SAFE.fullmatch(script)
     assert "flush" not in script
     lookups = re.findall(r"vmap { (.*) }", script)
