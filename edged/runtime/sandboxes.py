@@ -20,6 +20,7 @@ from edged.model import EmptyDir, Material, Pod, SandboxState
 from edged.runtime import bundle, etc, ipc, mounts
 from edged.runtime.containers import Sandbox, remove_tree
 from edged.runtime.names import policy_of
+from edged.runtime.quota import ScratchQuotas
 from edged.runtime.records import UID, Places, SandboxRecord, read, sandbox_state, write_atomically
 from edged.runtime.sysctls import split
 from edged.runtime.volumes import ClaimStore, Volumes
@@ -56,6 +57,7 @@ class Sandboxes:
         self._network = network
         self._domain = cluster_domain
         self._claims = claims
+        self._quotas = ScratchQuotas()
         self._remembered: dict[str, SandboxRecord] = {}
         self._nameserver = ""
 
@@ -163,7 +165,7 @@ class Sandboxes:
 
     def volumes(self, pod: Pod) -> Volumes:
         folder, scratch = self._places.pod(pod.uid), self._places.scratch(pod.uid)
-        return Volumes(pod, folder / "volumes", scratch / "volumes", self._claims)
+        return Volumes(pod, folder / "volumes", scratch / "volumes", self._claims, self._quotas)
 
     def of(self, pod: Pod) -> Sandbox:
         """:raises RetryError: it is not ready."""
@@ -193,6 +195,9 @@ class Sandboxes:
         await self._network.detach(pod_uid)
         if folder.is_dir():
             mounts.unmount_below(os.fspath(folder))
+        if self._claims is not None:
+            self._claims.release()
+        self._quotas.release(self._places.scratch(pod_uid))
         await remove_tree(self._places.scratch(pod_uid))
         for part in ("volumes", "etc", "containers"):
             shutil.rmtree(folder / part, ignore_errors=True)

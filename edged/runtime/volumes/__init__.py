@@ -10,6 +10,6 @@ It decides nothing about when: edged.runtime.sandboxes asks. It never deletes a 
 edged.runtime.claims' alone.
 """
 
-from edged.runtime.volumes.pod import ClaimStore, ContainerMounts, Volumes
+from edged.runtime.volumes.pod import ClaimStore, ContainerMounts, ScratchQuota, Volumes
 
-__all__ = ["ClaimStore", "ContainerMounts", "Volumes"]
+__all__ = ["ClaimStore", "ContainerMounts", "ScratchQuota", "Volumes"]

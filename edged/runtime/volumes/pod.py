@@ -47,12 +47,14 @@ class ClaimStore(Protocol):
     """edged.runtime.claims.Claims, as far as it matters here."""
 
     async def show(self, claim: ClaimFiles, target: Path, title: str) -> None: ...
+    def release(self) -> None: ...
 
 
 class ScratchQuota(Protocol):
     """edged.runtime.quota.ScratchQuotas, as far as it matters here."""
 
     def limit(self, folder: Path, size: int) -> None: ...
+    def release(self, scratch: Path) -> None: ...
 
 
 class ContainerMounts(Value, frozen=True):
