@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import msgspec
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edged.model import ServicePort, ServiceRules
+from edged.model import HostPort, ServicePort, ServiceRules
+from edged.runtime.host_ports import check_ports, stale_port_flows, translations
 from edged.runtime.nameserver import dnsmasq_command
 from edged.runtime.nftables import removal_script
 from edged.runtime.service_names import hosts_file, settings_file
@@ -152,3 +154,66 @@ def test_dnsmasq_listens_on_the_bridge_only_and_asks_upstream_only_where_there_i
     assert "--bind-interfaces" in line
     assert "--resolv-file=/etc/resolv.conf" in line
     assert "--no-resolv" in dnsmasq_command("10.88.0.1", "cluster.local", Path("/run/x"), None, as_root=False)
+
+
+def test_named_ports_have_srv_records_that_change_only_with_the_service() -> None:
+    web = ServiceRules("default", "web", "10.96.0.1", (ServicePort(80, 8080, "http"), ServicePort(81, 8081)))
+    headless = ServiceRules("default", "db", "", (ServicePort(80, 5432, "sql"),))
+    assert settings_file("cluster.local", [web, headless]) == (
+        "srv-host=_http._tcp.web.default.svc.cluster.local,web.default.svc.cluster.local,80\n"
+        "srv-host=_sql._tcp.db.default.svc.cluster.local,db.default.svc.cluster.local,5432\n"
+    )
+    ready = msgspec.structs.replace(web, addresses=("10.88.0.2",))
+    assert settings_file("cluster.local", [ready]) == settings_file("cluster.local", [web])
+
+
+def test_pods_with_a_subdomain_have_a_name_of_their_own() -> None:
+    headless = ServiceRules("shop", "db", "", (), ("10.88.0.2",), (("db-0", "10.88.0.2"), ("No Label", "10.88.0.3")))
+    assert hosts_file("cluster.local", check([headless]).rules) == (
+        "10.88.0.2 db-0.db.shop.svc.cluster.local\n10.88.0.2 db.shop.svc.cluster.local\n"
+    )
+
+
+def test_host_ports_that_make_no_sense_are_left_out_with_a_sentence_each() -> None:
+    good = HostPort("TCP", 80, "10.88.0.2", 8080)
+    kept, problems = check_ports(
+        [
+            good,
+            msgspec.structs.replace(good, address="10.88.0.3", host_ip="0.0.0.0"),
+            msgspec.structs.replace(good, protocol="ICMP"),
+            msgspec.structs.replace(good, port=0),
+            msgspec.structs.replace(good, port=81, address=""),
+        ]
+    )
+    assert kept == (msgspec.structs.replace(good, protocol="tcp"),)
+    assert problems == (
+        "host port 80/TCP is claimed twice; 10.88.0.2 has it, 10.88.0.3 doesn't",
+        "host port 80/ICMP is left out: the protocol is none of TCP, UDP and SCTP",
+        "host port 0/TCP is left out: ports go from 1 to 65535",
+        "host port 81/TCP is left out: '' or '' is no IPv4 address",
+    )
+
+
+def test_host_ports_restricted_to_one_address_are_looked_up_first() -> None:
+    ports, _ = check_ports(
+        [HostPort("TCP", 80, "10.88.0.2", 8080), HostPort("UDP", 53, "10.88.0.3", 5353, "192.0.2.2")]
+    )
+    restricted, general = translations(ports)
+    assert "{ 192.0.2.2 . udp . 53 : 10.88.0.3 . 5353 }" in restricted
+    assert "{ tcp . 80 : 10.88.0.2 . 8080 }" in general
+
+
+def test_the_machines_loopback_is_shut_to_pods_only_where_it_had_to_be_opened() -> None:
+    anywhere, _ = check_ports([HostPort("TCP", 80, "10.88.0.2", 8080)])
+    outside, _ = check_ports([HostPort("TCP", 80, "10.88.0.2", 8080, "192.0.2.2")])
+    assert 'iifname "edged0" ip daddr 127.0.0.0/8 drop' in forwarding_script("t", BRIDGE, [], anywhere)
+    assert "drop" not in forwarding_script("t", BRIDGE, [], outside)
+
+
+def test_flows_to_a_host_port_are_forgotten_when_it_leads_elsewhere() -> None:
+    def dns(address: str) -> tuple[HostPort, ...]:
+        return check_ports([HostPort("UDP", 53, address, 5353), HostPort("TCP", 80, address, 80)])[0]
+
+    assert stale_port_flows(dns("10.88.0.2"), dns("10.88.0.2")) == ()
+    assert stale_port_flows(dns("10.88.0.2"), dns("10.88.0.3")) == (("", 53, ("10.88.0.3",)),)
+    assert stale_port_flows(dns("10.88.0.2"), ()) == (("", 53, ()),)
