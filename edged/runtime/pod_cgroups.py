@@ -16,7 +16,8 @@ from pathlib import Path
 from edged.errors import RetryError
 from edged.runtime import settings
 from edged.runtime.cgroup import UNLIMITED, Cgroups, Mode, pass_on
-from edged.runtime.cgroupfs import number, settle, text, write
+from edged.runtime.cgroupfs import keyed, number, settle, text, write
+from edged.runtime.resources import Swap
 from edged.runtime.settings import NO_LIMIT, PodSettings, TreeSettings
 
 LEGACY = ("memory", "cpu", "pids", "blkio", "freezer")
@@ -168,6 +169,22 @@ class PodCgroups:
         except OSError:
             return []
 
+    def load(self, pod_uid: str) -> tuple[int, int]:
+        """Bytes that the pod uses, tmpfs included: without and with file cache that can be dropped at once."""
+        if self._unified:
+            memory, used, inactive = self._cgroups.parent(), "memory.current", "inactive_file"
+        else:
+            memory, used, inactive = self._cgroups.parent("memory"), "memory.usage_in_bytes", "total_inactive_file"
+        if memory is None:
+            return 0, 0
+        held = number(memory / pod_uid / used)
+        return max(held - keyed(memory / pod_uid / "memory.stat").get(inactive, 0), 0), held
+
+    def processes(self, pod_uid: str) -> int:
+        """Processes and threads."""
+        parent = self._cgroups.parent("pids")
+        return number(parent / pod_uid / "pids.current") if parent is not None else 0
+
     # ------------------------------------------------------------ where
 
     def _folder(self) -> Path:
@@ -191,3 +208,14 @@ def settle_legacy(file: Path, value: str) -> bool:
     if value == "-1" and number(file) >= UNLIMITED:
         return True
     return settle(file, value)
+
+
+def swap_space(policy: str) -> Swap:
+    """What pods may swap to (NodeConfig.swap). zram is memory itself, only smaller; everything else on a board is
+    flash, which it wears out."""
+    names = [line.split() for line in text("/proc/swaps").splitlines()[1:]]
+    total = sum(int(fields[2]) * 1024 for fields in names if len(fields) > 2)
+    only_zram = all(fields[0].startswith("/dev/zram") for fields in names)
+    if policy == "none" or (policy == "zram" and not only_zram):
+        total = 0
+    return Swap(total, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
