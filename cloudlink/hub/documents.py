@@ -18,7 +18,7 @@ from cloudlink.hub.changes import PutRecord
 from cloudlink.hub.store import Store
 from cloudlink.hub.world import World
 from cloudlink.kube.compile import compile_node
-from cloudlink.kube.core import ConfigMap, Secret, Service
+from cloudlink.kube.core import ConfigMap, PersistentVolumeClaim, Secret, Service
 from edged.errors import EdgedError, PermanentError
 from edged.model import Desired
 
@@ -177,7 +177,8 @@ class Documents:
         services = self._world.all(Service)
         before = self._told.get(node)
         last = before.generation if before is not None else 0
-        fresh = compile_node(self._fleet, node, last, pods, services, config_maps, secrets, seal)
+        claims = self._world.all(PersistentVolumeClaim)
+        fresh = compile_node(self._fleet, node, last, pods, services, config_maps, secrets, seal, claims=claims)
         if fresh == before and node not in self._floor:
             return None
         generation = max(last, self._floor.get(node, 0)) + 1

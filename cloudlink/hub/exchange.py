@@ -20,13 +20,14 @@ from typing import NamedTuple
 import aiomqtt
 
 from cloudlink import wire
+from cloudlink.hub.controllers.claims import uses
 from cloudlink.hub.documents import Document, Documents
 from cloudlink.hub.errors import Gone
 from cloudlink.hub.objects import is_deleted
 from cloudlink.hub.reports import Reports
 from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.hub.world import FOLLOWED, World
-from cloudlink.kube.core import ConfigMap, Node, Pod, Secret, Service
+from cloudlink.kube.core import ConfigMap, Node, PersistentVolumeClaim, Pod, Secret, Service
 from cloudlink.link import heed_cancellation
 from edged.errors import EdgedError
 
@@ -167,6 +168,10 @@ class Exchange:
             case ConfigMap() | Secret():
                 pods = self._world.all(Pod, obj.metadata.namespace)
                 return {p.spec.node_name for p in pods}
+            case PersistentVolumeClaim():
+                # Where its data is, and where pods are that name it: the first one's node has it before it is bound.
+                pods = self._world.all(Pod, obj.metadata.namespace)
+                return {obj.node, *(p.spec.node_name for p in pods if uses(p, obj))}
             case Service():
                 return self._everybody()
             case Node() if event.type != "MODIFIED":
@@ -332,5 +337,6 @@ def _same_work(before: Pod, after: Pod) -> bool:
     return (
         before.spec == after.spec
         and before.metadata.labels == after.metadata.labels
+        and before.metadata.annotations == after.metadata.annotations
         and is_deleted(before) == is_deleted(after)
     )

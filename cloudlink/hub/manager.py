@@ -16,18 +16,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, Update, UpdateStatus
-from cloudlink.hub.controllers import deployment, events, garbage, replicaset
+from cloudlink.hub.controllers import claims, deployment, events, garbage, replicaset
 from cloudlink.hub.decision import Decision, Note, Suffix, describe
 from cloudlink.hub.errors import Gone, StoreError
 from cloudlink.hub.objects import controller_of, is_deleted, is_finished
 from cloudlink.hub.schedule import binding
 from cloudlink.hub.schedule.place import place
 from cloudlink.hub.schedule.rooms import rooms
+from cloudlink.hub.schedule.storage import claims_of, places
 from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.hub.workqueue import Task, WorkQueue
 from cloudlink.hub.world import FOLLOWED, World
 from cloudlink.kube.apps import Deployment, ReplicaSet
-from cloudlink.kube.core import Event, Namespace, Node, Pod
+from cloudlink.kube.core import Event, Namespace, Node, PersistentVolumeClaim, Pod
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.registry import RESOURCES
 from edged.errors import EdgedError, RetryError
@@ -151,8 +152,12 @@ class Manager:
                 self._queue.add(_task(obj))
             case Node():
                 self._queue.add(SCHEDULER)
+            case PersistentVolumeClaim():
+                self._queue.add(_task(obj))
+                self._queue.add(SCHEDULER)  # pods may wait for it, or for the room that it leaves
         if isinstance(obj, Pod):
             self._look_at_owners(obj)
+            self._look_at_claims(obj)
             if not obj.spec.node_name or is_finished(obj):
                 self._queue.add(SCHEDULER)
         elif isinstance(obj, ReplicaSet):
@@ -169,6 +174,12 @@ class Manager:
             if above is not None:
                 self._look_at_owners(above)
 
+    def _look_at_claims(self, pod: Pod) -> None:
+        """A claim is bound by its first pod and let go by its last."""
+        for title in claims_of(pod):
+            kind = PersistentVolumeClaim.__name__
+            self._queue.add(Task(kind, kind, *title.split("/", 1)))
+
     def _look_around_the_gone(self, obj: KubeObject) -> None:
         self._queue.succeeded(_task(obj))
         for owned in self._world.owned(obj.metadata.uid, KubeObject):
@@ -177,7 +188,9 @@ class Manager:
         if isinstance(obj, Node):
             for pod in self._world.on_node(obj.metadata.name):
                 self._queue.add(_task(pod))
-        if isinstance(obj, Pod | Node):
+        if isinstance(obj, Pod):
+            self._look_at_claims(obj)
+        if isinstance(obj, Pod | Node | PersistentVolumeClaim):
             self._queue.add(SCHEDULER)
 
     # ------------------------------------------------------------ asking
@@ -211,6 +224,8 @@ class Manager:
                 return garbage.dying_namespace(obj, content)
             case Pod():
                 return garbage.lost_pod(obj, world.get(Node, "", obj.spec.node_name) is not None)
+            case PersistentVolumeClaim():
+                return claims.reconcile(obj, [p for p in world.all(Pod, namespace) if claims.uses(p, obj)])
             case ReplicaSet() if not self._is_dying(namespace):
                 return replicaset.reconcile(obj, world.owned(obj.metadata.uid, Pod), now, self._suffix)
             case Deployment() if not self._is_dying(namespace):
@@ -233,8 +248,10 @@ class Manager:
         if not created and not waiting:
             return answers
         try:
-            free = rooms(self._world.all(Node), self._world.all(Pod))
-            verdicts = place([*waiting, *(p for p in created if not p.spec.node_name)], free)
+            pods = self._world.all(Pod)
+            storage = places(self._world.all(PersistentVolumeClaim), pods)
+            free = rooms(self._world.all(Node), pods, storage)
+            verdicts = place([*waiting, *(p for p in created if not p.spec.node_name)], free, storage)
         except Exception:
             delay = self._queue.failed(SCHEDULER, now)
             log.exception("pods can't be scheduled; next try in %g s", delay)

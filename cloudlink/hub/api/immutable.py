@@ -79,7 +79,7 @@ def _without_images(containers: Sequence[Container]) -> tuple[Container, ...]:
 
 
 def _claim(new: PersistentVolumeClaim, old: PersistentVolumeClaim) -> Iterator[tuple[str, str]]:
-    free = {"resources": old.spec.resources}
+    free: dict[str, object] = {"resources": old.spec.resources}
     if not old.spec.volume_name:
         free["volume_name"] = new.spec.volume_name
     if new.spec.model_copy(update=free) != old.spec.model_copy(update=free):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from cloudlink.hub.changes import Delete, ObjectChange
+from cloudlink.hub.changes import Delete, MarkDeleted, ObjectChange
 from cloudlink.hub.controllers.replicaset import remove_pod
 from cloudlink.hub.decision import Decision
 from cloudlink.hub.objects import is_deleted
@@ -51,4 +51,6 @@ def dying_namespace(namespace: Namespace, content: Sequence[KubeObject]) -> Deci
 def _remove(obj: KubeObject) -> ObjectChange:
     if isinstance(obj, Pod):
         return remove_pod(obj)
+    if obj.metadata.finalizers:  # somebody (for a claim, its pods) isn't through with it
+        return MarkDeleted(obj.kind, obj.metadata.namespace or None, obj.metadata.name, 0)
     return Delete(obj.kind, obj.metadata.namespace or None, obj.metadata.name, uid=obj.metadata.uid or None)

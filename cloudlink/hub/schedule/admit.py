@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from cloudlink.hub.schedule.place import in_bytes
-from cloudlink.hub.schedule.rooms import Size, allocatable, size_of
+from cloudlink.hub.schedule.sizes import Size, allocatable, asked, size_of
 from cloudlink.kube.apps import Deployment, ReplicaSet
-from cloudlink.kube.core import Node, Pod, PodSpec
+from cloudlink.kube.core import Container, Node, Pod, PodSpec
 from cloudlink.kube.errors import Cause
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.quantity import format_milli, to_int, to_milli
@@ -35,48 +35,48 @@ def impossible(obj: KubeObject, old: KubeObject | None, nodes: Sequence[Node]) -
     path, spec = there
     if before is not None and size_of(before[1]) == size_of(spec):
         return ()
+    needed = size_of(spec)
     largest = Size(max(s.memory for s in sizes), max(s.cpu for s in sizes))
-    causes = [*_memory(path, spec, largest.memory), *_cpu(path, spec, largest.cpu)]
-    if not causes and not any(size_of(spec).fits(s) for s in sizes):
-        size = size_of(spec)
-        text = f"needs {in_bytes(size.memory)} and {format_milli(size.cpu)} cpu together, no node has both allocatable"
+    causes = [*_memory(path, spec, needed.memory, largest.memory), *_cpu(path, spec, needed.cpu, largest.cpu)]
+    if not causes and not any(needed.memory <= s.memory and needed.cpu <= s.cpu for s in sizes):
+        text = (
+            f"needs {in_bytes(needed.memory)} and {format_milli(needed.cpu)} cpu together, no node has both allocatable"
+        )
         causes.append(Cause(f"{path}.containers", "FieldValueInvalid", text))
     return tuple(causes)
 
 
-def _memory(path: str, spec: PodSpec, largest: int) -> list[Cause]:
-    asked = [to_int(_asked(spec, i, "memory")) for i in range(len(spec.containers))]
+def _memory(path: str, spec: PodSpec, together: int, largest: int) -> list[Cause]:
     end = f"the largest node has {in_bytes(largest)} allocatable"
     causes = [
-        Cause(_field(path, spec, i, "memory"), "FieldValueInvalid", f"needs {in_bytes(n)}, {end}")
-        for i, n in enumerate(asked)
-        if n > largest
+        Cause(_field(here, container, "memory"), "FieldValueInvalid", f"needs {in_bytes(n)}, {end}")
+        for here, container in _containers(path, spec)
+        if (n := to_int(asked(container, "memory"))) > largest
     ]
-    if not causes and sum(asked) > largest:
-        text = f"the containers together need {in_bytes(sum(asked))} memory, {end}"
+    if not causes and together > largest:
+        text = f"the containers together need {in_bytes(together)} memory, {end}"
         causes.append(Cause(f"{path}.containers", "FieldValueInvalid", text))
     return causes
 
 
-def _cpu(path: str, spec: PodSpec, largest: int) -> list[Cause]:
-    asked = [to_milli(_asked(spec, i, "cpu")) for i in range(len(spec.containers))]
+def _cpu(path: str, spec: PodSpec, together: int, largest: int) -> list[Cause]:
     end = f"the largest node has {format_milli(largest)} allocatable"
     causes = [
-        Cause(_field(path, spec, i, "cpu"), "FieldValueInvalid", f"needs {format_milli(n)} cpu, {end}")
-        for i, n in enumerate(asked)
-        if n > largest
+        Cause(_field(here, container, "cpu"), "FieldValueInvalid", f"needs {format_milli(n)} cpu, {end}")
+        for here, container in _containers(path, spec)
+        if (n := to_milli(asked(container, "cpu"))) > largest
     ]
-    if not causes and sum(asked) > largest:
-        text = f"the containers together need {format_milli(sum(asked))} cpu, {end}"
+    if not causes and together > largest:
+        text = f"the containers together need {format_milli(together)} cpu, {end}"
         causes.append(Cause(f"{path}.containers", "FieldValueInvalid", text))
     return causes
 
 
-def _asked(spec: PodSpec, index: int, resource: str) -> str:
-    wanted = spec.containers[index].resources
-    return wanted.requests.get(resource) or wanted.limits.get(resource, "0")
+def _containers(path: str, spec: PodSpec) -> Iterator[tuple[str, Container]]:
+    yield from ((f"{path}.containers[{i}]", c) for i, c in enumerate(spec.containers))
+    yield from ((f"{path}.initContainers[{i}]", c) for i, c in enumerate(spec.init_containers))
 
 
-def _field(path: str, spec: PodSpec, index: int, resource: str) -> str:
-    part = "requests" if resource in spec.containers[index].resources.requests else "limits"
-    return f"{path}.containers[{index}].resources.{part}.{resource}"
+def _field(path: str, container: Container, resource: str) -> str:
+    part = "requests" if resource in container.resources.requests else "limits"
+    return f"{path}.resources.{part}.{resource}"

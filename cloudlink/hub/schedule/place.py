@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cloudlink.hub.schedule.rooms import Room, Size, obstacle, size_of, untolerated
+from cloudlink.hub.schedule.rooms import NO_PLACES, Room, host_ports, obstacle, untolerated
+from cloudlink.hub.schedule.sizes import Size, size_of
+from cloudlink.hub.schedule.storage import Places, hindrance, taken, to_be_made
 from cloudlink.kube.core import Pod
 from cloudlink.kube.quantity import format_milli
 
@@ -38,29 +40,36 @@ class Unplaced:
 Verdict = Binding | Unplaced
 
 
-def place(pending: Iterable[Pod], rooms: Sequence[Room]) -> tuple[Verdict, ...]:
-    """One verdict for each pod, oldest first; of the same second, the largest first, because it is the hardest.
+def place(pending: Iterable[Pod], rooms: Sequence[Room], places: Places = NO_PLACES) -> tuple[Verdict, ...]:
+    """One verdict for each pod, by priority, then oldest first; of the same second, the largest first, because it is
+    the hardest.
 
-    Every binding takes its room before the next pod is looked at.
+    Every binding takes its room before the next pod is looked at, and decides where the pod's claims will be.
     """
     left = {r.name: r for r in rooms}
+    claims = dict(places)
     verdicts: list[Verdict] = []
     for pod in sorted(pending, key=_turn):
-        size = size_of(pod.spec)
-        obstacles = {name: obstacle(pod.spec, size, room) for name, room in left.items()}
+        if why := hindrance(pod, claims):
+            verdicts.append(Unplaced(pod, why))
+            continue
+        size = size_of(pod.spec, pod.metadata.annotations) + Size(storage=to_be_made(pod, claims))
+        obstacles = {name: obstacle(pod, size, room, claims) for name, room in left.items()}
         able = [left[name] for name, (kind, _) in obstacles.items() if not kind]
         if not able:
             verdicts.append(Unplaced(pod, sentence(size, list(obstacles.values()), list(left.values()))))
             continue
         best = min(able, key=lambda r: _looseness(pod, size, r))
-        left[best.name] = best.without(size)
+        left[best.name] = best.without(size, host_ports(pod.spec))
+        taken(claims, pod, best.name)
         verdicts.append(Binding(pod, best.name))
     return tuple(verdicts)
 
 
-def _turn(pod: Pod) -> tuple[str, int, int, str, str]:
+def _turn(pod: Pod) -> tuple[int, str, int, int, str, str]:
     size, meta = size_of(pod.spec), pod.metadata
-    return meta.creation_timestamp or "~", -size.memory, -size.cpu, meta.namespace, meta.name
+    created = meta.creation_timestamp or "~"
+    return -(pod.spec.priority or 0), created, -size.memory, -size.cpu, meta.namespace, meta.name
 
 
 def _looseness(pod: Pod, size: Size, room: Room) -> tuple[int, float, float, int, str]:
@@ -93,11 +102,12 @@ def sentence(size: Size, obstacles: Sequence[tuple[str, str]], rooms: Sequence[R
 def _largest(kind: str, obstacles: Sequence[tuple[str, str]], rooms: Sequence[Room]) -> Size:
     """The most that any node with this obstacle has free."""
     free = [r.free for r, (k, _) in zip(rooms, obstacles, strict=True) if k == kind]
-    return Size(max(f.memory for f in free), max(f.cpu for f in free))
+    return Size(max(f.memory for f in free), max(f.cpu for f in free), storage=max(f.storage for f in free))
 
 
 def _part(kind: str, detail: str, count: int, size: Size, largest: Size) -> str:
     one = count == 1
+    lacks = "lacks" if one else "lack"
     match kind:
         case "ready":
             text = "is not ready" if one else "are not ready"
@@ -110,11 +120,20 @@ def _part(kind: str, detail: str, count: int, size: Size, largest: Size) -> str:
         case "pods":
             text = f"{'has' if one else 'have'} no room for another pod (limit {detail})"
         case "memory":
-            free = in_bytes(max(largest.memory, 0))
-            text = f"{'lacks' if one else 'lack'} {in_bytes(size.memory)} memory (largest free {free})"
+            text = f"{lacks} {in_bytes(size.memory)} memory (largest free {in_bytes(max(largest.memory, 0))})"
+        case "storage":
+            text = f"{lacks} {in_bytes(size.storage)} storage (largest free {in_bytes(max(largest.storage, 0))})"
+        case "claim":
+            text = f"{'does not' if one else 'do not'} have the volume of claim {detail}"
+        case "pressure":
+            text = f"{'has' if one else 'have'} {detail}"
+        case "port":
+            text = f"{'has' if one else 'have'} host port {detail} taken"
+        case "device":
+            text = f"{'has' if one else 'have'} no device {detail} free"
         case _:
             free = format_milli(max(largest.cpu, 0))
-            text = f"{'lacks' if one else 'lack'} {format_milli(size.cpu)} cpu (largest free {free})"
+            text = f"{lacks} {format_milli(size.cpu)} cpu (largest free {free})"
     return f"{count} {text}"
 
 
