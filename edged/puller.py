@@ -59,13 +59,12 @@ class ImageWorker:
 
     :ivar wanted: references of the last accepted document; what is half-fetched of others goes with the next removal.
     :ivar make_room: asked once before a pull gives up for want of space.
-    :ivar changed: called when the images here may have changed.
     """
 
-    def __init__(self, config: NodeConfig) -> None:
+    def __init__(self, config: NodeConfig, cage: Cage | None = None) -> None:
         self._root = os.fspath(config.state / "images")
         self._settings = config.images
-        self._cage = Cage(config.cgroup_parent, config.images.memory_limit)
+        self._cage = cage or Cage(config.cgroup_parent, config.images.memory_limit)
         self._swept = False
         self._one_pull, self._one_removal = asyncio.Lock(), asyncio.Lock()
         self._progress: dict[str, str] = {}

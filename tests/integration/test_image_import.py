@@ -21,8 +21,8 @@ from edged.images.__main__ import main
 from edged.images.importer import import_file
 from edged.images.platforms import parse_platform
 from edged.images.store import ImageStore
-from edged.images.writer import remove
 from edged.images.unpack import Bounds
+from edged.images.writer import remove
 from tests.fakes.oci_layout import Layout, blob_path, config, descriptor, digest, layer, link, member, one_image
 
 pytestmark = pytest.mark.root

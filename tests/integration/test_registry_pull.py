@@ -429,7 +429,8 @@ def test_a_full_disk_is_said_as_such_and_leaves_the_old_image_and_no_rubbish(tmp
         assert pull(root, f"{big}/multi:1", QUICK, machine=AMD64)
         with pytest.raises(RetryError, match=r"no space left: needs 9\.0 MB .* free on "):
             pull(root, f"{big}/big:1", QUICK, machine=AMD64)
-        with pytest.raises(RetryError, match=r"no space left: needs more than the .* free on "):  # its 20 MB are zeros, and small until then
+        # its 20 MB are zeros, and small until they are unpacked
+        with pytest.raises(RetryError, match=r"no space left: needs more than the .* free on "):
             pull(root, f"{big}/zeros:1", QUICK, machine=AMD64)
         assert not list((root / "tmp").iterdir())
         assert ImageStore(root).resolve(f"{big}/multi:1") is not None
