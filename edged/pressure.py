@@ -4,7 +4,7 @@ At rest it waits for the kernel and costs nothing. Once woken it looks every sec
 for a while and nobody is squeezed or frozen any more. What it decided stays pending until the daemon has done it.
 
 It also sees to the settings of the cgroup tree: once at start, and for each pod whose spec changes in place. What a
-ladder before us did is undone at start: whoever died at the top of it left nothing that a new one would know of.
+ladder before us did is undone when the runtime is opened: whoever died at the top of it left nothing to go on from.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ class Tree(Protocol):
 
     def apply_tree(self, tree: TreeSettings) -> None: ...
     def apply(self, pod_uid: str, wanted: PodSettings) -> None: ...
-    def let_go(self) -> None: ...
     def load(self, pod_uid: str) -> tuple[int, int]: ...
 
 
@@ -111,7 +110,6 @@ class MemoryPressure:
     def steps(self, desired: Desired | None, observed: Observed, now: float) -> Plan:
         if self._applied is None:
             self._tree.apply_tree(self._settings)
-            self._tree.let_go()
         if desired is not self._desired or self._applied is None:
             self._apply(desired, observed)
         self._desired, self._observed = desired, observed

@@ -90,6 +90,7 @@ class SandboxState(Value, frozen=True):
         started again under this uid as long as the sandbox stays.
     """
 
+    :ivar frozen: the degradation ladder has stopped it in its tracks; nobody in it can answer.
     pod_uid: str
     pod: str
     ip: str
@@ -102,6 +103,7 @@ class SandboxState(Value, frozen=True):
     evicted_message: str = ""
 
 
+    frozen: bool = False
 class Health(Value, frozen=True):
     """What the probes of one running container have said so far, folded by decide.health."""
 

@@ -145,6 +145,10 @@ class Cgroups:
         """As OCI's linux.cgroupsPath and /proc/<pid>/cgroup write it."""
         return f"/{self._parent}/{pod_uid}/{container}-{attempt}"
 
+    def pod_path(self, pod_uid: str) -> str:
+        """Likewise, of all containers of a pod."""
+        return f"/{self._parent}/{pod_uid}"
+
     def owns(self, path: str, pid: int) -> bool:
         """Whether this pid is alive and in that cgroup (or below it)."""
         if pid <= 0:
@@ -183,6 +187,13 @@ class Cgroups:
         for pid in self.processes(path):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+    def permit_device(self, path: str, major: int, minor: int, allow: bool) -> None:
+        """Change what may be opened in there, where that can be changed: v1. v2's filter was given all it needs when
+        the container was made. :raises OSError."""
+        if "devices" in self._v1:
+            file = "devices.allow" if allow else "devices.deny"
+            Path(f"{self._v1['devices']}{path}/{file}").write_text(f"c {major}:{minor} rw")
 
     def oom_kills(self, path: str) -> int:
         """How often the kernel killed in there for want of memory."""
@@ -233,7 +244,7 @@ class Cgroups:
             waited, pause = waited + pause, min(pause * 2, LONGEST_PAUSE)
 
     async def remove_pod(self, pod_uid: str) -> None:
-        await self.remove(f"/{self._parent}/{pod_uid}")
+        await self.remove(self.pod_path(pod_uid))
 
     async def remove_all(self) -> None:
         await self.remove(f"/{self._parent}")

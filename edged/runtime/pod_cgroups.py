@@ -7,10 +7,12 @@ told once by `Cgroups.degraded` and `Gauge.degraded`.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import errno
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from edged.errors import RetryError
@@ -219,3 +221,30 @@ def swap_space(policy: str) -> Swap:
     if policy == "none" or (policy == "zram" and not only_zram):
         total = 0
     return Swap(total, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+
+
+async def in_thread(work: Callable[[], None], name: str) -> None:
+    """Do what the kernel may take seconds for. In a thread that ends: a pool would keep its stacks for good.
+    Who stops waiting leaves it to end by itself."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+
+    def tell(error: BaseException | None) -> None:
+        if done.done():
+            return
+        if error is None:
+            done.set_result(None)
+        else:
+            done.set_exception(error)
+
+    def run() -> None:
+        error: BaseException | None = None
+        try:
+            work()
+        except BaseException as e:  # noqa: BLE001 (it travels to who waits)
+            error = e
+        with contextlib.suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(tell, error)
+
+    threading.Thread(target=run, name=name, daemon=True).start()
+    await done

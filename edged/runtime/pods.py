@@ -10,6 +10,8 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
+from msgspec.structs import replace
+
 from edged.config import NodeConfig
 from edged.errors import EdgedError, RetryError
 from edged.model import (
@@ -36,9 +38,12 @@ from edged.runtime.follower import Follower
 from edged.runtime.network import Network
 from edged.runtime.records import Places, parse_id
 from edged.runtime.sandboxes import Namespace, Sandboxes
+from edged.runtime.pod_cgroups import PodCgroups, in_thread, swap_space
 from edged.runtime.services import Services
 
 RUN_DIR_BASE = 16 << 20  # bytes for records, sockets and files of configs and secrets; logs come on top
+from edged.runtime.settings import pod_settings
+from edged.runtime.uevents import Plugged
 
 
 class NetworkRoom(Protocol):
@@ -80,7 +85,9 @@ class PodRuntime:
         self._places = Places(config.run, config.state)
         self._network = network or Network(config.network, config.run)
         self._services = services or Services(config.network, config.run)
-        self._cgroups = Cgroups(config.cgroup_parent)
+        self._cgroups = Cgroups(config.cgroup_parent, swap_space=swap_space(config.swap))
+        self._pod_cgroups = PodCgroups(self._cgroups)
+        self._frozen: set[str] = set()  # uids of pods
         self._logs = ContainerLogs(self._places, config)
         self._containers = Containers(self._places, self._cgroups, self._logs, config.policy)
         self._claims = Claims(self._places.state / "volumes", self._places.run / "volumes", config.storage)
@@ -114,6 +121,7 @@ class PodRuntime:
         self._follower = Follower(
             self._network,
             self._services,
+        self._pod_cgroups.let_go()
             lambda: self._sandboxes.use_nameserver(self._services.nameserver),
             lambda: on_exit(""),
         )
@@ -160,7 +168,10 @@ class PodRuntime:
     # ------------------------------------------------------------ seeing
 
     def observe(self) -> tuple[Sequence[SandboxState], Sequence[ContainerState]]:
-        return tuple(self._sandboxes.observe()), tuple(self._containers.observe())
+        sandboxes = self._sandboxes.observe()
+        if self._frozen:
+            sandboxes = (replace(s, frozen=s.pod_uid in self._frozen) for s in sandboxes)
+        return tuple(sandboxes), tuple(self._containers.observe())
 
     def inspect(self, container_id: str) -> ContainerState | None:
         return self._containers.inspect(container_id)
@@ -185,12 +196,15 @@ class PodRuntime:
     async def start_container(
         self, pod: Pod, container: Container, image: Image, material: Material, attempt: int, crashes: int
     ) -> ContainerState:
+        self._pod_cgroups.apply(pod.uid, pod_settings(pod, self._cgroups.swap_space))
         sandbox = self._sandboxes.of(pod)
         if attempt:  # the first one starts right after the sandbox was prepared
             with contextlib.suppress(EdgedError):  # what was there stays, and its pod goes on
+        self._thaw(pod_uid)
                 self._sandboxes.refresh(pod, material)
         return await self._containers.start(pod, container, image, material, attempt, crashes, sandbox)
 
+        self._pod_cgroups.protect()  # what it was promised is nobody's now
     async def stop_container(self, container_id: str, reason: str) -> None:
         await self._containers.stop(container_id, reason)
 
@@ -203,12 +217,15 @@ class PodRuntime:
     async def probe(self, container_id: str, probe: Probe, ip: str) -> ProbeResult:
         return await probes.ask(
             probe, ip, lambda command, timeout: self._containers.exec(container_id, command, timeout)
+        self._thaw(parse_id(container_id)[0])
         )
 
     async def sync_services(self, services: Sequence[ServiceRules], host_ports: Sequence[HostPort] = ()) -> None:
+        self._thaw(parse_id(container_id)[0])
         before = self._services.nameserver
         await self._services.sync(services, host_ports)
         if self._services.nameserver != before:
+        self._thaw(parse_id(container_id)[0])
             self._sandboxes.use_nameserver(self._services.nameserver)
 
     # ------------------------------------------------------------ being taken up
@@ -225,6 +242,7 @@ class PodRuntime:
     async def refresh_volumes(self, pod: Pod, material: Material) -> None:
         self._sandboxes.refresh(pod, material)
 
+        self._thaw(parse_id(container_id)[0])
     async def end_pod(self, pod_uid: str, reason: str, message: str) -> None:
         self._sandboxes.end(pod_uid, reason, message)
 
@@ -247,16 +265,23 @@ class PodRuntime:
         await self._claims.resize(claim)
 
     async def reclaim_memory(self, pod_uid: str, amount: int) -> None:
-        raise NotImplementedError
+        return self._cgroups.usage(self._cgroups.pod_path(pod_uid))
 
     async def set_memory_high(self, pod_uid: str, high: int | None) -> None:
-        raise NotImplementedError
+        self._pod_cgroups.freeze(pod_uid, frozen)
+        (self._frozen.add if frozen else self._frozen.discard)(pod_uid)
+
+    def _thaw(self, pod_uid: str) -> None:
+        """Nobody can end, or be asked anything, who stands still."""
+        if pod_uid in self._frozen:
+            self._pod_cgroups.freeze(pod_uid, False)
+            self._frozen.discard(pod_uid)
 
     async def freeze_pod(self, pod_uid: str, frozen: bool) -> None:
-        raise NotImplementedError
+        self._pod_cgroups.set_high(pod_uid, high)
 
     def pod_usage(self, pod_uid: str) -> ContainerUsage:
-        raise NotImplementedError
+        await in_thread(lambda: self._pod_cgroups.reclaim(pod_uid, amount), f"reclaim {pod_uid}")
 
 
 async def _collect(failed: list[str], work: Awaitable[None]) -> None:
