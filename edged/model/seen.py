@@ -53,6 +53,7 @@ class ContainerState(Value, frozen=True):
     :ivar post_started: False while its postStart hook has not succeeded yet; it isn't ready before.
     :ivar devices: what it was given, "name=path major:minor", as in Observed.devices.
     :ivar message: its termination message, at most 4096 bytes.
+    :ivar sidecar: its place among its pod's sidecars, from 1; they end after the rest, the last first. 0 = it is none.
     """
 
     id: str
@@ -78,6 +79,7 @@ class ContainerState(Value, frozen=True):
     pre_stop: Hook | None = None
     devices: tuple[str, ...] = ()
     message: str = ""
+    sidecar: int = 0
 
 
 class SandboxState(Value, frozen=True):
@@ -88,9 +90,9 @@ class SandboxState(Value, frozen=True):
     :ivar material: digest of the configs, secrets and labels that its files show (Material.digest).
     :ivar evicted: why the pod was ended for good ("Evicted", "DeadlineExceeded"); "" = it wasn't. Such a pod is not
         started again under this uid as long as the sandbox stays.
+    :ivar frozen: the degradation ladder has stopped it in its tracks; nobody in it can answer.
     """
 
-    :ivar frozen: the degradation ladder has stopped it in its tracks; nobody in it can answer.
     pod_uid: str
     pod: str
     ip: str
@@ -101,9 +103,9 @@ class SandboxState(Value, frozen=True):
     material: str = ""
     evicted: str = ""
     evicted_message: str = ""
-
-
     frozen: bool = False
+
+
 class Health(Value, frozen=True):
     """What the probes of one running container have said so far, folded by decide.health."""
 
@@ -164,9 +166,12 @@ class Observed(Value, frozen=True):
     :ivar services: the rules in force; None when nobody knows (a daemon that has just started).
     :ivar host_ports: likewise.
     :ivar setbacks: by owner.
-    :ivar asked: uids of pods whose `Always` images need not be asked for (again).
+    :ivar asked: uids of pods whose `Always` images need not be asked for (again), and "<uid> <reference>" where that
+        holds for one image.
     :ivar devices: claimed device name -> "path major:minor" of what is plugged in now.
     :ivar claims: uids of the persistent volumes on this node's storage.
+    :ivar claim_sizes: bytes that they hold, by uid, as far as this daemon has seen to it.
+    :ivar killed: container id -> when it was last sent SIGKILL.
     """
 
     containers: tuple[ContainerState, ...] = ()
@@ -180,3 +185,5 @@ class Observed(Value, frozen=True):
     asked: frozenset[str] = frozenset()
     devices: Mapping[str, str] = {}
     claims: frozenset[str] = frozenset()
+    claim_sizes: Mapping[str, int] = {}
+    killed: Mapping[str, float] = {}

@@ -28,22 +28,24 @@ from edged.model import (
     SandboxState,
     ServiceRules,
 )
-from edged.runtime import hooks, mounts, probes
+from edged.runtime import hooks, mounts, probes, userns
 from edged.runtime.api import ProbeResult
 from edged.runtime.cgroup import Cgroups
 from edged.runtime.claims import Claims
 from edged.runtime.containerlogs import ContainerLogs
 from edged.runtime.containers import Containers, remove_tree
+from edged.runtime.devices import Devices
 from edged.runtime.follower import Follower
+from edged.runtime.given_devices import GivenDevices
 from edged.runtime.network import Network
+from edged.runtime.pod_cgroups import PodCgroups, in_thread, swap_space
 from edged.runtime.records import Places, parse_id
 from edged.runtime.sandboxes import Namespace, Sandboxes
-from edged.runtime.pod_cgroups import PodCgroups, in_thread, swap_space
 from edged.runtime.services import Services
-
-RUN_DIR_BASE = 16 << 20  # bytes for records, sockets and files of configs and secrets; logs come on top
 from edged.runtime.settings import pod_settings
 from edged.runtime.uevents import Plugged
+
+RUN_DIR_BASE = 16 << 20  # bytes for records, sockets and files of configs and secrets; logs come on top
 
 
 class NetworkRoom(Protocol):
@@ -89,10 +91,15 @@ class PodRuntime:
         self._pod_cgroups = PodCgroups(self._cgroups)
         self._frozen: set[str] = set()  # uids of pods
         self._logs = ContainerLogs(self._places, config)
-        self._containers = Containers(self._places, self._cgroups, self._logs, config.policy)
+        self._devices = Devices(config.devices)
+        self._given = GivenDevices(self._devices, self._places, self._cgroups)
+        self._plugged = Plugged(self._devices)
+        self._containers = Containers(self._places, self._cgroups, self._logs, config.policy, self._given)
         self._claims = Claims(self._places.state / "volumes", self._places.run / "volumes", config.storage)
         self._follower: Follower | None = None  # of the machine's network, while open
-        self._sandboxes = Sandboxes(self._places, self._network, config.network.cluster_domain, self._claims)
+        self._sandboxes = Sandboxes(
+            self._places, self._network, config.network.cluster_domain, self._claims, config.users
+        )
 
     @property
     def degraded(self) -> Sequence[str]:
@@ -102,6 +109,8 @@ class PodRuntime:
             *self._services.degraded,
             *self._logs.degraded,
             *self._claims.degraded,
+            *self._plugged.degraded,
+            *userns.degraded(),
         )
 
     # ------------------------------------------------------------ life
@@ -112,6 +121,7 @@ class PodRuntime:
         except OSError as e:
             raise RetryError(f"run_dir {self._config.run} can't be made memory: {e}; edged needs root", 10.0) from e
         self._cgroups.open()
+        self._pod_cgroups.let_go()
         self._containers.open(on_exit)
         await self._remove_strangers()
         await self._claims.open()
@@ -121,11 +131,11 @@ class PodRuntime:
         self._follower = Follower(
             self._network,
             self._services,
-        self._pod_cgroups.let_go()
             lambda: self._sandboxes.use_nameserver(self._services.nameserver),
             lambda: on_exit(""),
         )
         self._follower.open()
+        self._plugged.open(lambda: on_exit(""))
 
     async def _remove_strangers(self) -> None:
         """Processes in our part of the cgroup tree that no record knows: run_dir was emptied under them."""
@@ -136,6 +146,7 @@ class PodRuntime:
                     await self._cgroups.remove(path)
 
     async def close(self) -> None:
+        self._plugged.close()
         self._containers.close()
         if self._follower is not None:
             await self._follower.close()
@@ -185,52 +196,53 @@ class PodRuntime:
     # ------------------------------------------------------------ doing
 
     async def prepare_sandbox(self, pod: Pod, material: Material) -> SandboxState:
+        self._pod_cgroups.apply(pod.uid, pod_settings(pod, self._cgroups.swap_space))
         return await self._sandboxes.prepare(pod, material, self._services.nameserver)
 
     async def remove_sandbox(self, pod_uid: str) -> None:
+        self._thaw(pod_uid)
         for state in tuple(self._containers.observe(pod_uid)):
             await self._containers.remove(state.id)
         await self._cgroups.remove_pod(pod_uid)
+        self._pod_cgroups.protect()  # what it was promised is nobody's now
         await self._sandboxes.remove(pod_uid)
 
     async def start_container(
         self, pod: Pod, container: Container, image: Image, material: Material, attempt: int, crashes: int
     ) -> ContainerState:
-        self._pod_cgroups.apply(pod.uid, pod_settings(pod, self._cgroups.swap_space))
         sandbox = self._sandboxes.of(pod)
         if attempt:  # the first one starts right after the sandbox was prepared
             with contextlib.suppress(EdgedError):  # what was there stays, and its pod goes on
-        self._thaw(pod_uid)
                 self._sandboxes.refresh(pod, material)
         return await self._containers.start(pod, container, image, material, attempt, crashes, sandbox)
 
-        self._pod_cgroups.protect()  # what it was promised is nobody's now
     async def stop_container(self, container_id: str, reason: str) -> None:
+        self._thaw(parse_id(container_id)[0])
         await self._containers.stop(container_id, reason)
 
     async def kill_container(self, container_id: str, reason: str) -> None:
+        self._thaw(parse_id(container_id)[0])
         await self._containers.kill(container_id, reason)
 
     async def remove_container(self, container_id: str) -> None:
+        self._thaw(parse_id(container_id)[0])
         await self._containers.remove(container_id)
 
     async def probe(self, container_id: str, probe: Probe, ip: str) -> ProbeResult:
         return await probes.ask(
             probe, ip, lambda command, timeout: self._containers.exec(container_id, command, timeout)
-        self._thaw(parse_id(container_id)[0])
         )
 
     async def sync_services(self, services: Sequence[ServiceRules], host_ports: Sequence[HostPort] = ()) -> None:
-        self._thaw(parse_id(container_id)[0])
         before = self._services.nameserver
         await self._services.sync(services, host_ports)
         if self._services.nameserver != before:
-        self._thaw(parse_id(container_id)[0])
             self._sandboxes.use_nameserver(self._services.nameserver)
 
     # ------------------------------------------------------------ being taken up
 
     async def signal_container(self, container_id: str) -> None:
+        self._thaw(parse_id(container_id)[0])
         await self._containers.ask(container_id)
 
     async def run_hook(self, container_id: str, hook: Hook, ip: str, timeout: float) -> None:
@@ -242,18 +254,17 @@ class PodRuntime:
     async def refresh_volumes(self, pod: Pod, material: Material) -> None:
         self._sandboxes.refresh(pod, material)
 
-        self._thaw(parse_id(container_id)[0])
     async def end_pod(self, pod_uid: str, reason: str, message: str) -> None:
         self._sandboxes.end(pod_uid, reason, message)
 
     async def give_devices(self, container_id: str, devices: Collection[str]) -> None:
-        raise NotImplementedError
+        self._given.give(container_id, devices)
 
     def devices(self, names: Collection[str]) -> Mapping[str, str]:
-        return {}
+        return self._devices.resolve(names)
 
     def device_names(self) -> Mapping[str, int]:
-        return {}
+        return self._devices.names()
 
     def claims(self) -> frozenset[str]:
         return self._claims.observe()
@@ -265,9 +276,12 @@ class PodRuntime:
         await self._claims.resize(claim)
 
     async def reclaim_memory(self, pod_uid: str, amount: int) -> None:
-        return self._cgroups.usage(self._cgroups.pod_path(pod_uid))
+        await in_thread(lambda: self._pod_cgroups.reclaim(pod_uid, amount), f"reclaim {pod_uid}")
 
     async def set_memory_high(self, pod_uid: str, high: int | None) -> None:
+        self._pod_cgroups.set_high(pod_uid, high)
+
+    async def freeze_pod(self, pod_uid: str, frozen: bool) -> None:
         self._pod_cgroups.freeze(pod_uid, frozen)
         (self._frozen.add if frozen else self._frozen.discard)(pod_uid)
 
@@ -277,11 +291,8 @@ class PodRuntime:
             self._pod_cgroups.freeze(pod_uid, False)
             self._frozen.discard(pod_uid)
 
-    async def freeze_pod(self, pod_uid: str, frozen: bool) -> None:
-        self._pod_cgroups.set_high(pod_uid, high)
-
     def pod_usage(self, pod_uid: str) -> ContainerUsage:
-        await in_thread(lambda: self._pod_cgroups.reclaim(pod_uid, amount), f"reclaim {pod_uid}")
+        return self._cgroups.usage(self._cgroups.pod_path(pod_uid))
 
 
 async def _collect(failed: list[str], work: Awaitable[None]) -> None:
