@@ -13,6 +13,7 @@ from edged.errors import PermanentError
 from edged.model import Container, Image, Material, Pod, Value
 from edged.runtime import bundle, environment, host_devices, last_words, mounts, resources, seccomp, security, userns
 from edged.runtime.crun import Creation, Crun
+from edged.runtime.given_devices import GivenDevices
 from edged.runtime.records import ContainerRecord, Places
 from edged.runtime.sysctls import split
 from edged.runtime.users import user_of
@@ -38,13 +39,15 @@ class Sandbox(Value, frozen=True):
 
 
 class Design(Value, frozen=True):
-    """What was decided about a container before anything of it exists. `env` are the pod's own variables."""
+    """What was decided about a container before anything of it exists. `env` are the pod's own variables, `devices`
+    what is there of those that it claims (ContainerState.devices)."""
 
     env: dict[str, str]
     args: tuple[str, ...]
     user: bundle.User
     capabilities: tuple[str, ...]
     seccomp: bytes
+    devices: tuple[str, ...] = ()
 
 
 class Drawing:
@@ -54,10 +57,11 @@ class Drawing:
     :ivar held: capabilities that we have and so can give.
     """
 
-    def __init__(self, places: Places, crun: Crun, policy: PolicyConfig) -> None:
+    def __init__(self, places: Places, crun: Crun, policy: PolicyConfig, devices: GivenDevices) -> None:
         self._places = places
         self._crun = crun
         self._policy = policy
+        self._devices = devices
         self._profiles = places.state / "seccomp"
         self.machine = bundle.Machine()
         self.held: frozenset[str] = frozenset(security.ALL_CAPABILITIES)
@@ -73,10 +77,12 @@ class Drawing:
         if sandbox.users:
             _check_fits(user, where)
         held = frozenset(security.ALL_CAPABILITIES) if sandbox.users else self.held
-        capabilities = security.bounding_set(container.security, where, held, self.machine.devices)
+        # with cgroup v2 it may open all devices of the kinds that it claims, so it may not make files for them
+        mknod = self.machine.devices and not (container.devices and self.machine.unified)
+        capabilities = security.bounding_set(container.security, where, held, mknod)
         wanted = "Unconfined" if container.security.privileged else container.security.seccomp
         profile = seccomp.choose(wanted, os.uname().machine, capabilities, self._profiles, where)
-        return Design(env, args, user, capabilities, profile)
+        return Design(env, args, user, capabilities, profile, self._devices.claimed(container, sandbox.users, where))
 
     def lay_out(
         self,
@@ -149,6 +155,7 @@ class Drawing:
     ) -> bundle.ContainerSpec:
         hostname = os.uname().nodename[:64] if sandbox.host_network else bundle.hostname_of(pod)
         asked = container.security
+        devices, rules = self._devices.at_start(container, design.devices, self.machine.unified)
         return bundle.ContainerSpec(
             args=design.args,
             env=environment.full_env(image, hostname, design.env),
@@ -172,7 +179,8 @@ class Drawing:
             seccomp=design.seccomp,
             seccomp_bpf=self._crun.compiled(design.seccomp),
             sysctls=() if sandbox.ipcns else split(pod.sysctls).ipc,
-            devices=host_devices.everything() if asked.privileged else (),
+            devices=host_devices.with_all(devices) if asked.privileged else devices,
+            device_rules=rules,
         )
 
 

@@ -26,6 +26,7 @@ from edged.runtime.blueprint import Drawing, Sandbox, own_capabilities
 from edged.runtime.cgroup import Cgroups, Mode
 from edged.runtime.containerlogs import ContainerLogs
 from edged.runtime.crun import Creation, Crun
+from edged.runtime.given_devices import GivenDevices
 from edged.runtime.records import ContainerRecord, Places, container_id, parse_id, read_number
 from edged.runtime.sight import Sight
 from edged.runtime.stop_signal import stop_signal
@@ -38,7 +39,9 @@ KILL_PATIENCE = 10.0  # seconds for killed processes to be gone
 class Containers:
     """All containers of one node. Owned by PodRuntime; one loop."""
 
-    def __init__(self, places: Places, cgroups: Cgroups, logs: ContainerLogs, policy: PolicyConfig) -> None:
+    def __init__(
+        self, places: Places, cgroups: Cgroups, logs: ContainerLogs, policy: PolicyConfig, devices: GivenDevices
+    ) -> None:
         self._places = places
         self._cgroups = cgroups
         self._logs = logs
@@ -46,7 +49,7 @@ class Containers:
         self._watches: dict[str, monitor.Watch] = {}
         self._starting: set[str] = set()
         self._on_exit: Callable[[str], None] | None = None
-        self._drawing = Drawing(places, self._crun, policy)
+        self._drawing = Drawing(places, self._crun, policy, devices)
         self._sight = Sight(places, cgroups, self._crun, self._starting)
 
     # ------------------------------------------------------------ life
@@ -130,6 +133,7 @@ class Containers:
         self._starting.add(name)
         try:
             record = self._new_record(name, pod, container, image, attempt, crashes)
+            record = replace(record, devices=design.devices)
             try:
                 creation = self._drawing.lay_out(record, pod, container, image, sandbox, design)
                 await self._bring_up(record, creation)

@@ -15,9 +15,10 @@ from typing import Protocol
 import msgspec
 
 from edged.addresses import own_address
+from edged.config import UsersConfig
 from edged.errors import RetryError
 from edged.model import EmptyDir, Material, Pod, SandboxState
-from edged.runtime import bundle, etc, ipc, mounts
+from edged.runtime import bundle, etc, ipc, mounts, userns
 from edged.runtime.containers import Sandbox, remove_tree
 from edged.runtime.names import policy_of
 from edged.runtime.quota import ScratchQuotas
@@ -51,9 +52,15 @@ class Sandboxes:
     """
 
     def __init__(
-        self, places: Places, network: PodNetwork, cluster_domain: str, claims: ClaimStore | None = None
+        self,
+        places: Places,
+        network: PodNetwork,
+        cluster_domain: str,
+        claims: ClaimStore | None = None,
+        users: UsersConfig | None = None,
     ) -> None:
         self._places = places
+        self._users = users or UsersConfig()
         self._network = network
         self._domain = cluster_domain
         self._claims = claims
@@ -63,7 +70,8 @@ class Sandboxes:
 
     async def open(self) -> None:
         """Sweep what containers of an earlier boot wrote, and remember the pods whose volumes are still there."""
-        self._places.pods.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._places.pods.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self._places.pods.chmod(0o711)  # each pod's own folder is closed
         self._places.writable.mkdir(mode=0o700, parents=True, exist_ok=True)
         for scratch in sorted(self._places.writable.iterdir()):
             if not UID.fullmatch(scratch.name) or self._places.pod(scratch.name).is_dir():
@@ -107,7 +115,10 @@ class Sandboxes:
         await self.volumes(pod).prepare(material)
         if record.shares_ipc:
             ipc.make(folder, sysctls.ipc)
-        ip = own_address() if pod.host_network else (await self._network.attach(pod.uid, sysctls.net)).ip
+        net = sysctls.net
+        if record.users:  # its root isn't root over its network, so ports below 1024 must be open to everybody inside
+            net = (("net.ipv4.ip_unprivileged_port_start", "0"), *net)
+        ip = own_address() if pod.host_network else (await self._network.attach(pod.uid, net)).ip
         try:
             etc.write(folder / "etc", pod, ip, nameserver, self._domain)
         except OSError as e:
@@ -121,8 +132,11 @@ class Sandboxes:
         """The folders, and a record that says whose they are before there is anything in them."""
         folder, scratch = self._places.pod(pod.uid), self._places.scratch(pod.uid)
         (folder / "etc").mkdir(mode=0o755, parents=True, exist_ok=True)
-        folder.chmod(0o700)
         before = read(folder / "sandbox", SandboxRecord) or self._remembered.get(pod.uid)
+        users = self._users_of(pod, before)
+        if users:  # crun goes through here as the pod's own root; nobody else is let in
+            os.chown(folder, 0, users)
+        folder.chmod(0o710 if users else 0o700)
         record = SandboxRecord(
             pod.uid,
             pod.title,
@@ -133,6 +147,7 @@ class Sandboxes:
             evicted_message=before.evicted_message if before else "",
             names=policy_of(pod),
             shares_ipc=len(pod.all_containers) > 1,
+            users=users,
         )
         if not (folder / "sandbox").exists():
             self._places.write_sandbox(record)
@@ -140,6 +155,16 @@ class Sandboxes:
             scratch.mkdir(parents=True, exist_ok=True)
             write_atomically(scratch / "sandbox", msgspec.msgpack.encode(record))
         return record
+
+    def _users_of(self, pod: Pod, before: SandboxRecord | None) -> int:
+        """The host ids of a pod that has users of its own: the same as long as it lives."""
+        if pod.host_users:
+            return 0
+        if before is not None and before.users:
+            return before.users
+        userns.check_available(pod, self._places.pods)
+        taken = {record.users for record in (*self._places.sandboxes(), *self._remembered.values())}
+        return userns.choose(taken, self._users)
 
     def end(self, pod_uid: str, reason: str, message: str) -> None:
         """See api.Runtime.end_pod. Kept with the volumes too, where they outlive a power cut."""
@@ -187,6 +212,7 @@ class Sandboxes:
             shm=f"{folder}/shm" if record.shares_ipc else "",
             host_network=pod.host_network,
             ip=own_address() if pod.host_network or namespace is None else namespace.ip,
+            users=record.users,
         )
 
     async def remove(self, pod_uid: str) -> None:

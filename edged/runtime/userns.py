@@ -22,6 +22,7 @@ from msgspec.structs import replace
 
 from edged.config import UsersConfig
 from edged.errors import PermanentError, RetryError
+from edged.model import Pod
 from edged.runtime import mounts, process
 from edged.runtime.bundle import USERS_OF_A_POD, BindMount
 
@@ -44,13 +45,29 @@ def choose(taken: Collection[int], config: UsersConfig) -> int:
     )
 
 
-def check_available(title: str) -> None:
-    """:raises PermanentError: this kernel gives no user namespaces."""
+def check_available(pod: Pod, folder: Path) -> None:
+    """:param folder: where all pods are; the pod's root must be able to pass through, for crun acts as that.
+    :raises PermanentError: this kernel gives no user namespaces, or the pod can't have one.
+    """
+    if pod.host_network:
+        raise PermanentError(
+            f"pod {pod.title} can't have users of its own in the node's own network; remove hostUsers or hostNetwork"
+        )
     if _most_namespaces() == 0:
         raise PermanentError(
-            f"pod {title} has hostUsers: false, but this machine gives no user namespaces: set the sysctl"
+            f"pod {pod.title} has hostUsers: false, but this machine gives no user namespaces: set the sysctl"
             " user.max_user_namespaces, or remove hostUsers"
         )
+    _check_way(folder)
+
+
+def _check_way(folder: Path) -> None:
+    for part in (*reversed(folder.parents), folder):
+        if not part.stat().st_mode & 0o001:
+            raise PermanentError(
+                f"pods with hostUsers: false can't be started, for their users can't pass through {part} to reach"
+                f" run_dir; `chmod o+x {part}`, or choose another run_dir in the node's settings"
+            )
 
 
 def degraded() -> Iterator[str]:

@@ -10,9 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -26,88 +24,16 @@ from edged.model import (
     Env,
     EnvFrom,
     ExecAction,
-    Image,
     Limits,
     Material,
     Pod,
     Probe,
 )
 from edged.runtime.api import Verdict
-from tests.fakes.boards import CGROUPS, Corner, corner
+from tests.fakes.boards import CGROUPS
+from tests.runtime_lab import Node, run, until
 
 pytestmark = pytest.mark.root
-WAIT = 20.0
-NOTHING = Material()
-
-
-class Node:
-    """A corner of the machine with one daemon at a time."""
-
-    def __init__(self, place: Corner) -> None:
-        self.place = place
-        self.exits = asyncio.Queue[str]()
-        self.runtime = place.runtime()
-
-    async def restart(self) -> None:
-        await self.runtime.close()
-        self.runtime, self.exits = self.place.runtime(), asyncio.Queue()
-        await self.runtime.open(self.exits.put_nowait)
-
-    async def start(
-        self, *command: str, image: Image | None = None, material: Material = NOTHING, **options: Any
-    ) -> ContainerState:
-        """One pod with one container that runs `command`."""
-        pod = Pod("default", "app", "uid-1", (Container("main", "busybox:test", command=command, **options),))
-        await self.runtime.prepare_sandbox(pod, material)
-        return await self.runtime.start_container(pod, pod.containers[0], image or self.place.image, material, 0, 0)
-
-    async def ended(self, state: ContainerState) -> ContainerState:
-        await until(lambda: (self.runtime.inspect(state.id) or state).phase is not ContainerPhase.RUNNING)
-        found = self.runtime.inspect(state.id)
-        assert found is not None
-        return found
-
-    async def output(self, *command: str, **options: Any) -> str:
-        """What a short-lived container says."""
-        state = await self.start(*command, **options)
-        await self.ended(state)
-        return self.log(state)
-
-    def log(self, state: ContainerState) -> str:
-        file = self.runtime.log_file(state.id)
-        lines = file.read_text().splitlines() if file.exists() else []
-        return "\n".join(line.split(" ", 3)[3] for line in lines)
-
-    def folder(self, state: ContainerState) -> Path:
-        return self.place.config.run / "pods" / state.pod_uid / "containers" / state.name / str(state.attempt)
-
-    def conmon(self, state: ContainerState) -> int:
-        return int((self.folder(state) / "conmon").read_text())
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(WAIT):
-        while not condition():  # noqa: ASYNC110 (the machine sends no event for it)
-            await asyncio.sleep(0.01)
-
-
-@contextlib.asynccontextmanager
-async def node() -> AsyncIterator[Node]:
-    async with corner() as place:
-        it = Node(place)
-        try:
-            await it.runtime.open(it.exits.put_nowait)
-            yield it
-        finally:
-            await it.runtime.close()
-
-
-def run(scenario: Callable[[Node], Coroutine[Any, Any, None]]) -> None:
-    async def whole() -> None:
-        async with asyncio.timeout(60), node() as it:
-            await scenario(it)
-
-    asyncio.run(whole())
 
 
 # ---------------------------------------------------------------- what a container sees

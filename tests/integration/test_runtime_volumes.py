@@ -285,7 +285,7 @@ def test_large_leftovers_of_a_container_are_removed() -> None:
 def test_folders_with_secrets_are_closed_to_the_machines_users() -> None:
     async def scenario(place: Corner, runtime: PodRuntime) -> None:
         await start(place, runtime, pod_of(mounts=()))
-        closed: list[Path] = [place.config.run / "pods", place.config.run / "logs", place.config.state / "rw"]
+        closed: list[Path] = [place.config.run / "pods" / "uid-1", place.config.run / "logs", place.config.state / "rw"]
         assert [oct(p.stat().st_mode & 0o777) for p in closed] == ["0o700"] * 3
 
     run(scenario)

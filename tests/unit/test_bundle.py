@@ -37,7 +37,7 @@ def test_the_process_is_as_asked() -> None:
     assert process["args"] == ["/bin/app", "-v"]
     assert process["env"] == ["PATH=/bin", "A=b=c"]
     assert (process["cwd"], process["noNewPrivileges"]) == ("/srv", True)
-    assert process["user"] == {"uid": 1000, "gid": 1001, "additionalGids": [5]}
+    assert process["user"] == {"uid": 1000, "gid": 1001, "additionalGids": [1001, 5]}
 
 
 def test_root_has_dockers_default_capabilities_and_other_users_none() -> None:
