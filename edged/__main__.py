@@ -64,6 +64,7 @@ def take_option(words: list[str], name: str, default: str) -> tuple[str, list[st
 RESIDENT = (
     "edged.control",
     "edged.daemon",
+    "edged.image_keeper",
     "edged.images.store",
     "edged.puller",
     "edged.runtime.pods",
@@ -90,6 +91,7 @@ def run(config: configs.NodeConfig) -> None:
     load_resident(config)
     from edged.control import ControlServer
     from edged.daemon import Daemon
+    from edged.image_keeper import ImageKeeper
     from edged.images.store import ImageStore
     from edged.puller import ImageWorker
     from edged.runtime.pods import PodRuntime
@@ -101,7 +103,9 @@ def run(config: configs.NodeConfig) -> None:
         factory = config.uplink.factory
         uplink: Uplink = load_factory(factory)(config) if factory else LocalUplink(config.state)
         images, store = ImageStore(config.state / "images"), StateStore(config.state)
-        daemon = Daemon(config, PodRuntime(config), images, ImageWorker(config), store, uplink)
+        worker = ImageWorker(config)
+        sources = [ImageKeeper(config, images, worker)]
+        daemon = Daemon(config, PodRuntime(config), images, worker, store, uplink, extra=sources)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stop)

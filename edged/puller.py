@@ -99,9 +99,9 @@ class ImageWorker:
         async with self._one_removal:
             await self._work(["collect", *references], self._job())
 
-    async def verify(self, idle: bool = True) -> bool:
-        """Look at every file of every image that a power cut may have spoiled. False if something was broken; it is
-        dropped then, and a pull fetches it again. See edged.images.verify."""
+    async def verify(self, idle: bool = True) -> list[str]:
+        """Compare the files of every layer with what they should be (edged.images.verify); returns a sentence for each
+        layer that is not whole. Those are dropped; a pull fetches them again."""
         async with self._one_removal:
             found: list[str] = []
 
@@ -111,7 +111,7 @@ class ImageWorker:
                     found.append(news.reason)
 
             await self._work(["verify", *(["--idle"] if idle else [])], self._job(), note)
-            return not found
+            return found
 
     # ------------------------------------------------------------ one worker
 

@@ -62,6 +62,19 @@ def layer_name(diff_id: str) -> str:
     return diff_id.removeprefix("sha256:")[:LAYER_NAME_DIGITS]
 
 
+class Stored(Value, frozen=True):
+    """What the store knows of an image beside the image itself.
+
+    :ivar layers: (diff_id, bytes on the disk).
+    :ivar since: when it came, in seconds of the wall clock of then.
+    """
+
+    image: Image
+    layers: tuple[tuple[str, int], ...]
+    imported: bool
+    since: float
+
+
 class ImageStore:
     """Images by reference. Cheap to ask: one stat() while nothing has changed."""
 
@@ -73,6 +86,7 @@ class ImageStore:
         self.index_file = self.root / "index.json"
         self.boot = boot_id()
         self._signature: tuple[int, ...] | None = None
+        self._index = StoreIndex()
         self._images: dict[str, Image] = {}
         self._by_digest: dict[str, str] = {}
         self._layers: dict[str, tuple[str, ...]] = {}
@@ -121,6 +135,20 @@ class ImageStore:
         """All images, by name. Sizes count a layer for each image that shares it."""
         self._refresh()
         return tuple(image for _, image in sorted(self._images.items()))
+
+    def stored(self) -> tuple[Stored, ...]:
+        """All images with what collecting them would free."""
+        self._refresh()
+        found = []
+        for reference, image in self._images.items():
+            entry = self._index.images[reference]
+            try:
+                since = (self.blobs / entry.manifest.removeprefix("sha256:")).stat().st_mtime
+            except OSError:
+                since = 0.0
+            layers = tuple((d, self._index.layers[d]) for d in dict.fromkeys(self._layers[reference]))
+            found.append(Stored(image, layers, entry.imported, since))
+        return tuple(found)
 
     def disk_usage(self) -> int:
         """Bytes of all unpacked layers, each counted once."""
@@ -174,7 +202,7 @@ class ImageStore:
             except PermanentError as e:
                 damage.append(str(e))
         self._images, self._by_digest, self.damage = images, by_digest, tuple(damage)
-        self._doubtful = index.doubtful(self.boot)
+        self._index, self._doubtful = index, index.doubtful(self.boot)
         self._signature = signature
 
     def _load(self, reference: str, entry: ImageEntry, index: StoreIndex) -> Image:
