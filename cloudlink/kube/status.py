@@ -6,11 +6,13 @@ hub's time (`now`, RFC 3339), kept from the old status for as long as they say t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from fractions import Fraction
 from typing import Literal
 
-from cloudlink.kube import core, quantity
+from cloudlink.kube import core, names, quantity
+from cloudlink.kube.container import DEVICE_PREFIX
 from cloudlink.kube.meta import Condition, ConditionStatus
 from edged import model
 
@@ -29,6 +31,12 @@ def rfc3339(wall: float) -> str:
 
 QosClass = Literal["Guaranteed", "Burstable", "BestEffort"]
 _COMPUTE = ("memory", "cpu")
+# Node conditions that hold only when the node says so, and the reason while they don't.
+_PRESSURES = (
+    ("MemoryPressure", "SufficientMemory"),
+    ("DiskPressure", "NoDiskPressure"),
+    ("PIDPressure", "SufficientPID"),
+)
 
 # ---------------------------------------------------------------- pods
 
@@ -38,22 +46,13 @@ def pod_status(status: model.PodStatus, old: core.Pod, now: str, host_ip: str = 
 
     :param old: the stored pod; its spec gives the QoS class, its status what hasn't changed.
     """
-    unready = [c.name for c in status.containers if not c.ready]
-    unready += sorted({c.name for c in old.spec.containers} - {c.name for c in status.containers})
-    readiness: _State
-    if status.ready:
-        readiness = ("True", "", "")
-    elif status.phase is model.Phase.SUCCEEDED:
-        readiness = ("False", "PodCompleted", "")
-    else:
-        message = f"containers with unready status: [{' '.join(unready)}]" if unready else status.message
-        readiness = ("False", "ContainersNotReady", message)
+    readiness = _readiness(status, old.spec)
     conditions = _conditions(
         old.status.conditions,
         now,
         (
             ("PodScheduled", ("True", "", "")),
-            ("Initialized", ("True", "", "")),
+            ("Initialized", _initialization(status, old.spec)),
             ("ContainersReady", readiness),
             ("Ready", readiness),
         ),
@@ -68,9 +67,43 @@ def pod_status(status: model.PodStatus, old: core.Pod, now: str, host_ip: str = 
         pod_ip=status.ip,
         pod_ips=(core.PodIP(ip=status.ip),) if status.ip else (),
         start_time=old.status.start_time or rfc3339(status.started_wall) or now,
-        container_statuses=tuple(_container(c) for c in sorted(status.containers, key=lambda c: c.name)),
+        init_container_statuses=tuple(_container(c) for c in status.init),
+        container_statuses=tuple(
+            _container(c, "ContainerCreating" if status.initialized else "PodInitializing")
+            for c in sorted(status.containers, key=lambda c: c.name)
+        ),
         qos_class=qos_class(old.spec),
     )
+
+
+def _readiness(status: model.PodStatus, spec: core.PodSpec) -> _State:
+    """ContainersReady and Ready (kubelet's status.GeneratePodReadyCondition)."""
+    if status.ready:
+        return "True", "", ""
+    if status.phase is model.Phase.SUCCEEDED:
+        return "False", "PodCompleted", ""
+    if status.phase is model.Phase.FAILED:
+        return "False", "PodFailed", ""
+    sidecars = {c.name for c in spec.init_containers if c.is_sidecar}
+    unready = [c.name for c in status.init if c.name in sidecars and not c.ready]
+    unready += [c.name for c in status.containers if not c.ready]
+    unready += sorted({c.name for c in spec.containers} - {c.name for c in status.containers})
+    message = f"containers with unready status: [{' '.join(unready)}]" if unready else status.message
+    return "False", "ContainersNotReady", message
+
+
+def _initialization(status: model.PodStatus, spec: core.PodSpec) -> _State:
+    """Initialized (kubelet's status.GeneratePodInitializedCondition)."""
+    if status.initialized or status.phase is model.Phase.SUCCEEDED:
+        return "True", "", ""
+    sidecars = {c.name for c in spec.init_containers if c.is_sidecar}
+    there = {c.name: c for c in status.init}
+    waiting = [
+        c.name
+        for c in spec.init_containers
+        if (told := there.get(c.name)) is None or not (told.started if c.name in sidecars else told.exit_code == 0)
+    ]
+    return "False", "ContainersNotInitialized", f"containers with incomplete status: [{' '.join(waiting)}]"
 
 
 def unreachable(old: core.Pod, now: str) -> core.PodStatus:
@@ -103,7 +136,8 @@ def _since(old: Condition | None, state: str, now: str) -> str:
     return old.last_transition_time if old is not None and old.status == state and old.last_transition_time else now
 
 
-def _container(status: model.ContainerStatus) -> core.ContainerStatus:
+def _container(status: model.ContainerStatus, waits: str = "ContainerCreating") -> core.ContainerStatus:
+    """:param waits: the reason of one that waits and has none of its own."""
     last = core.ContainerState()
     if status.last_exit_code is not None or status.last_reason or status.last_finished_wall:
         last = core.ContainerState(
@@ -120,7 +154,7 @@ def _container(status: model.ContainerStatus) -> core.ContainerStatus:
         image=status.image,
         image_id=status.image_id,
         container_id=f"edged://{status.container_id}" if status.container_id else "",
-        state=_state(status),
+        state=_state(status, waits),
         last_state=last,
         ready=status.ready,
         started=status.started,
@@ -128,7 +162,7 @@ def _container(status: model.ContainerStatus) -> core.ContainerStatus:
     )
 
 
-def _state(status: model.ContainerStatus) -> core.ContainerState:
+def _state(status: model.ContainerStatus, waits: str) -> core.ContainerState:
     match status.state:
         case "running":
             return core.ContainerState(
@@ -142,7 +176,7 @@ def _state(status: model.ContainerStatus) -> core.ContainerState:
             )
         case _:
             return core.ContainerState(
-                waiting=core.ContainerStateWaiting(reason=status.reason or "ContainerCreating", message=status.message)
+                waiting=core.ContainerStateWaiting(reason=status.reason or waits, message=status.message)
             )
 
 
@@ -162,11 +196,21 @@ def _terminated(
 
 
 def qos_class(spec: core.PodSpec) -> QosClass:
-    """Kubernetes' rule: Guaranteed if every container's requests equal its limits for memory and CPU."""
-    resources = [(c.resources.limits.get(n), c.resources.requests.get(n)) for c in spec.containers for n in _COMPUTE]
-    if all(limit is not None and limit == request for limit, request in resources):
+    """Kubernetes' rule: Guaranteed if every container's requests equal its limits for memory and CPU, init containers
+    included; an amount of 0 counts as none (component-helpers/core/v1/pods/qos)."""
+    containers = (*spec.init_containers, *spec.containers)
+    resources = [
+        (_amount(c.resources.limits, name), _amount(c.resources.requests, name))
+        for c in containers
+        for name in _COMPUTE
+    ]
+    if all(limit and limit == request for limit, request in resources):
         return "Guaranteed"
     return "Burstable" if any(limit or request for limit, request in resources) else "BestEffort"
+
+
+def _amount(amounts: Mapping[str, str], name: str) -> Fraction:
+    return quantity.exact(amounts.get(name, "0"))
 
 
 # ---------------------------------------------------------------- nodes
@@ -192,13 +236,18 @@ def node_status(
         if status.degraded
         else ("False", "FullFunction", "this machine can do everything that edged may ask of it")
     )
-    states: list[tuple[str, _State]] = [("Ready", ready), ("Degraded", degraded)]
+    told = {c.kind: c for c in status.conditions}
+    states: list[tuple[str, _State]] = [
+        (kind, ("True", told[kind].reason, told[kind].message) if kind in told else ("False", calm, ""))
+        for kind, calm in _PRESSURES
+    ]
+    states += [("Ready", ready), ("Degraded", degraded)]
     if status.refused is not None:
         message = f"{status.refused.count} refused so far, the last one because: {status.refused.reason}"
         states.append(("DesiredStateRefused", ("True", "NotAccepted", message)))
     fresh = core.NodeStatus(
-        capacity=_resources(capacity.cpu, capacity.memory, capacity.pods),
-        allocatable=_resources(capacity.cpu, capacity.memory_allocatable, capacity.pods),
+        capacity=_resources(capacity, capacity.memory, capacity.storage),
+        allocatable=_resources(capacity, capacity.memory_allocatable, capacity.storage_allocatable),
         conditions=_node_conditions(before.conditions, now, states),
         addresses=_addresses(status),
         node_info=core.NodeSystemInfo(
@@ -213,8 +262,20 @@ def node_status(
     return before if _same(fresh, before) else fresh
 
 
-def _resources(cpu: int, memory: int, pods: int) -> dict[str, str]:
-    return {"cpu": quantity.format_milli(cpu), "memory": quantity.format_bytes(memory), "pods": str(pods)}
+def _resources(capacity: model.Capacity, memory: int, storage: int) -> dict[str, str]:
+    """cpu, memory, pods, ephemeral-storage where the node knows it, and its devices by name."""
+    found = {
+        "cpu": quantity.format_milli(capacity.cpu),
+        "memory": quantity.format_bytes(memory),
+        "pods": str(capacity.pods),
+    }
+    if capacity.storage:
+        found["ephemeral-storage"] = quantity.format_bytes(storage)
+    return found | {
+        f"{DEVICE_PREFIX}{name}": str(count)
+        for name, count in sorted(capacity.devices.items())
+        if not names.label_key(DEVICE_PREFIX + name) and count >= 0
+    }
 
 
 def _addresses(status: model.NodeStatus) -> tuple[core.NodeAddress, ...]:

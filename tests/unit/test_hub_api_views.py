@@ -246,3 +246,78 @@ def test_openapi_refers_to_nothing_that_is_not_there_and_tells_how_lists_merge()
     assert core["io.k8s.api.core.v1.Pod"]["x-kubernetes-group-version-kind"] == [
         {"group": "", "version": "v1", "kind": "Pod"}
     ]
+
+
+# ---------------------------------------------------------------- init containers, claims
+
+
+def initializing(*statuses: dict[str, Any], initialized: bool = False) -> str:
+    """The STATUS column of a pod with the init containers `first`, `side` (a sidecar) and `second`."""
+    init = [
+        {"name": "first", "image": "a"},
+        {"name": "side", "image": "a", "restartPolicy": "Always"},
+        {"name": "second", "image": "a"},
+    ]
+    main = {"name": "main", "state": {"waiting": {"reason": "PodInitializing"}}, "ready": False, "restartCount": 0}
+    status = {
+        "phase": "Pending",
+        "initContainerStatuses": [{"ready": False, "restartCount": 0, "image": "a", **s} for s in statuses],
+        "containerStatuses": [main | {"image": "a"}],
+        "conditions": [{"type": "Initialized", "status": str(initialized)}],
+    }
+    spec = {"initContainers": init, "containers": [{"name": "main", "image": "a"}]}
+    made = parse({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": spec, "status": status})
+    return str(cells(made)["Status"])
+
+
+DONE = {"terminated": {"exitCode": 0, "reason": "Completed"}}
+
+
+@pytest.mark.parametrize(
+    ("statuses", "word"),
+    [
+        ([{"name": "first", "state": {"running": {}}}], "Init:0/3"),
+        ([{"name": "first", "state": {"waiting": {"reason": "PodInitializing"}}}], "Init:0/3"),
+        ([{"name": "first", "state": {"waiting": {"reason": "CrashLoopBackOff"}}}], "Init:CrashLoopBackOff"),
+        ([{"name": "first", "state": {"terminated": {"exitCode": 2, "reason": "Error"}}}], "Init:Error"),
+        ([{"name": "first", "state": {"terminated": {"exitCode": 2}}}], "Init:ExitCode:2"),
+        ([{"name": "first", "state": DONE}, {"name": "side", "state": {"running": {}}}], "Init:1/3"),
+        (
+            [
+                {"name": "first", "state": DONE},
+                {"name": "side", "state": {"running": {}}, "started": True},
+                {"name": "second", "state": {"running": {}}},
+            ],
+            "Init:2/3",
+        ),
+    ],
+)
+def test_a_pod_that_is_being_initialised_says_how_far_it_is(statuses: list[dict[str, Any]], word: str) -> None:
+    assert initializing(*statuses) == word
+
+
+def test_a_pod_that_was_initialised_says_what_its_containers_do() -> None:
+    statuses = [{"name": "first", "state": {"terminated": {"exitCode": 1}}}]
+    assert initializing(*statuses, initialized=True) == "PodInitializing"
+
+
+def test_an_evicted_pod_says_so_whatever_its_containers_say() -> None:
+    ended = container({"terminated": {"exitCode": 137, "reason": "Error"}})
+    assert cells(a_pod({"phase": "Failed", "reason": "Evicted", "containerStatuses": [ended]}))["Status"] == "Evicted"
+
+
+def test_a_claims_row_tells_its_volume_once_it_has_one() -> None:
+    spec = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
+    document: dict[str, Any] = {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": "data"},
+        "spec": spec,
+        "status": {"phase": "Pending"},
+    }
+    row = cells(parse(document))
+    assert (row["Status"], row["Volume"], row["Capacity"], row["StorageClass"]) == ("Pending", "", "", "edged-local")
+    document["spec"] = {**spec, "volumeName": "pvc-1"}
+    document["status"] = {"phase": "Bound", "capacity": {"storage": "1Gi"}, "accessModes": ["ReadWriteOnce"]}
+    row = cells(parse(document))
+    assert (row["Status"], row["Volume"], row["Capacity"], row["Access Modes"]) == ("Bound", "pvc-1", "1Gi", "RWO")

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudlink.kube import core
+from cloudlink.kube.compile import compile_pod
 from cloudlink.kube.parse import dump, parse, revive
 from cloudlink.kube.status import node_status, pod_status, qos_class, rfc3339, unreachable
 from edged import model
@@ -236,7 +237,13 @@ def test_a_node_is_told_in_kubernetes_words() -> None:
     assert status.allocatable == {"cpu": "4", "memory": "900Mi", "pods": "110"}
     assert [(a.type, a.address) for a in status.addresses] == [("InternalIP", "192.168.1.5"), ("Hostname", "pi-1")]
     assert (status.node_info.kubelet_version, status.node_info.os_image) == ("0.1.0", "Debian 12")
-    assert conditions(status) == {"Ready": ("True", "NodeReady", T0), "Degraded": ("False", "FullFunction", T0)}
+    assert conditions(status) == {
+        "MemoryPressure": ("False", "SufficientMemory", T0),
+        "DiskPressure": ("False", "NoDiskPressure", T0),
+        "PIDPressure": ("False", "SufficientPID", T0),
+        "Ready": ("True", "NodeReady", T0),
+        "Degraded": ("False", "FullFunction", T0),
+    }
     stored = core.Node(metadata=core.ObjectMeta(name="pi-1"), status=status)
     assert revive(dump(stored)) == stored
 
@@ -262,3 +269,103 @@ def test_what_a_machine_can_not_do_and_what_it_refused_are_conditions() -> None:
     assert found["Degraded"].status == "True"
     assert found["Degraded"].message == "cgroup v1: no memory.high"
     assert "bad signature" in found["DesiredStateRefused"].message
+
+
+def test_a_node_tells_its_storage_its_devices_and_what_it_is_short_of() -> None:
+    capacity = model.Capacity(
+        1 << 30, 900 << 20, 4000, storage=8 << 30, storage_allocatable=7 << 30, devices={"i2c-1": 8, "not valid": 1}
+    )
+    short = model.NodeCondition("DiskPressure", "DiskLow", "97 % of /var/lib/edged is in use")
+    status = node_status(model.NodeStatus("pi-1", 1, "e", capacity, conditions=(short,)), T0, present=True)
+    assert status.capacity["ephemeral-storage"] == "8Gi"
+    assert status.allocatable == {
+        "cpu": "4",
+        "memory": "900Mi",
+        "pods": "110",
+        "ephemeral-storage": "7Gi",
+        "edged.dev/i2c-1": "8",
+    }
+    found = next(c for c in status.conditions if c.type == "DiskPressure")
+    assert (found.status, found.reason, found.message) == ("True", "DiskLow", "97 % of /var/lib/edged is in use")
+
+
+# ---------------------------------------------------------------- init containers
+
+
+def pod_with_init() -> core.Pod:
+    init = [
+        {"name": "fetch", "image": "a"},
+        {"name": "proxy", "image": "b", "restartPolicy": "Always"},
+        {"name": "check", "image": "c"},
+    ]
+    parsed = parse(
+        {
+            "apiVersion": "v1",
+            "kind": "Pod",
+            "metadata": {"name": "web", "namespace": "garden", "uid": "u"},
+            "spec": {"initContainers": init, "containers": [{"name": "web", "image": "nginx"}]},
+        }
+    )
+    assert isinstance(parsed, core.Pod)
+    return parsed
+
+
+def init_report(*init: model.ContainerStatus, initialized: bool = False) -> model.PodStatus:
+    waiting = model.ContainerStatus("web", "nginx", "waiting")
+    return model.PodStatus(
+        "u", "garden", "web", model.Phase.PENDING, containers=(waiting,), init=init, initialized=initialized
+    )
+
+
+FETCHED = model.ContainerStatus("fetch", "a", "terminated", "Completed", exit_code=0, ready=True)
+PROXYING = model.ContainerStatus("proxy", "b", "running", started=True, ready=True)
+CHECKING = model.ContainerStatus("check", "c", "running")
+
+
+def test_init_containers_are_told_in_their_order_and_hold_up_the_others() -> None:
+    status = pod_status(init_report(FETCHED, PROXYING, CHECKING), pod_with_init(), T1)
+    assert [c.name for c in status.init_container_statuses] == ["fetch", "proxy", "check"]
+    found = {c.type: c for c in status.conditions}
+    assert (found["Initialized"].status, found["Initialized"].reason) == ("False", "ContainersNotInitialized")
+    assert found["Initialized"].message == "containers with incomplete status: [check]"
+    waiting = status.container_statuses[0].state.waiting
+    assert waiting is not None
+    assert waiting.reason == "PodInitializing"
+
+
+def test_a_sidecar_that_is_not_ready_keeps_the_pod_from_being_ready() -> None:
+    lame = model.ContainerStatus("proxy", "b", "running", started=True)
+    done = model.ContainerStatus("check", "c", "terminated", exit_code=0)
+    running = model.ContainerStatus("web", "nginx", "running", started=True, ready=True)
+    report = model.PodStatus(
+        "u", "garden", "web", model.Phase.RUNNING, containers=(running,), init=(FETCHED, lame, done)
+    )
+    found = {c.type: c for c in pod_status(report, pod_with_init(), T1).conditions}
+    assert found["Initialized"].status == "True"
+    assert found["Ready"].message == "containers with unready status: [proxy]"
+
+
+def test_an_evicted_pod_has_failed_and_says_why() -> None:
+    report = model.PodStatus("u", "garden", "web", model.Phase.FAILED, reason="Evicted", message="the disk is full")
+    status = pod_status(report, pod(), T1)
+    assert (status.phase, status.reason, status.message) == ("Failed", "Evicted", "the disk is full")
+    assert conditions(status)["Ready"] == ("False", "PodFailed", T1)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["", "0", "1Gi", "2Gi"]), st.sampled_from(["", "0", "1Gi"])), min_size=1))
+def test_hub_and_node_agree_on_the_class_of_a_pod(amounts: list[tuple[str, str]]) -> None:
+    """Limits and requests of containers, every second one an init container; cpu likewise."""
+
+    def resources(limit: str, request: str) -> dict[str, Any]:
+        both = {"limits": {"memory": limit, "cpu": limit}, "requests": {"memory": request, "cpu": request}}
+        return {kind: {k: v for k, v in values.items() if v} for kind, values in both.items()}
+
+    made = [
+        {"name": f"c{i}", "image": "x", "resources": resources(limit, request if limit >= request else "")}
+        for i, (limit, request) in enumerate(amounts)
+    ]
+    spec = {"containers": made[::2], "initContainers": made[1::2]}
+    metadata = {"name": "web", "namespace": "garden"}
+    parsed = revive({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+    assert isinstance(parsed, core.Pod)
+    assert qos_class(parsed.spec) == model.qos_of(compile_pod(parsed))

@@ -8,9 +8,9 @@ from typing import Any
 from cloudlink.hub.api.table import AGE, NAME, Cells, Column, duration, seconds_of, since
 from cloudlink.kube.apps import Deployment, ReplicaSet
 from cloudlink.kube.container import Container
-from cloudlink.kube.core import ConfigMap, Event, Namespace, Node, Pod, Secret, Service
+from cloudlink.kube.core import ConfigMap, Event, Namespace, Node, PersistentVolumeClaim, Pod, Secret, Service
 from cloudlink.kube.meta import KubeObject, LabelSelector
-from cloudlink.kube.pod import ContainerStatus
+from cloudlink.kube.pod import ContainerStateTerminated, ContainerStatus
 
 NONE = "<none>"
 
@@ -25,23 +25,54 @@ def _wide(*names: str) -> tuple[Column, ...]:
 def pod_status(pod: Pod) -> str:
     """The word in the STATUS column: the most telling reason that any container gives."""
     reason = pod.status.reason or pod.status.phase
+    if (
+        pod.status.phase != "Failed" or not pod.status.reason
+    ):  # else it is Evicted, DeadlineExceeded: nothing tells more
+        initializing = "" if _is(pod, "Initialized") else _init_reason(pod)
+        reason = initializing or _main_reason(pod, reason)
+    if pod.metadata.deletion_timestamp and pod.status.phase not in ("Succeeded", "Failed"):
+        reason = "Unknown" if pod.status.reason == "NodeLost" else "Terminating"
+    return reason
+
+
+def _main_reason(pod: Pod, reason: str) -> str:
     running = False
     for status in reversed(pod.status.container_statuses):
         state = status.state
         if state.waiting is not None and state.waiting.reason:
             reason = state.waiting.reason
         elif state.terminated is not None:
-            ended = state.terminated
-            fallback = f"Signal:{ended.signal}" if ended.signal else f"ExitCode:{ended.exit_code}"
-            reason = ended.reason or fallback
+            reason = state.terminated.reason or _ending(state.terminated)
         elif status.ready and state.running is not None:
             running = True
     if reason == "Completed" and running:
-        ready = any(c.type == "Ready" and c.status == "True" for c in pod.status.conditions)
-        reason = "Running" if ready else "NotReady"
-    if pod.metadata.deletion_timestamp and pod.status.phase not in ("Succeeded", "Failed"):
-        reason = "Unknown" if pod.status.reason == "NodeLost" else "Terminating"
+        reason = "Running" if _is(pod, "Ready") else "NotReady"
     return reason
+
+
+def _init_reason(pod: Pod) -> str:
+    """What the first init container that isn't through is at; "" once all are."""
+    sidecars = {c.name for c in pod.spec.init_containers if c.is_sidecar}
+    for number, status in enumerate(pod.status.init_container_statuses):
+        ended, waiting = status.state.terminated, status.state.waiting
+        if ended is not None and ended.exit_code == 0:
+            continue
+        if status.name in sidecars and status.started:
+            continue
+        if ended is not None:
+            return f"Init:{ended.reason or _ending(ended)}"
+        if waiting is not None and waiting.reason not in ("", "PodInitializing", "ContainerCreating"):
+            return f"Init:{waiting.reason}"
+        return f"Init:{number}/{len(pod.spec.init_containers)}"
+    return ""
+
+
+def _ending(ended: ContainerStateTerminated) -> str:
+    return f"Signal:{ended.signal}" if ended.signal else f"ExitCode:{ended.exit_code}"
+
+
+def _is(pod: Pod, condition: str) -> bool:
+    return any(c.type == condition and c.status == "True" for c in pod.status.conditions)
 
 
 def _restarts(statuses: Iterable[ContainerStatus], now: float) -> str:
@@ -54,13 +85,17 @@ def _restarts(statuses: Iterable[ContainerStatus], now: float) -> str:
 
 
 def _pod(pod: Pod, now: float) -> Sequence[object]:
-    statuses = pod.status.container_statuses
-    ready = sum(s.ready and s.state.running is not None for s in statuses)
+    """Sidecars count among the containers; restarts of other init containers only while they are at work."""
+    sidecars = {c.name for c in pod.spec.init_containers if c.is_sidecar}
+    of_init, main = pod.status.init_container_statuses, pod.status.container_statuses
+    staying = (*(s for s in of_init if s.name in sidecars), *main)
+    initializing = _init_reason(pod) and not _is(pod, "Initialized")
+    ready = sum(s.ready and s.state.running is not None for s in staying)
     return (
         pod.metadata.name,
-        f"{ready}/{len(pod.spec.containers)}",
+        f"{ready}/{len(pod.spec.containers) + len(sidecars)}",
         pod_status(pod),
-        _restarts(statuses, now),
+        _restarts(of_init if initializing else staying, now),
         since(pod.metadata.creation_timestamp, now),
         pod.status.pod_ip or NONE,
         pod.spec.node_name or NONE,
@@ -186,6 +221,33 @@ def _namespace(obj: Namespace, now: float) -> Sequence[object]:
     return obj.metadata.name, obj.status.phase, since(obj.metadata.creation_timestamp, now)
 
 
+# ---------------------------------------------------------------- PersistentVolumeClaim
+
+_SHORT_MODES = {"ReadWriteOnce": "RWO", "ReadWriteOncePod": "RWOP"}
+
+
+def _claim(obj: PersistentVolumeClaim, now: float) -> Sequence[object]:
+    bound = bool(obj.spec.volume_name)
+    return (
+        obj.metadata.name,
+        "Terminating" if obj.metadata.deletion_timestamp else obj.status.phase,
+        obj.spec.volume_name,
+        obj.status.capacity.get("storage", "") if bound else "",
+        ",".join(_SHORT_MODES.get(m, m) for m in obj.status.access_modes) if bound else "",
+        obj.spec.storage_class_name,
+        "<unset>",
+        since(obj.metadata.creation_timestamp, now),
+        obj.spec.volume_mode,
+    )
+
+
+_CLAIM = (
+    NAME,
+    *(Column(n) for n in ("Status", "Volume", "Capacity", "Access Modes", "StorageClass", "VolumeAttributesClass")),
+    AGE,
+    Column("VolumeMode", wide=True),
+)
+
 # ---------------------------------------------------------------- Node
 
 _ROLE = "node-role.kubernetes.io/"
@@ -265,6 +327,7 @@ _ALL: Mapping[type[KubeObject], tuple[tuple[Column, ...], Any]] = {
     ConfigMap: ((NAME, Column("Data", "integer"), AGE), _config_map),
     Secret: ((NAME, Column("Type"), Column("Data", "integer"), AGE), _secret),
     Namespace: ((NAME, Column("Status"), AGE), _namespace),
+    PersistentVolumeClaim: (_CLAIM, _claim),
     Node: (_NODE, _node),
     Event: (_EVENT, _event),
 }
