@@ -16,7 +16,7 @@ import errno
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from edged.errors import PermanentError
 from edged.runtime import mounts
@@ -52,29 +52,6 @@ def files_inside(name: str, target: str, nodes: Collection[Node]) -> tuple[Insid
         (node,) = nodes
         found.append(Inside(f"/dev/{name}", node.major, node.minor))
     return tuple({one.path: one for one in found}.values())
-
-
-def device_config(
-    files: Collection[Inside], targets: Collection[str], unified: bool, drivers: Mapping[str, int]
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """(linux.devices, rules to be added to linux.resources.devices) of OCI's config.json (pure).
-
-    :param targets: what is claimed, plugged in or not. :param drivers: of /proc/devices: name -> character major.
-    """
-    made = [
-        {"path": f.path, "type": "c", "major": f.major, "minor": f.minor, "fileMode": MODE, "uid": 0, "gid": 0}
-        for f in files
-    ]
-    numbers: set[tuple[int, int | None]] = {(f.major, f.minor) for f in files}
-    if unified:
-        numbers |= {(major, None) for major in majors_of(targets, drivers)}
-        whole = {major for major, minor in numbers if minor is None}
-        numbers = {(major, minor) for major, minor in numbers if minor is None or major not in whole}
-    rules = [
-        {"allow": True, "type": "c", "major": major, "access": "rw"} | ({} if minor is None else {"minor": minor})
-        for major, minor in sorted(numbers, key=lambda n: (n[0], -1 if n[1] is None else n[1]))
-    ]
-    return made, rules
 
 
 def majors_of(targets: Collection[str], drivers: Mapping[str, int]) -> set[int]:

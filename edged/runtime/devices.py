@@ -89,9 +89,17 @@ class Devices:
         everything = {name for name in self._known() if self.nodes(name)} | self._config.aliases.keys()
         return {name: self._config.share.get(name, self._usual_share(name)) for name in sorted(everything)}
 
+    def there(self) -> dict[str, str]:
+        """Everything that can be claimed and is plugged in, as `resolve` tells it."""
+        return self.resolve(self.names())
+
     def nodes(self, name: str) -> tuple[Node, ...]:
         """The device files behind a name; none if it is not plugged in or can't be claimed."""
-        paths = self._paths(self._config.aliases.get(name, name))
+        target = self._config.aliases.get(name)
+        if target is not None and target.startswith("/dev/"):  # only the owner of the board may name a path
+            paths = [self._dev / target.removeprefix("/dev/")]
+        else:
+            paths = self._paths(target or name)
         return tuple(node for node in map(self._node, paths) if node is not None)
 
     def target(self, name: str) -> str:
@@ -110,8 +118,6 @@ class Devices:
             return [self._dev / SINGLE[name]]
         if name == "camera":
             return self._camera()
-        if name.startswith("/dev/"):  # only an alias can say so
-            return [self._dev / name.removeprefix("/dev/")]
         kind, _, rest = name.partition("/")
         if kind == "usb":
             return self._usb(rest)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from edged.runtime.bundle import Device
 
@@ -21,6 +21,12 @@ def everything(folder: str = "/dev") -> tuple[Device, ...]:
             break
         found.append(device)
     return tuple(found)
+
+
+def with_all(claimed: Sequence[Device]) -> tuple[Device, ...]:
+    """What a privileged container claims, and everything else."""
+    taken = {d.path for d in claimed}
+    return (*claimed, *(d for d in everything() if d.path not in taken))
 
 
 def _walk(folder: str, inside: str) -> Iterator[Device]:

@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Protocol
 
 NETLINK_KOBJECT_UEVENT = 15
 KERNEL, UDEV = 1, 2  # multicast groups
 SUBSYSTEMS = (
     *("tty", "usb", "usb-serial", "gpio", "i2c-dev", "spidev", "video4linux", "media", "input", "hidraw"),
-    *("rtc", "drm", "lirc", "misc", "dma_heap", "mem"),
+    *("rtc", "drm", "lirc", "misc", "dma_heap"),
 )
 BUFFER = 256 << 10  # bytes: a hub with many devices says a lot at once
-DROPPED = b"\0"  # stands for messages that didn't fit
 
 
 class Uevents:
@@ -67,3 +67,38 @@ def matters(message: bytes) -> bool:
     parts = message.split(b"\0")
     came_or_left = b"ACTION=add" in parts or b"ACTION=remove" in parts or b"ACTION=change" in parts
     return came_or_left and any(f"SUBSYSTEM={name}".encode() in parts for name in SUBSYSTEMS)
+
+
+class Board(Protocol):
+    """What is needed of edged.runtime.devices.Devices."""
+
+    def there(self) -> Mapping[str, str]: ...
+
+
+class Plugged:
+    """Says when what can be claimed has changed; messages about anything else wake nobody."""
+
+    def __init__(self, board: Board) -> None:
+        self._board = board
+        self._seen: Mapping[str, str] = {}
+        self._uevents: Uevents | None = None
+        self.degraded: tuple[str, ...] = ()
+
+    def open(self, on_change: Callable[[], None]) -> None:
+        def heard() -> None:
+            now = self._board.there()
+            if now != self._seen:
+                self._seen = now
+                on_change()
+
+        self._seen = self._board.there()
+        self._uevents = Uevents(heard)
+        try:
+            self._uevents.open()
+        except OSError as e:
+            self.degraded = (f"devices that are plugged in later are found only by chance: no word of them ({e})",)
+
+    def close(self) -> None:
+        if self._uevents is not None:
+            self._uevents.close()
+            self._uevents = None
