@@ -34,6 +34,7 @@ from edged.runtime.cgroup import Cgroups
 from edged.runtime.claims import Claims
 from edged.runtime.containerlogs import ContainerLogs
 from edged.runtime.containers import Containers, remove_tree
+from edged.runtime.crun import Crun
 from edged.runtime.devices import Devices
 from edged.runtime.follower import Follower
 from edged.runtime.given_devices import GivenDevices
@@ -43,6 +44,7 @@ from edged.runtime.records import Places, parse_id
 from edged.runtime.sandboxes import Namespace, Sandboxes
 from edged.runtime.services import Services
 from edged.runtime.settings import pod_settings
+from edged.runtime.storage import LAYERS, Storage
 from edged.runtime.uevents import Plugged
 
 RUN_DIR_BASE = 16 << 20  # bytes for records, sockets and files of configs and secrets; logs come on top
@@ -81,7 +83,11 @@ class PodRuntime:
     """See `api.Runtime`. `observe` and `teardown` work without `open`, for `edged plan` and `edged teardown`."""
 
     def __init__(
-        self, config: NodeConfig, network: NetworkRoom | None = None, services: ServicesRoom | None = None
+        self,
+        config: NodeConfig,
+        network: NetworkRoom | None = None,
+        services: ServicesRoom | None = None,
+        crun: Crun | None = None,
     ) -> None:
         self._config = config
         self._places = Places(config.run, config.state)
@@ -94,7 +100,8 @@ class PodRuntime:
         self._devices = Devices(config.devices)
         self._given = GivenDevices(self._devices, self._places, self._cgroups)
         self._plugged = Plugged(self._devices)
-        self._containers = Containers(self._places, self._cgroups, self._logs, config.policy, self._given)
+        self._storage = Storage(self._places.writable)
+        self._containers = Containers(self._places, self._cgroups, self._logs, config.policy, self._given, crun)
         self._claims = Claims(self._places.state / "volumes", self._places.run / "volumes", config.storage)
         self._follower: Follower | None = None  # of the machine's network, while open
         self._sandboxes = Sandboxes(
@@ -206,6 +213,7 @@ class PodRuntime:
         await self._cgroups.remove_pod(pod_uid)
         self._pod_cgroups.protect()  # what it was promised is nobody's now
         await self._sandboxes.remove(pod_uid)
+        self._storage.forget(pod_uid)
 
     async def start_container(
         self, pod: Pod, container: Container, image: Image, material: Material, attempt: int, crashes: int
@@ -265,6 +273,14 @@ class PodRuntime:
 
     def device_names(self) -> Mapping[str, int]:
         return self._devices.names()
+
+    def storage_used(self, pod_uid: str) -> int:
+        """Bytes of the node's disk: emptyDirs and what containers wrote to their roots."""
+        return sum(self._storage.used(pod_uid).values())
+
+    def volumes_used(self, pod_uid: str) -> Mapping[str, int]:
+        """Bytes of each emptyDir on disk, by the volume's name."""
+        return {name: size for name, size in self._storage.used(pod_uid).items() if name != LAYERS}
 
     def claims(self) -> frozenset[str]:
         return self._claims.observe()
