@@ -4,7 +4,8 @@ edged run       [--config FILE]             run the node until SIGTERM; containe
 edged plan      [--config FILE]             print what would be done now, and do nothing
 edged status    [--config FILE]             pods, as the daemon sees them
 edged logs      [--config FILE] POD [-c CONTAINER] [-f] [--since 10m] [--tail N] [--previous]; see edged logs --help
-edged image     [--config FILE] import FILE [--name REFERENCE] | list | remove REFERENCE
+edged image     [--config FILE] import FILE [--name REFERENCE] | list | pull REFERENCE | remove REFERENCE
+                                | prune [--dry-run] | verify
 edged teardown  [--config FILE] --yes       remove every container, namespace, mount and cgroup of this node
 """
 

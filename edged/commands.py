@@ -111,13 +111,46 @@ def logs(config: NodeConfig, words: list[str]) -> None:
 
 
 def image(config: NodeConfig, words: list[str]) -> None:
-    """Importing is done by a process of its own that ends: unpacking needs memory the daemon doesn't have."""
-    root = os.fspath(config.state / "images")
-    command = [sys.executable, "-m", "edged.images", words[0], "--root", root, *words[1:]]
-    done = subprocess.run(command, check=False)
-    if done.returncode == 0 and words[0] != "list" and daemon_answers(config):
+    """The work is done by a process of its own that ends: unpacking needs memory that nobody here has."""
+    from edged.images.cage import BY_HAND, ENTER, Cage
+    from edged.images.settings import Job
+    from edged.puller import in_memory, pull_config
+
+    command, *rest = words
+    wanted = needed_images(config) if command == "prune" and "--help" not in rest else frozenset()
+    job = Job(pull_config(config.images), config.images.docker_config, wanted=tuple(sorted(wanted)))
+    fd = in_memory(job)
+    plain = ["--plain"] if command == "pull" else []
+    argv = [sys.executable, "-m", "edged.images", command, "--root", os.fspath(config.state / "images")]
+    argv += ["--job-fd", str(fd), *plain, *rest]
+    if command in ("import", "pull", "verify"):
+        places = Cage(config.cgroup_parent, config.images.memory_limit, name=BY_HAND).open()
+        argv = [*ENTER, " ".join(places), *argv]
+    done = subprocess.run(argv, check=False, pass_fds=[fd])
+    if done.returncode == 0 and command != "list" and daemon_answers(config):
         asyncio.run(client(config).refresh())
-    sys.exit(done.returncode)
+    sys.exit(min(done.returncode, 1) if done.returncode >= 0 else 1)
+
+
+def needed_images(config: NodeConfig) -> frozenset[str]:
+    """References and image ids that this node needs: of the stored desired state, of every container that is here, and
+    the pinned ones.
+
+    :raises PermanentError: nothing was ever accepted, so nobody knows.
+    """
+    from edged.images.reference import normalise
+    from edged.runtime.pods import PodRuntime
+    from edged.store import StateStore
+
+    saved = StateStore(config.state).load()
+    if saved is None:
+        raise PermanentError(
+            "this node never accepted a desired state, so nobody knows which images it needs; remove images by name: "
+            "edged image remove REFERENCE"
+        )
+    _, containers = PodRuntime(config).observe()
+    references = {normalise(name) for name in (*planning.wanted_images(saved.desired), *config.images.pinned)}
+    return frozenset(references | {c.image_id for c in containers if c.image_id})
 
 
 async def teardown(config: NodeConfig) -> None:

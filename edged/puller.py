@@ -21,7 +21,7 @@ import msgspec
 
 from edged.config import ImagesConfig, NodeConfig
 from edged.errors import PermanentError, RetryError
-from edged.images.cage import Cage
+from edged.images.cage import ENTER, Cage
 from edged.images.settings import Job, PullConfig, RegistryConfig
 from edged.model import Value
 from edged.runtime import process
@@ -33,8 +33,6 @@ LONGEST_LINE = 64 << 10  # bytes of one event; a longer one is no event of ours
 STDERR_KEPT = 4 << 10  # bytes; the last line is the sentence
 AFTER_OOM = 60.0  # seconds; nothing gets better by trying at once
 PASSED_ON = ("PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE")
-# The shell steps into the cgroup before there is a Python to charge: pages stay with the group that first touched them.
-ENTER = 'for f in $1; do echo 0 > "$f"; done 2>/dev/null; shift; exec "$@"'
 
 MakeRoom = Callable[[str], Awaitable[bool]]
 """Called with the sentence of a full disk; True if something was removed and trying again makes sense."""
@@ -167,7 +165,7 @@ class ImageWorker:
         optimised = [f"-{'O' * sys.flags.optimize}"] if sys.flags.optimize else []
         worker = [sys.executable, *optimised, "-m", "edged.images", words[0], "--root", self._root]
         worker += ["--parent", str(os.getpid()), "--job-fd", "{job}", *words[1:]]
-        return ["/bin/sh", "-c", ENTER, "edged-images", " ".join(places), *worker]
+        return [*ENTER, " ".join(places), *worker]
 
 
 class _NoSpaceError(RetryError):
@@ -190,7 +188,7 @@ class _Worker:
         """
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
-        job = self._write_job()
+        job = in_memory(self._job)
         try:
             argv = [word.replace("{job}", str(job)) if word == "{job}" else word for word in self._argv]
             environment = {name: os.environ[name] for name in PASSED_ON if name in os.environ}
@@ -217,18 +215,6 @@ class _Worker:
             if child.code is None:
                 child.abandon()
         return code, self._said.decode(errors="replace")
-
-    def _write_job(self) -> int:
-        """In memory, unnamed, and gone with the last of us: a login never touches a disk, an argument or a variable."""
-        fd = os.memfd_create("edged-image-job", os.MFD_CLOEXEC)
-        view = memoryview(msgspec.msgpack.encode(self._job))
-        try:
-            while view:
-                view = view[os.write(fd, view) :]
-        except BaseException:
-            os.close(fd)
-            raise
-        return fd
 
     async def _wait(self, child: process.Child, patience: float) -> int:
         while True:
@@ -264,6 +250,20 @@ class _Worker:
         else:
             self._loop.remove_reader(fd)
         return piece
+
+
+def in_memory(job: Job) -> int:
+    """A descriptor of a file that is in memory, has no name, and is gone with the last of us: a login never touches a
+    disk, an argument or a variable (memfd_create(2))."""
+    fd = os.memfd_create("edged-image-job", os.MFD_CLOEXEC)
+    view = memoryview(msgspec.msgpack.encode(job))
+    try:
+        while view:
+            view = view[os.write(fd, view) :]
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
 
 
 def pull_config(settings: ImagesConfig) -> PullConfig:

@@ -57,6 +57,13 @@ def parser() -> argparse.ArgumentParser:
     logs.add_argument("--config", type=Path, default=Path("/etc/edged/node.toml"), help="the node's settings")
     logs.set_defaults(run=run_logs)
 
+    image = commands.add_parser(
+        "image", help="the images of this node (run it there): import, list, pull, remove, prune"
+    )
+    image.add_argument("--config", type=Path, default=Path("/etc/edged/node.toml"), help="the node's settings")
+    image.add_argument("words", nargs=argparse.REMAINDER, metavar="import|list|pull|remove|prune|verify ...")
+    image.set_defaults(run=run_image)
+
     demo = commands.add_parser("demo", help="hub, node and demo workload on this machine")
     demo.add_argument("what", choices=["run", "up", "down"])
     demo.set_defaults(run=run_demo)
@@ -72,6 +79,13 @@ def run_join(arguments: argparse.Namespace) -> None:
     from cloudlink.cli.join import join_and_write
 
     print(join_and_write(arguments))
+
+
+def run_image(arguments: argparse.Namespace) -> None:
+    """What `edged image` does; it needs no daemon and no hub, but it must be this machine's node."""
+    from edged import commands, config
+
+    commands.image(config.load(arguments.config), arguments.words or ["--help"])
 
 
 def run_apply(arguments: argparse.Namespace) -> None:

@@ -13,10 +13,16 @@ import signal
 from pathlib import Path
 
 NAME = "images"  # below the node's cgroup_parent, beside the pods; no pod uid looks like it
+BY_HAND = "images-by-hand"  # what a person asks for: a daemon that starts must not take it for an orphan
 LOW_CPU_WEIGHT, LOW_IO_WEIGHT = 20, 20  # of a default 100: pods that want the processor or the disk go first
 LOW_CPU_SHARES, LOW_BLKIO_WEIGHT = 204, 200  # the same on v1, of 1024 and of 1000
 _CONTROLLERS = ("memory", "cpu", "io")
 _V1_CONTROLLERS = ("memory", "cpu", "blkio")
+
+
+# A shell steps into the cgroup before there is a Python to charge: pages stay with the group that first touched them.
+# Its first argument are the files that `Cage.open` names, the rest is the program.
+ENTER = ("/bin/sh", "-c", 'for f in $1; do echo 0 > "$f"; done 2>/dev/null; shift; exec "$@"', "edged-images")
 
 
 class Cage:
@@ -24,13 +30,13 @@ class Cage:
     :param memory: bytes that all processes in it may have together; swap is not among them.
     """
 
-    def __init__(self, parent: str, memory: int, mountinfo: str | None = None) -> None:
+    def __init__(self, parent: str, memory: int, mountinfo: str | None = None, name: str = NAME) -> None:
         self._memory = memory
         text = Path("/proc/self/mountinfo").read_text() if mountinfo is None else mountinfo
         unified, v1 = _mounts(text)
-        name = f"{parent.strip('/')}/{NAME}"
-        self._unified = Path(unified, name) if unified and not v1 else None
-        self._v1 = {c: Path(v1[c], name) for c in _V1_CONTROLLERS if c in v1}
+        place = f"{parent.strip('/')}/{name}"
+        self._unified = Path(unified, place) if unified and not v1 else None
+        self._v1 = {c: Path(v1[c], place) for c in _V1_CONTROLLERS if c in v1}
         self.degraded: tuple[str, ...] = ()
 
     @property

@@ -110,7 +110,8 @@ class ImageStore:
 
     def doubtful(self, reference: str) -> frozenset[str]:
         """Layers (diff_ids) of that image which must be compared with their lists before it is used."""
-        return self._doubtful.intersection(self.layers_of(reference))
+        layers = self.layers_of(reference)  # reads the index anew where it has changed
+        return self._doubtful.intersection(layers)
 
     def layers_of(self, reference: str) -> tuple[str, ...]:
         """diff_ids of that image, the lowest first; none if it isn't here."""
