@@ -40,12 +40,18 @@ class Containers:
     """All containers of one node. Owned by PodRuntime; one loop."""
 
     def __init__(
-        self, places: Places, cgroups: Cgroups, logs: ContainerLogs, policy: PolicyConfig, devices: GivenDevices
+        self,
+        places: Places,
+        cgroups: Cgroups,
+        logs: ContainerLogs,
+        policy: PolicyConfig,
+        devices: GivenDevices,
+        crun: Crun | None = None,
     ) -> None:
         self._places = places
         self._cgroups = cgroups
         self._logs = logs
-        self._crun = Crun(places.crun, cgroups.hidden)
+        self._crun = crun or Crun(places.crun, cgroups.hidden)
         self._watches: dict[str, monitor.Watch] = {}
         self._starting: set[str] = set()
         self._on_exit: Callable[[str], None] | None = None

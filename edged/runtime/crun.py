@@ -57,13 +57,27 @@ class SyncMessage(Value, frozen=True):
 
 
 class Crun:
-    """:param state: folder for crun's own state, in memory; :param hidden: mounts that crun must not see."""
+    """:param state: folder for crun's own state, in memory.
+    :param hidden: mounts that crun must not see.
+    :param create_timeout, start_timeout: seconds after which it is taken to hang.
+    """
 
-    def __init__(self, state: Path, hidden: Sequence[str] = (), *, conmon: str = "conmon", crun: str = "crun") -> None:
+    def __init__(
+        self,
+        state: Path,
+        hidden: Sequence[str] = (),
+        *,
+        conmon: str = "conmon",
+        crun: str = "crun",
+        create_timeout: float = CREATE_TIMEOUT,
+        start_timeout: float = START_TIMEOUT,
+    ) -> None:
         self._state = state
         self._hidden = tuple(hidden)
         self._conmon = conmon
         self._crun = crun
+        self._create_timeout = create_timeout
+        self._start_timeout = start_timeout
 
     async def create(self, creation: Creation) -> tuple[int, int]:
         """Make the container; its first process waits for `start`. :returns: pids of it and of its conmon.
@@ -77,11 +91,11 @@ class Crun:
             if users >= 0:
                 os.close(users)
         try:
-            async with asyncio.timeout(CREATE_TIMEOUT):
+            async with asyncio.timeout(self._create_timeout):
                 line = await _first_line(read_end)
                 await child.wait()
         except TimeoutError as e:
-            raise RetryError(f"conmon did not create {creation.id} within {CREATE_TIMEOUT:g} s") from e
+            raise RetryError(f"conmon did not create {creation.id} within {self._create_timeout:g} s") from e
         finally:
             os.close(read_end)
             if child.code is None:
@@ -150,7 +164,7 @@ class Crun:
 
     async def start(self, container_id: str) -> None:
         """Let the first process of a created container go."""
-        await self._call("start", container_id, timeout=START_TIMEOUT)
+        await self._call("start", container_id, timeout=self._start_timeout)
 
     async def exec(
         self,
