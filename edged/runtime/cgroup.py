@@ -221,6 +221,19 @@ class Cgroups:
         pids = pids or len(self.processes(path))  # without the controller
         return ContainerUsage(max(used - inactive, 0), limit if 0 < limit < UNLIMITED else None, cpu, pids)
 
+    def working_set(self, path: str) -> tuple[int, int]:
+        """Bytes used now without cache that can be dropped at once; and at most so far, as far as the kernel says
+        (Linux 5.19), less the cache of now: a file that was read once is no need for memory."""
+        if self.mode is Mode.UNIFIED:
+            folder, names = self._unified, ("memory.current", "memory.peak", "inactive_file")
+        else:
+            folder = self._v1.get("memory", Path("/nonexistent"))
+            names = ("memory.usage_in_bytes", "memory.max_usage_in_bytes", "total_inactive_file")
+        place = f"{folder}{path}"
+        inactive = keyed(f"{place}/memory.stat").get(names[2], 0)
+        used, peak = (max(number(f"{place}/{name}") - inactive, 0) for name in names[:2])
+        return used, max(used, peak)
+
     def containers(self) -> list[str]:
         """Paths of all that are there."""
         found: dict[str, None] = {}
