@@ -15,6 +15,7 @@ import msgspec
 
 from cloudlink import trust, wire
 from cloudlink.hub.changes import PutRecord
+from cloudlink.hub.fitting import Fitted, fit
 from cloudlink.hub.store import Store
 from cloudlink.hub.world import World
 from cloudlink.kube.compile import compile_node
@@ -25,7 +26,6 @@ from edged.model import Desired
 log = logging.getLogger(__name__)
 
 BUCKET = "desired"
-LARGE = 64 << 10  # bytes of one config map or secret that is worth naming when a document gets too large
 FURTHEST = 1 << 62  # no honest node reports a generation beyond this
 
 
@@ -79,6 +79,7 @@ class Documents:
         self._sealed: dict[str, dict[str, Sealed]] = {}  # node -> secret's title -> its box
         self._floor: dict[str, int] = {}  # generations that nodes have and we don't remember giving
         self.problems: dict[str, str] = {}  # node -> why it can't be told anything new
+        self.fitted: dict[str, Fitted] = {}  # node -> what was left out of its document, where something was
         self._gone_since: dict[str, dict[str, int]] = {}  # node -> pod uid -> generation that first lacked it
         for node, raw in store.records(BUCKET).items():
             self._remember(node, raw)
@@ -110,7 +111,8 @@ class Documents:
     def refresh(self, nodes: Iterable[str]) -> list[Document]:
         """Compile these nodes' documents, record the ones that have changed, and return those, signed.
 
-        A document that can't be made (too large, say) is left out and told in `problems`; the node keeps what it has.
+        What makes a document too large is left out of it and told in `fitted`. A document that can't be made at all
+        is told in `problems`; the node keeps what it has.
 
         :raises RetryError: the database refused; nothing has changed.
         """
@@ -118,7 +120,7 @@ class Documents:
         for node in nodes:
             try:
                 if (made := self._compile(node)) is not None:
-                    fresh[node] = (*made, self._sign_new(made[0]))
+                    fresh[node] = made
                 self.problems.pop(node, None)
             except EdgedError as e:
                 self.problems[node] = str(e)
@@ -143,17 +145,12 @@ class Documents:
             except EdgedError as e:
                 log.error("node %s can't be told its document again: %s", node, e)
 
-    def _sign_new(self, desired: Desired) -> bytes:
-        try:
-            return self.sign(desired)
-        except PermanentError as e:
-            raise PermanentError(f"{e}{largest_parts(desired)}") from e
-
     def sign(self, desired: Desired) -> bytes:
         return trust.sign_desired(desired, self._signing_key, self._now())
 
-    def _compile(self, node: str) -> tuple[Desired, dict[str, Sealed]] | None:
-        """The next document, or None if it would say what the last one said."""
+    def _compile(self, node: str) -> tuple[Desired, dict[str, Sealed], bytes] | None:
+        """The next document, what its secrets were sealed from, and the whole signed; None if it would say what the
+        last one said."""
         sealed: dict[str, Sealed] = {}
         pods = self._world.on_node(node)
         spaces = {p.metadata.namespace for p in pods}
@@ -179,10 +176,41 @@ class Documents:
         last = before.generation if before is not None else 0
         claims = self._world.all(PersistentVolumeClaim)
         fresh = compile_node(self._fleet, node, last, pods, services, config_maps, secrets, seal, claims=claims)
-        if fresh == before and node not in self._floor:
+        if self._is_told(fresh, node):
+            self.fitted.pop(node, None)
             return None
         generation = max(last, self._floor.get(node, 0)) + 1
-        return msgspec.structs.replace(fresh, generation=generation), sealed
+        fitted, signed = self._fit(msgspec.structs.replace(fresh, generation=generation), before)
+        if fitted.left_out or fitted.held_back:
+            self.fitted[node] = fitted
+        else:
+            self.fitted.pop(node, None)
+        if self._is_told(fitted.desired, node):
+            return None
+        sealed |= {t: box for t, box in self._sealed.get(node, {}).items() if t in fitted.kept}
+        return fitted.desired, {t: box for t, box in sealed.items() if t in fitted.desired.secrets}, signed
+
+    def _is_told(self, fresh: Desired, node: str) -> bool:
+        """Whether the node has a document that says just this."""
+        before = self._told.get(node)
+        if before is None or node in self._floor:
+            return False
+        return msgspec.structs.replace(fresh, generation=before.generation) == before
+
+    def _fit(self, fresh: Desired, before: Desired | None) -> tuple[Fitted, bytes]:
+        """What of it can be sent, and that signed."""
+        done: tuple[Desired, bytes] = (fresh, b"")
+
+        def problem(desired: Desired) -> str:
+            nonlocal done
+            try:
+                done = desired, self.sign(desired)
+            except PermanentError as e:
+                return str(e)
+            return ""
+
+        fitted = fit(fresh, before, problem)
+        return fitted, done[1] if done[1] and done[0] == fitted.desired else self.sign(fitted.desired)
 
     # ------------------------------------------------------------ hearing back
 
@@ -220,15 +248,6 @@ class Documents:
         alive = {p.metadata.uid for p in self._world.on_node(node)}
         for uid in [u for u in gone if u not in alive or u in left]:
             del gone[uid]
-
-
-def largest_parts(desired: Desired) -> str:
-    """What to make smaller when a document is too large; "" where nothing in it is large."""
-    sizes = {f"config map {title}": sum(map(len, data.values())) for title, data in desired.configs.items()}
-    sizes |= {f"secret {title}": len(box) for title, box in desired.secrets.items()}
-    largest = sorted((size, title) for title, size in sizes.items() if size >= LARGE)[:-4:-1]
-    told = ", ".join(f"{title} ({size >> 10} KiB)" for size, title in largest)
-    return f"; the largest in it: {told}; until then nothing new reaches this node" if told else ""
 
 
 def _record(desired: Desired, sealed: Mapping[str, Sealed]) -> bytes:

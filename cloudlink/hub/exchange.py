@@ -143,7 +143,7 @@ class Exchange:
         if self._outbox:
             self._posted.set()
         changes = [c for node in nodes for c in self._reports.farewells(node)]
-        self._store.commit([*changes, *self._reports.complaints(self._documents.problems)])
+        self._store.commit([*changes, *self._reports.complaints(self._documents.problems, self._documents.fitted)])
         self._dirty.clear()
 
     def _everybody(self) -> set[str]:

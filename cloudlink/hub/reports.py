@@ -13,10 +13,12 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from cloudlink.hub.changes import Change, Create, Delete, PutRecord, UpdateStatus
+from cloudlink.hub.changes import Change, Create, Delete, PutRecord, Update, UpdateStatus
 from cloudlink.hub.controllers import events
+from cloudlink.hub.controllers.nodes import with_labels
 from cloudlink.hub.decision import Note
 from cloudlink.hub.documents import Documents
+from cloudlink.hub.fitting import Fitted
 from cloudlink.hub.objects import find_condition, is_deleted, is_finished, rfc3339, with_condition
 from cloudlink.hub.store import Store
 from cloudlink.hub.world import World
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 BUCKET = "heard"
 EPOCHS_KEPT = 8
+TOO_LARGE = "DocumentTooLarge"  # reason of a pod that its node can't be told of
 COMPONENT = "edged"  # who a node's events come from, as Kubernetes' say kubelet
 
 
@@ -142,8 +145,10 @@ class Reports:
         if node is None:
             if heard.status is None:
                 return []
-            node = _new_node(heard.status)
+            node = with_labels(_new_node(heard.status), heard.status.labels)
             changes.append(Create(node))
+        elif heard.status is not None and (labelled := with_labels(node, heard.status.labels)) != node:
+            changes.append(Update(labelled))
         before = node.status
         if heard.status is not None:
             after = node_status(heard.status, now, present, before)
@@ -214,16 +219,31 @@ class Reports:
             )
         return notes
 
-    def complaints(self, problems: Mapping[str, str]) -> list[Change]:
-        """Events on the nodes that can't be told what they should run, each reason once."""
-        notes = []
+    def complaints(self, problems: Mapping[str, str], fitted: Mapping[str, Fitted]) -> list[Change]:
+        """What people are told of documents that can't be sent as they should be, each reason once: an Event on the
+        node, or on the pod that is too large, and the pod's own status if its node doesn't know of it."""
+        notes, changes = [], []
+        told = dict(problems)
         for name, why in problems.items():
             node = self._world.get(Node, "", name)
             if node is not None and self._complained.get(name) != why:
                 log.error("node %s can't be told anything new: %s", name, why)
                 notes.append(Note(node, "Warning", "DesiredStateNotSent", why, "exchange"))
-        self._complained = dict(problems)
-        return list(events.record(notes, self._find_event, self._now()))
+        for name, parts in fitted.items():
+            for pod in self._world.on_node(name):
+                uid = pod.metadata.uid
+                why = parts.left_out.get(uid) or parts.held_back.get(uid, "")
+                if not why:
+                    continue
+                told[uid] = why
+                if self._complained.get(uid) != why:
+                    log.error("pod %s on node %s: %s", pod.title, name, why)
+                    notes.append(Note(pod, "Warning", TOO_LARGE, why, "exchange"))
+                if uid in parts.left_out and (pod.status.reason, pod.status.message) != (TOO_LARGE, why):
+                    status = pod.status.model_copy(update={"reason": TOO_LARGE, "message": why})
+                    changes.append(UpdateStatus(pod.model_copy(update={"status": status})))
+        self._complained = told
+        return [*changes, *events.record(notes, self._find_event, self._now())]
 
     def _find_event(self, namespace: str, name: str) -> Event | None:
         return self._world.get(Event, namespace, name)

@@ -14,13 +14,13 @@ import msgspec
 import pytest
 
 from cloudlink import link, trust, wire
-from cloudlink.hub.changes import Create, MarkDeleted, Update
+from cloudlink.hub.changes import Create, Delete, MarkDeleted, Update
 from cloudlink.hub.exchange import Exchange, Link, NewestPerTopic
 from cloudlink.hub.objects import find_condition, is_ready
 from cloudlink.hub.store import Store
 from cloudlink.kube.core import ConfigMap, Event, Node, Pod
 from cloudlink.kube.meta import KubeObject, ObjectMeta
-from edged.model import Capacity, ContainerStatus, NodeStatus, Phase, PodStatus
+from edged.model import Capacity, ContainerStatus, Desired, NodeStatus, Phase, PodStatus
 from edged.model import Event as NodeEvent
 from tests.fakes.hub_brain import MIB, Clock, pod
 
@@ -51,6 +51,10 @@ class Ear:
     def generation(self) -> int:
         """Of the document that the node was told last."""
         return self.exchange._documents.generation("pi")
+
+    def document(self) -> Desired:
+        """What the node was told last."""
+        return self.exchange._documents._told["pi"]
 
     def ready(self) -> str:
         [node] = self.all(Node)
@@ -180,26 +184,64 @@ def test_a_farewell_counts_after_later_documents_and_after_a_restart_too(ear: Ea
     assert [p.metadata.name for p in ear.all(Pod)] == ["other"]
 
 
-def test_a_document_that_is_too_large_is_told_as_an_event_and_others_go_on(ear: Ear) -> None:
+def noise(name: str, size: int = 700_000) -> ConfigMap:
+    """A config map that no compression makes smaller."""
+    data = {"k": base64.b64encode(os.urandom(size)).decode()}
+    return ConfigMap(metadata=ObjectMeta(name=name, namespace="default"), data=data)
+
+
+def reading(*names: str) -> list[dict[str, Any]]:
+    return [{"name": name, "configMap": {"name": name}} for name in names]
+
+
+def test_a_pod_that_makes_the_document_too_large_is_left_out_and_its_neighbours_go_on(ear: Ear) -> None:
     ear.hears(status())
     told = ear.bound()
     ear.hears(status(generation=1, pods=(told,)))
     before = ear.generation()
-    noise = [base64.b64encode(os.urandom(700_000)).decode() for _ in range(4)]
-    ear.store.commit(
-        [
-            Create(ConfigMap(metadata=ObjectMeta(name=f"c{n}", namespace="default"), data={"k": v}))
-            for n, v in enumerate(noise)
-        ]
-    )
-    volumes = [{"name": f"v{n}", "configMap": {"name": f"c{n}"}} for n in range(4)]
-    ear.bound("greedy", volumes=volumes)
-    assert ear.counts()["DesiredStateNotSent"] == 1
-    assert ear.generation() == before
-    ear.store.commit([MarkDeleted("Pod", "default", "greedy", 0)])
-    ear.bound("modest")
+    ear.store.commit([Create(noise(f"c{n}")) for n in range(4)])
+    ear.bound("greedy", volumes=reading("c0", "c1", "c2", "c3"))
+    ear.bound("modest", volumes=reading("c0"))
     assert ear.generation() == before + 1
-    assert ear.counts()["DesiredStateNotSent"] == 1
+    assert [p.name for p in ear.document().pods] == ["lone", "modest"]
+    assert list(ear.document().configs) == ["default/c0"]
+    assert ear.counts()["DocumentTooLarge"] == 1
+    greedy = next(p for p in ear.all(Pod) if p.metadata.name == "greedy")
+    assert greedy.status.reason == "DocumentTooLarge"
+    assert "make smaller: config map default/c" in greedy.status.message
+    assert (greedy.status.phase, greedy.metadata.deletion_timestamp) == ("Pending", "")
+    ear.store.commit([Delete("ConfigMap", "default", f"c{n}") for n in (1, 2, 3)])
+    ear.exchange.rekeyed("pi")
+    assert [p.name for p in ear.document().pods] == ["greedy", "lone", "modest"]
+    assert ear.counts()["DocumentTooLarge"] == 1
+
+
+def test_a_running_pod_keeps_its_config_when_the_new_one_is_too_large(ear: Ear) -> None:
+    ear.hears(status())
+    small = noise("c", 1000)
+    ear.store.commit([Create(small)])
+    told = ear.bound("reader", volumes=reading("c"))
+    ear.hears(status(generation=1, pods=(told,)))
+    before = ear.document()
+    data = {f"k{n}": noise("x").data["k"] for n in range(3)}
+    ear.store.commit([Update(small.model_copy(update={"data": data}))])
+    ear.bound("later")
+    after = ear.document()
+    assert after.configs == before.configs
+    assert [p.name for p in after.pods] == ["later", "reader"]
+    assert ear.counts()["DocumentTooLarge"] == 1
+    [reader] = [p for p in ear.all(Pod) if p.metadata.name == "reader"]
+    assert (reader.status.reason, reader.status.phase) == ("", "Running")
+
+
+def test_a_left_out_pod_goes_at_once_when_it_is_deleted(ear: Ear) -> None:
+    ear.hears(status())
+    told = ear.bound()
+    ear.store.commit([Create(noise(f"c{n}")) for n in range(4)])
+    ear.bound("greedy", volumes=reading("c0", "c1", "c2", "c3"))
+    ear.store.commit([MarkDeleted("Pod", "default", "greedy", 0)])
+    ear.hears(status(generation=ear.generation(), pods=(told,)))
+    assert [p.metadata.name for p in ear.all(Pod)] == ["lone"]
 
 
 def test_a_service_or_label_change_reaches_the_document_and_a_status_does_not(ear: Ear) -> None:
