@@ -241,5 +241,9 @@ def container_identity(pod: Pod, container: Container) -> str:
         sysctls=pod.sysctls,
         fs_group=pod.fs_group,
     )
-    packed = msgspec.msgpack.encode((lasting, used, whole))
+    # With nothing but a host name it is encoded as that alone, as the first version did: tests/unit/test_identity.py.
+    plain = Pod(namespace="", name="", uid="", containers=(), hostname=pod.hostname)
+    parts = (lasting, used, pod.hostname if whole == plain else whole)
+    # By way of dicts, for a struct's own encoding depends on how many fields it could have.
+    packed = msgspec.msgpack.encode(msgspec.to_builtins(parts))
     return hashlib.blake2b(packed, digest_size=6).hexdigest()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from edged.errors import PermanentError, RetryError
@@ -13,7 +14,7 @@ from edged.runtime.bundle import User
 from edged.runtime.cgroup import Cgroups, Mode
 from edged.runtime.logs import LogFile
 from edged.runtime.mounts import MountPoint, Overlay, overlay_options, parse_mountinfo
-from edged.runtime.records import ContainerRecord, Places, SandboxRecord, parse_id, write_atomically
+from edged.runtime.records import ContainerRecord, Places, SandboxRecord, parse_id, read, write_atomically
 from edged.runtime.users import resolve_user, user_of
 from edged.runtime.volumes.content import File
 from edged.runtime.volumes.files import write_files
@@ -212,3 +213,21 @@ def test_a_passwd_that_links_out_of_the_image_is_not_followed(tmp_path: Path) ->
         (Path(layer) / "etc" / "passwd").symlink_to("/etc/passwd")
     with pytest.raises(PermanentError, match="user 'root'"):
         resolve_user(made, made.user)
+
+
+def test_records_of_the_version_before_are_still_understood(tmp_path: Path) -> None:
+    first = {
+        "id": "u.main.1", "pod_uid": "u", "name": "main", "attempt": 1, "identity": "7a7f582b6af2", "pid": 7,
+        "conmon": 6, "pipes": [1, 2], "started_at": 5.0, "started_wall": 6.0, "stop_requested_at": 7.0,
+    }  # fmt: skip
+    (tmp_path / "record").write_bytes(msgspec.msgpack.encode(first))
+    record = read(tmp_path / "record", ContainerRecord)
+    assert record is not None
+    state = record.state(ContainerPhase.RUNNING, monitored=True)
+    assert (state.post_started, state.signalled, state.pre_stop, record.stop_signal) == (True, False, None, 15)
+    (tmp_path / "sandbox").write_bytes(
+        msgspec.msgpack.encode({"pod_uid": "u", "pod": "default/app", "termination_grace": 3.0, "ip": "10.0.0.2"})
+    )
+    sandbox = read(tmp_path / "sandbox", SandboxRecord)
+    assert sandbox is not None
+    assert (sandbox.users, sandbox.evicted, sandbox.ip) == (0, "", "10.0.0.2")
