@@ -53,6 +53,15 @@ def is_up_with(interface: str, address: str) -> bool:
             return False
 
 
+def forwards() -> bool:
+    """The machine passes packets on between its interfaces (ip_forward); also where that can't be learned."""
+    try:
+        with open("/proc/sys/net/ipv4/ip_forward", "rb") as setting:  # noqa: PTH123
+            return setting.read().strip() != b"0"
+    except OSError:
+        return True
+
+
 def _is_pods_bridge(interface: str) -> bool:
     with contextlib.suppress(OSError), open(f"/sys/class/net/{interface}/ifalias", "rb") as alias:  # noqa: PTH123
         return alias.read().startswith(b"edged ")

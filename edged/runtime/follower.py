@@ -66,7 +66,7 @@ class Follower:
             await asyncio.wait([self._task])
 
     def _changed(self, change: rtnetlink.Change) -> None:
-        if change.addresses or change.lost or self._network.concerned(change.links):
+        if change.addresses or change.forwarding or change.lost or self._network.concerned(change.links):
             self._follow_soon()
         if change.addresses:
             if self._settled is not None:

@@ -18,16 +18,15 @@ import re
 import shutil
 import socket
 import weakref
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
-import msgspec
-
-from edged.addresses import is_up_with
+from edged.addresses import forwards, is_up_with
 from edged.config import NetworkConfig
 from edged.errors import EdgedError, PermanentError, RetryError
-from edged.model import Value
 from edged.runtime import nftables
+from edged.runtime.kept_table import KeptTable
+from edged.runtime.netns import UID, Netns, records, write
 from edged.runtime.wiring import (
     EnsureBridge,
     PodRange,
@@ -43,16 +42,6 @@ from edged.runtime.wiring import (
 log = logging.getLogger(__name__)
 
 REFILL_DELAY = 1.0  # seconds: a spare is made when the pod that took the last one has had its start
-UID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-
-
-class Netns(Value, frozen=True):
-    """One namespace that is ready. `path` is what crun joins; `gateway` is the bridge's address."""
-
-    path: str
-    ip: str
-    gateway: str
-    host_veth: str
 
 
 def masquerade_script(table: str, bridge: str, cidr: str, egress: bool) -> str:
@@ -96,7 +85,8 @@ class Network:
         self._refill_due: asyncio.TimerHandle | None = None
         self._refilling = False
         self._closing = False
-        self._watch = nftables.TableWatch(config.nft_table, self._table_lost)
+        self._may_forward = True
+        self._table = KeptTable(config.nft_table)
 
     # ------------------------------------------------------------ life
 
@@ -108,12 +98,13 @@ class Network:
         """
         for folder in (self._pods_folder, self._spares_folder):
             folder.mkdir(parents=True, exist_ok=True)
-        known = (*_records(self._pods_folder), *_records(self._spares_folder))
+        known = (*records(self._pods_folder), *records(self._spares_folder))
         veths = tuple(netns.host_veth for _, netns in known if self._usable(netns))
         bridge, masquerade = await asyncio.gather(
             self._worker.call(EnsureBridge(self._config.bridge, self._range, veths)), self._apply_masquerade()
         )
         self.degraded = tuple(s for s in (bridge.degraded, masquerade) if s)
+        self._may_forward = not bridge.degraded
         await self._take_over()
         self._refill_soon(0.0)
 
@@ -132,7 +123,7 @@ class Network:
         results += await asyncio.gather(*map(self._worker.call, self._traces(keep=())), return_exceptions=True)
         results += await asyncio.gather(
             self._worker.call(RemoveBridge(self._config.bridge)),
-            self._remove_table(),
+            self._table.remove(),
             return_exceptions=True,
         )
         await self._worker.close()
@@ -163,7 +154,7 @@ class Network:
             netns = self._take_spare(record)
             if netns is None:
                 netns = await self._make()
-                _write(record, netns)
+                write(record, netns)
             self._pods[pod_uid] = netns
             if sysctls:
                 await self._worker.call(Tune(netns.path, tuple(sysctls)))
@@ -179,7 +170,7 @@ class Network:
 
     def observe(self) -> dict[str, Netns]:
         """Pod uid -> namespace, only those that are really there, read afresh."""
-        return {name: netns for name, netns in _records(self._pods_folder) if self._usable(netns)}
+        return {name: netns for name, netns in records(self._pods_folder) if self._usable(netns)}
 
     # ------------------------------------------------------------ following the machine
 
@@ -195,8 +186,8 @@ class Network:
         :raises PermanentError: somebody has put something else in its place.
         :raises RetryError: the kernel refused for now.
         """
-        if not is_up_with(self._config.bridge, self._range.gateway):
-            log.warning("the bridge %s was taken away or changed by somebody; putting it back", self._config.bridge)
+        if not (is_up_with(self._config.bridge, self._range.gateway) and (forwards() or not self._may_forward)):
+            log.warning("bridge %s or ip_forward was changed by somebody; putting it back", self._config.bridge)
             veths = tuple(netns.host_veth for netns in (*self._pods.values(), *self._spares.values()))
             await self._worker.call(EnsureBridge(self._config.bridge, self._range, veths))
         return not all(map(self._alive, self._pods.values()))
@@ -302,7 +293,7 @@ class Network:
 
     async def _make_spare(self) -> None:
         netns = await self._make()
-        _write(self._spares_folder / netns.ip, netns)
+        write(self._spares_folder / netns.ip, netns)
         index = self._range.index(netns.ip)
         assert index is not None
         self._spares[index] = netns
@@ -314,7 +305,7 @@ class Network:
 
     async def _stop_tasks(self) -> None:
         self._closing = True
-        self._watch.close()
+        await self._table.close()
         if self._refill_due is not None:
             self._refill_due.cancel()
             self._refill_due = None
@@ -327,8 +318,8 @@ class Network:
     async def _take_over(self) -> None:
         """Believe the records that are true, and remove every trace of anything else."""
         self._closing = False
-        self._pods = {uid: netns for uid, netns in _records(self._pods_folder) if self._usable(netns)}
-        spares = [netns for _, netns in _records(self._spares_folder) if self._usable(netns)]
+        self._pods = {uid: netns for uid, netns in records(self._pods_folder) if self._usable(netns)}
+        spares = [netns for _, netns in records(self._spares_folder) if self._usable(netns)]
         self._spares = {index: n for n in spares if (index := self._range.index(n.ip)) is not None}
         kept = [*self._pods.values(), *spares]
         self._taken = {index for netns in kept if (index := self._range.index(netns.ip)) is not None}
@@ -364,44 +355,11 @@ class Network:
         loose = {name for _, name in socket.if_nameindex() if name.startswith(prefix)} - veths - set(found.values())
         return [Unwire(path, veth) for path, veth in found.items()] + [Unwire("", veth) for veth in sorted(loose)]
 
-    # ------------------------------------------------------------ masquerade
-
     async def _apply_masquerade(self) -> str:
         """Returns a sentence if it can't be had."""
         config = self._config
-        if config.egress:
-            self._watch.open()
         try:
-            await nftables.apply(masquerade_script(config.nft_table, config.bridge, config.pod_cidr, config.egress))
+            await self._table.apply(masquerade_script(config.nft_table, config.bridge, config.pod_cidr, config.egress))
         except EdgedError as e:
             return f"pods can't reach beyond this machine, for masquerading was refused: {e}" if config.egress else ""
         return ""
-
-    def _table_lost(self) -> None:
-        log.warning("somebody removed the nftables table %s; putting it back", self._config.nft_table)
-        self._own(self._put_back(), "network-put-back")
-
-    async def _put_back(self) -> None:
-        if sentence := await self._apply_masquerade():
-            log.warning("%s", sentence)
-
-    async def _remove_table(self) -> None:
-        with contextlib.suppress(PermanentError):  # no nft, so no table
-            await nftables.apply(nftables.removal_script(self._config.nft_table))
-
-
-def _records(folder: Path) -> Iterator[tuple[str, Netns]]:
-    """(file name, record) of every readable record; one that isn't is worth as much as none."""
-    with contextlib.suppress(FileNotFoundError):
-        for entry in os.scandir(folder):
-            if entry.name.startswith("."):
-                continue  # not yet renamed into place
-            with contextlib.suppress(OSError, msgspec.DecodeError):
-                yield entry.name, msgspec.json.decode(Path(entry.path).read_bytes(), type=Netns)
-
-
-def _write(record: Path, netns: Netns) -> None:
-    """Whole or not at all. Its folder is memory, so nothing is flushed."""
-    new = record.with_name(f".{record.name}.new")
-    new.write_bytes(msgspec.json.encode(netns))
-    new.rename(record)

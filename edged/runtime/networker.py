@@ -29,7 +29,6 @@ import msgspec
 from edged.errors import PermanentError
 from edged.runtime.sysctls import path_of
 from edged.runtime.wiring import (
-    ALIAS,
     INTERFACE,
     PACKET,
     EnsureBridge,
@@ -40,9 +39,7 @@ from edged.runtime.wiring import (
     Tune,
     Unwire,
     Wire,
-    bridge_mac,
     decode_requests,
-    ip_number,
 )
 
 
@@ -65,18 +62,17 @@ _bare_package("pyroute2")
 from pyroute2.iproute import IPRoute  # noqa: E402
 from pyroute2.netlink.exceptions import NetlinkError  # noqa: E402
 
+from edged.runtime.bridging import Bridges, gone_is_fine, index_of  # noqa: E402
+
 IDLE_SECONDS = 3.0
 END_SECONDS = 0.3  # given to the kernel to remove the cables of namespaces that have ended
 CLONE_NEWNET = 0x40000000
 MS_BIND = 0x1000
 MNT_DETACH = 2
-RT_TABLE_MAIN = 254
 RTNH_F_ONLINK = 4
 # As Docker and containerd have it: there is nothing in a pod's own network that low ports would protect from its users,
 # and a user other than root may ping.
 OPEN_TO_USERS = (("ip_unprivileged_port_start", "0"), ("ping_group_range", "0 2147483647"))
-IP_FORWARD = Path("/proc/sys/net/ipv4/ip_forward")
-MACHINE_LOCK = Path("/proc/sys/net/ipv4")  # what every node of this machine (of this network namespace) shares
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -87,36 +83,10 @@ def _check(result: int, what: str) -> None:
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
-def _text(path: Path) -> str:
-    try:
-        return path.read_text().strip()
-    except (FileNotFoundError, NotADirectoryError, OSError):
-        return ""
-
-
 def _quiet_ipv6(interface: str) -> None:
     """No link-local address: it would only bring multicast chatter, which wakes an idle board."""
     with contextlib.suppress(OSError):
         Path(f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6").write_text("1")
-
-
-def _send_no_redirects(bridge: str) -> None:
-    """No hints to pods that a neighbour were nearer: all go through the machine on purpose, and each hint uses up the
-    kernel's allowance of ICMP for that pod, so that a Service without pods would be silent instead of refusing.
-    It is on where either of the two says so; every other interface keeps its own setting."""
-    for name in ("all", bridge):
-        with contextlib.suppress(OSError):
-            Path(f"/proc/sys/net/ipv4/conf/{name}/send_redirects").write_text("0")
-
-
-@contextlib.contextmanager
-def _machine_lock() -> Iterator[None]:
-    fd = os.open(MACHINE_LOCK, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(fd)
 
 
 class Wirer:
@@ -125,6 +95,7 @@ class Wirer:
     def __init__(self) -> None:
         self._host = os.open("/proc/self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
         self._netlink: Any = IPRoute()
+        self._bridges = Bridges(self._netlink)
 
     def do(self, request: Request) -> str:
         """Returns a sentence on what could not be had fully, or "".
@@ -143,9 +114,9 @@ class Wirer:
             case Tune(path, sysctls):
                 self._tune(path, sysctls)
             case RemoveBridge():
-                self._remove_bridge(request.bridge)
+                self._bridges.remove(request.bridge)
             case ForgetFlows():
-                own = (request.address,) if request.address else self._addresses()
+                own = (request.address,) if request.address else self._bridges.addresses()
                 forget_flows(own, request.keep, request.port)
         return ""
 
@@ -154,7 +125,7 @@ class Wirer:
     def _wire(self, wire: Wire) -> None:
         self.unpin(wire.path)
         self.cut(wire.veth)
-        bridge = _index(wire.bridge)
+        bridge = index_of(wire.bridge)
         if not bridge:
             raise OSError(errno.ENODEV, f"bridge {wire.bridge} is gone; the next start of the node makes it again")
         os.close(os.open(wire.path, os.O_RDONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o444))
@@ -165,7 +136,7 @@ class Wirer:
             finally:
                 self._return()
             _quiet_ipv6(wire.veth)
-            self._turn_around(_index(wire.veth))
+            self._turn_around(index_of(wire.veth))
         except BaseException:
             self.unpin(wire.path)
             self.cut(wire.veth)
@@ -214,6 +185,13 @@ class Wirer:
         if _libc.setns(self._host, CLONE_NEWNET) != 0:
             sys.exit("the network worker can't get back to the machine's namespace")  # never go on elsewhere
 
+    def _ensure_bridge(self, wanted: EnsureBridge) -> str:
+        degraded = self._bridges.ensure(wanted.bridge, wanted.pods)
+        for port in filter(None, map(index_of, wanted.veths)):
+            self._netlink.link("set", index=port, master=index_of(wanted.bridge))
+            self._turn_around(port)
+        return degraded
+
     def _turn_around(self, port: int) -> None:
         """Where br_netfilter is loaded (Docker does) a pod that reaches itself through its Service is turned around
         inside the bridge, which sends a frame back to where it came from only in hairpin mode."""
@@ -232,95 +210,9 @@ class Wirer:
 
     def cut(self, veth: str) -> None:
         """No cable of this name any more."""
-        if index := veth and _index(veth):
-            with _gone_is_fine():
+        if index := veth and index_of(veth):
+            with gone_is_fine():
                 self._netlink.link("del", index=index)
-
-    # ------------------------------------------------------------ bridge
-
-    def _ensure_bridge(self, wanted: EnsureBridge) -> str:
-        name, pods = wanted.bridge, wanted.pods
-        self._refuse_overlap(name, pods.base, pods.prefix, pods.cidr)
-        with _machine_lock():
-            index = _index(name)
-            ours = _text(Path("/sys/class/net", name, "ifalias")).startswith(ALIAS)
-            if not index:
-                self._netlink.link("add", ifname=name, kind="bridge", address=bridge_mac(name))
-                index, ours = _index(name), True
-            elif not Path("/sys/class/net", name, "bridge").exists():
-                raise PermanentError(f"there is an interface {name} that is no bridge; set network.bridge to another")
-            _send_no_redirects(name)
-            self._ensure_address(name, index, pods.gateway, pods.prefix, ours)
-            alias, degraded = self._turn_on_forwarding(name)
-            self._netlink.link("set", index=index, state="up", ifalias=alias)
-        for port in filter(None, map(_index, wanted.veths)):
-            self._netlink.link("set", index=port, master=index)
-            self._turn_around(port)
-        return degraded
-
-    def _ensure_address(self, name: str, index: int, address: str, prefix: int, ours: bool) -> None:
-        there = [(dict(m["attrs"])["IFA_LOCAL"], m["prefixlen"]) for m in self._netlink.get_addr(family=2, index=index)]
-        for other in there:
-            if other == (address, prefix):
-                continue
-            if not ours:
-                raise PermanentError(f"bridge {name} has {other[0]}/{other[1]} and isn't ours; choose another name")
-            self._netlink.addr("del", index=index, address=other[0], prefixlen=other[1])
-        if (address, prefix) not in there:
-            broadcast = ip_number(address) | ((1 << (32 - prefix)) - 1)
-            self._netlink.addr(
-                "add",
-                index=index,
-                address=address,
-                prefixlen=prefix,
-                broadcast=socket.inet_ntoa(broadcast.to_bytes(4, "big")),
-            )
-
-    def _addresses(self) -> set[str]:
-        """The machine's own."""
-        return {dict(m["attrs"])["IFA_LOCAL"] for m in self._netlink.get_addr(family=2)}
-
-    def _refuse_overlap(self, bridge: str, base: int, prefix: int, cidr: str) -> None:
-        for route in self._netlink.get_routes(family=2, table=RT_TABLE_MAIN):
-            attributes = dict(route["attrs"])
-            destination, bits = attributes.get("RTA_DST"), route["dst_len"]
-            if not destination or not bits:
-                continue
-            shorter = min(bits, prefix)
-            if (ip_number(destination) ^ base) >> (32 - shorter):
-                continue
-            try:
-                interface = socket.if_indextoname(attributes.get("RTA_OIF", 0))
-            except OSError:
-                interface = "nowhere"
-            if interface != bridge:
-                raise PermanentError(
-                    f"network.pod_cidr {cidr} overlaps the route {destination}/{bits} of {interface}; choose another"
-                )
-
-    def _turn_on_forwarding(self, bridge: str) -> tuple[str, str]:
-        """(the bridge's alias, a sentence or ""). What it was before the first node is kept in every node's bridge."""
-        before = IP_FORWARD.read_text().strip()
-        known = [alias.removeprefix(ALIAS) for alias in _our_bridges().values()]
-        degraded = ""
-        if before != "1":
-            try:
-                IP_FORWARD.write_text("1")
-            except OSError as e:
-                degraded = f"{IP_FORWARD} can't be set to 1 ({e.strerror}): pods reach only this machine"
-        return ALIAS + ("0" if "0" in known or (before == "0" and "1" not in known) else "1"), degraded
-
-    def _remove_bridge(self, name: str) -> None:
-        with _machine_lock():
-            mine = _our_bridges().get(name)
-            if mine is None:
-                return  # not there, or not made by us
-            if index := _index(name):
-                with _gone_is_fine():
-                    self._netlink.link("del", index=index)
-            if mine == ALIAS + "0" and not _our_bridges():
-                with contextlib.suppress(OSError):
-                    IP_FORWARD.write_text("0")
 
 
 def forget_flows(addresses: Collection[str], keep: Collection[str], port: int) -> None:
@@ -341,28 +233,6 @@ def forget_flows(addresses: Collection[str], keep: Collection[str], port: int) -
             except NetlinkError as e:
                 if e.code != errno.ENOENT:  # it may have ended meanwhile
                     raise
-
-
-def _our_bridges() -> dict[str, str]:
-    """Name -> alias of the bridges of all nodes on this machine."""
-    aliases = {name: _text(Path("/sys/class/net", name, "ifalias")) for _, name in socket.if_nameindex()}
-    return {name: alias for name, alias in aliases.items() if alias.startswith(ALIAS)}
-
-
-def _index(interface: str) -> int:
-    try:
-        return socket.if_nametoindex(interface)
-    except OSError:
-        return 0
-
-
-@contextlib.contextmanager
-def _gone_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except NetlinkError as e:
-        if e.code not in (errno.ENODEV, errno.ENXIO):
-            raise
 
 
 def answer(number: int, work: Callable[[], str | None]) -> Reply:

@@ -23,8 +23,10 @@ NLMSG_ERROR, NLMSG_DONE = 2, 3
 REQUEST, ACK, DUMP, EXCL, CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
 NEWLINK, DELLINK, NEWADDR, DELADDR = 16, 17, 20, 21
 NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
-RTMGRP_LINK, RTMGRP_IPV4_IFADDR = 0x1, 0x10
+NEWNETCONF = 80
+GROUPS = 1 << 0 | 1 << 4 | 1 << 23  # RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR and RTNLGRP_IPV4_NETCONF, counted from 1
 IFLA_IFNAME = 3
+NETCONFA_IFINDEX, NETCONFA_FORWARDING, ALL_INTERFACES = 1, 2, struct.pack("=i", -1)
 RTA_DST, RTA_OIF = 1, 4
 RT_TABLE_MAIN, RT_SCOPE_LINK, RTN_UNICAST = 254, 253, 1
 OURS = 237  # rtm_protocol: who made a route; this number is nobody's (iproute2's rt_protos)
@@ -119,11 +121,12 @@ class Change:
 
     def __init__(self) -> None:
         self.addresses = False
+        self.forwarding = False  # the machine's setting (ip_forward), not that of one interface
         self.links: set[str] = set()  # that came, went or changed; bounded by what the machine has
         self.lost = False
 
     def __bool__(self) -> bool:
-        return self.addresses or bool(self.links) or self.lost
+        return self.addresses or self.forwarding or bool(self.links) or self.lost
 
 
 def heard(packet: bytes, change: Change) -> None:
@@ -134,10 +137,13 @@ def heard(packet: bytes, change: Change) -> None:
         elif kind in (NEWLINK, DELLINK) and len(body) >= LINK.size:
             name = attributes(body[LINK.size :]).get(IFLA_IFNAME, b"").rstrip(b"\0")
             change.links.add(name.decode(errors="replace"))
+        elif kind == NEWNETCONF:
+            found = attributes(body[4:])
+            change.forwarding |= found.get(NETCONFA_IFINDEX) == ALL_INTERFACES and NETCONFA_FORWARDING in found
 
 
 class Watch:
-    """Calls `changed` when IPv4 addresses or links have changed, `pause` seconds after the first of a series."""
+    """Calls `changed` when IPv4 addresses, links or forwarding have changed, `pause` seconds after the first news."""
 
     def __init__(self, changed: Callable[[Change], None], pause: float = 0.25) -> None:
         self._changed = changed
@@ -152,7 +158,7 @@ class Watch:
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         try:
             self._socket = socket.socket(socket.AF_NETLINK, kind, NETLINK_ROUTE)
-            self._socket.bind((0, RTMGRP_LINK | RTMGRP_IPV4_IFADDR))
+            self._socket.bind((0, GROUPS))
         except OSError as e:
             log.warning("changes of the machine's addresses are not seen until something else happens: %s", e)
             self.close()

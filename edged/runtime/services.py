@@ -22,10 +22,10 @@ import msgspec
 from edged.config import NetworkConfig
 from edged.errors import EdgedError, PermanentError
 from edged.model import HostPort, ServiceRules
-from edged.runtime import nftables, rtnetlink
+from edged.runtime import rtnetlink
 from edged.runtime.host_ports import check_ports, stale_port_flows, wants_loopback
+from edged.runtime.kept_table import KeptTable
 from edged.runtime.nameserver import NameServer
-from edged.runtime.nftables import removal_script
 from edged.runtime.service_names import hosts_file, settings_file
 from edged.runtime.service_rules import Bridge, check, cluster_ips, forwarding_script, stale_flows
 from edged.runtime.wiring import ForgetFlows, PodRange, Worker
@@ -50,7 +50,7 @@ class Services:
         self._bridge = Bridge(config.bridge, PodRange.parse(config.pod_cidr).gateway)
         self._names = NameServer(self._bridge.address, config.cluster_domain, self._folder)
         self._worker = Worker(self._folder)
-        self._watch = nftables.TableWatch(self._table, self._table_lost)
+        self._kept = KeptTable(self._table)
         self._lock = asyncio.Lock()
         self._applied = Applied()
         self._script = ""  # that the kernel has; "" means that its state is unknown
@@ -58,7 +58,6 @@ class Services:
         self._no_forwarding = ""
         self._no_route = ""
         self._problems: tuple[str, ...] = ()
-        self._mend: asyncio.Task[None] | None = None
 
     @property
     def nameserver(self) -> str:
@@ -117,18 +116,17 @@ class Services:
 
     async def close(self) -> None:
         """Let go, touching nothing."""
-        await self._stop_watching()
+        await self._kept.close()
         await self._names.close()
         await self._worker.close()
 
     async def teardown(self) -> None:
         """Remove the table, dnsmasq and the files, also those that another daemon of this run_dir left."""
-        await self._stop_watching()
+        await self._kept.close()
         await self._worker.close()
         async with self._lock:
             await self._names.stop()
-            with contextlib.suppress(PermanentError):  # no nft, so no table
-                await nftables.apply(removal_script(self._table))
+            await self._kept.remove()
             self._applied, self._script, self._named = Applied(), "", None
             shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -178,9 +176,8 @@ class Services:
     async def _apply_forwarding(self, script: str) -> None:
         if script == self._script:
             return
-        self._watch.open()
         try:
-            await nftables.apply(script)
+            await self._kept.apply(script)
         except PermanentError as e:
             self._no_forwarding = f"Services can't be forwarded: {e}"
         else:
@@ -202,24 +199,3 @@ class Services:
         new = self._folder / "applied.new"
         new.write_bytes(msgspec.json.encode(applied))
         new.rename(self._folder / "applied")
-
-    def _table_lost(self) -> None:
-        if self._script and self._script != removal_script(self._table):
-            log.warning("somebody removed the nftables table %s; putting it back", self._table)
-            self._mend = asyncio.get_running_loop().create_task(self._put_back(), name="services-put-back")
-
-    async def _put_back(self) -> None:
-        async with self._lock:
-            script, self._script = self._script, ""
-            try:
-                await self._apply_forwarding(script)
-            except EdgedError as e:
-                log.warning("the table can't be put back, the next change of Services tries again: %s", e)
-
-    async def _stop_watching(self) -> None:
-        self._watch.close()
-        if self._mend is not None:
-            self._mend.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._mend
-            self._mend = None

@@ -20,7 +20,7 @@ from edged.errors import EdgedError, PermanentError, RetryError
 from edged.runtime import process
 
 INTERFACE = "eth0"  # the pod's own name for its end of the veth
-ALIAS = "edged ip_forward="  # the bridge's ifalias: marks it as ours and remembers what the setting was before us
+ALIAS = "edged "  # the beginning of the bridge's ifalias: marks it as ours; then what settings were before us
 PACKET = 1 << 18  # bytes; far more than BATCH requests need
 BATCH = 32  # requests a packet
 WORKER_TIMEOUT = 30.0  # seconds for one request, the worker's start included

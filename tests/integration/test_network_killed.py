@@ -14,7 +14,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from edged.runtime.network import Netns, Network
+from edged.runtime.netns import Netns
+from edged.runtime.network import Network
 from tests.network_lab import Lab, a_lab, command, enter, fetch, isolated, opened, until, worker_pids
 
 pytestmark = pytest.mark.root
