@@ -214,7 +214,12 @@ class Volumes:
         parts = PurePosixPath(sub_path).parts
         if not parts or parts[0] == "/" or ".." in parts or "\0" in sub_path:
             raise PermanentError(f"{self._name(volume)}: subPath {sub_path!r} must be relative and without '..'")
-        may_make = isinstance(volume.source, EmptyDir | HostPath | ClaimFiles | NfsMount) and not _is_read_only(volume)
+        if isinstance(volume.source, NfsMount):  # a server that doesn't answer would make the whole node wait
+            raise PermanentError(
+                f"{self._name(volume)}: subPath {sub_path!r} of an nfs volume isn't possible; make it a part of the nfs"
+                " path"
+            )
+        may_make = isinstance(volume.source, EmptyDir | HostPath | ClaimFiles) and not _is_read_only(volume)
         try:
             is_folder = ensure_beneath(root, parts, may_make)
             target.parent.mkdir(parents=True, exist_ok=True)
