@@ -37,13 +37,6 @@ def log_target(annotations: Mapping[str, str]) -> LogTarget:
     return LogTarget(wanted) if wanted in set(LogTarget) else LogTarget.MEMORY
 
 
-def device_name(text: str) -> str:
-    """ "" if it can be one: what could also stand after `edged.dev/` in a resource."""
-    if text and not names.label_value(text):
-        return ""
-    return "a device's name consists of at most 63 alphanumeric characters, '-', '_' or '.' (e.g. 'i2c-1')"
-
-
 def _listed(text: str) -> Iterable[str]:
     return filter(None, (name.strip() for name in text.split(",")))
 
@@ -73,5 +66,5 @@ def _devices(key: str, value: str, containers: list[str], path: str, found: Find
         found.too_long(path, MAX_DEVICES, "devices")
         return
     for name in listed:
-        if why := device_name(name):
+        if why := names.device_name(name):
             found.invalid(path, name, why)

@@ -13,6 +13,7 @@ _SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-
 _QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]", re.ASCII)
 _CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]+", re.ASCII)
 _ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*", re.ASCII)
+_DEVICE = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.:+=@~#%\\/]*", re.ASCII)
 _PORT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", re.ASCII)
 
 
@@ -85,6 +86,18 @@ def label_value(text: str) -> str:
         "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must "
         "start and end with an alphanumeric character (e.g. 'MyValue' or 'my_value')"
     )
+
+
+def device_name(text: str) -> str:
+    """A board's device by its stable name, such as i2c-1 or serial/by-id/usb-FTDI_A50285BI-if00; see docs/devices.md.
+
+    Stands after `edged.dev/` in resources, too: other than Kubernetes' resource names it may have several slashes.
+    """
+    if len(text) > 253:
+        return "must be no more than 253 characters"
+    if _DEVICE.fullmatch(text) and ".." not in text.split("/"):
+        return ""
+    return "a device's name is one that the node tells (e.g. 'i2c-1' or 'usb/1a86:7523'), without spaces and commas"
 
 
 def config_key(text: str) -> str:

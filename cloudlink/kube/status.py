@@ -274,7 +274,7 @@ def _resources(capacity: model.Capacity, memory: int, storage: int) -> dict[str,
     return found | {
         f"{DEVICE_PREFIX}{name}": str(count)
         for name, count in sorted(capacity.devices.items())
-        if not names.label_key(DEVICE_PREFIX + name) and count >= 0
+        if not names.device_name(name) and count >= 0
     }
 
 

@@ -180,7 +180,7 @@ def _request(name: str, resources: ResourceRequirements, path: str, found: Findi
 
 
 def _device(name: str, value: str, path: str, found: Findings) -> None:
-    if why := names.label_key(name):
+    if why := names.device_name(name.removeprefix(DEVICE_PREFIX)):
         found.invalid(path, name, why)
     elif quantity.exact(value).denominator != 1:
         found.invalid(path, value, "must be an integer")
