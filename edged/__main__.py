@@ -67,10 +67,12 @@ RESIDENT = (
     "edged.daemon",
     "edged.image_keeper",
     "edged.images.store",
+    "edged.pressure",
     "edged.puller",
     "edged.runtime.pods",
     "edged.source",
     "edged.store",
+    "edged.upkeep",
 )
 
 
@@ -91,13 +93,16 @@ def run(config: configs.NodeConfig) -> None:
     host.claim(config.state)
     load_resident(config)
     from edged.control import ControlServer
-    from edged.daemon import Daemon
+    from edged.daemon import Daemon, boottime
     from edged.image_keeper import ImageKeeper
     from edged.images.store import ImageStore
+    from edged.pressure import memory_pressure
     from edged.puller import ImageWorker
     from edged.runtime.pods import PodRuntime
     from edged.source import DaemonSource
+    from edged.sources import StepSource
     from edged.store import StateStore
+    from edged.upkeep import upkeep
     from edged.uplink import LocalUplink, Uplink
 
     async def node() -> None:
@@ -105,8 +110,9 @@ def run(config: configs.NodeConfig) -> None:
         uplink: Uplink = load_factory(factory)(config) if factory else LocalUplink(config.state)
         images, store = ImageStore(config.state / "images"), StateStore(config.state)
         worker = ImageWorker(config)
-        sources = [ImageKeeper(config, images, worker)]
-        daemon = Daemon(config, PodRuntime(config), images, worker, store, uplink, extra=sources)
+        minutely, working_sets = upkeep(config, boottime)
+        sources: list[StepSource] = [memory_pressure(config, boottime), minutely, ImageKeeper(config, images, worker)]
+        daemon = Daemon(config, PodRuntime(config), images, worker, store, uplink, sources, working_sets)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stop)
