@@ -18,6 +18,7 @@ from edged.model import LogTarget
 DEVICES = "devices.edged.dev/"
 LOGS = "logs.edged.dev/"
 LOG_TARGET = LOGS + "target"
+TARGETS = tuple(sorted(LogTarget))
 MAX_DEVICES = 64  # of one container; a board has fewer
 
 
@@ -34,7 +35,7 @@ def devices_of(container: Container, annotations: Mapping[str, str]) -> tuple[st
 def log_target(annotations: Mapping[str, str]) -> LogTarget:
     """Memory where nothing (or nothing that we know) is said."""
     wanted = annotations.get(LOG_TARGET, "")
-    return LogTarget(wanted) if wanted in set(LogTarget) else LogTarget.MEMORY
+    return LogTarget(wanted) if wanted in TARGETS else LogTarget.MEMORY
 
 
 def _listed(text: str) -> Iterable[str]:
@@ -49,8 +50,8 @@ def check_annotations(annotations: Mapping[str, str], spec: PodSpec, path: str, 
         if key.startswith(DEVICES):
             _devices(key, value, containers, here, found)
         elif key == LOG_TARGET:
-            if value not in set(LogTarget):
-                found.unsupported(here, value, sorted(LogTarget))
+            if value not in TARGETS:
+                found.unsupported(here, value, TARGETS)
         elif key.startswith(LOGS):
             found.invalid(here, value, f"no such annotation; did you mean {LOG_TARGET}?")
 

@@ -18,7 +18,7 @@ DEVICE_PREFIX = "edged.dev/"  # of extended resources: edged.dev/<device name>
 
 
 class ContainerPort(Model):
-    """:ivar host_port: a port of the machine that leads here; with hostNetwork the same as `container_port`.
+    """:ivar host_port: a port of the machine that leads here; with hostNetwork the same as `containerPort`.
     :ivar host_ip: the machine's address that it is opened on; all of them by default.
     """
 

@@ -31,7 +31,6 @@ class Sysctl(Model):
 
 _ELSEWHERE = {
     "seLinuxOptions": "no board's system here has SELinux; remove it",
-    "seLinuxChangePolicy": "no board's system here has SELinux; remove it",
     "appArmorProfile": "containers are confined by seccomp, capabilities and namespaces; remove it",
     "windowsOptions": "nodes run Linux; remove it",
 }
@@ -81,4 +80,4 @@ class PodSecurityContext(Model):
     sysctls: Many[Sysctl] = ()
 
     unsupported: ClassVar = frozenset({"appArmorProfile", "seLinuxChangePolicy", "seLinuxOptions", "windowsOptions"})
-    why_not: ClassVar = _ELSEWHERE
+    why_not: ClassVar = _ELSEWHERE | {"seLinuxChangePolicy": _ELSEWHERE["seLinuxOptions"]}
