@@ -176,6 +176,9 @@ class Documents:
         last = before.generation if before is not None else 0
         claims = self._world.all(PersistentVolumeClaim)
         fresh = compile_node(self._fleet, node, last, pods, services, config_maps, secrets, seal, claims=claims)
+        known = {p.uid for p in before.pods} | before.leaving.keys() if before is not None else set()
+        leaving = {uid: grace for uid, grace in fresh.leaving.items() if uid in known}
+        fresh = msgspec.structs.replace(fresh, leaving=leaving)
         if self._is_told(fresh, node):
             self.fitted.pop(node, None)
             return None

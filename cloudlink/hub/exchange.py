@@ -339,4 +339,5 @@ def _same_work(before: Pod, after: Pod) -> bool:
         and before.metadata.labels == after.metadata.labels
         and before.metadata.annotations == after.metadata.annotations
         and is_deleted(before) == is_deleted(after)
+        and before.metadata.deletion_grace_period_seconds == after.metadata.deletion_grace_period_seconds
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from cloudlink.kube import core, quantity
 from cloudlink.kube.compile_pod import compile_pod
@@ -142,7 +142,16 @@ def compile_node(
         },
         secrets={name: seal(name, plain[name]) for name in sorted(plain)},
         claims=_claims(node, compiled, claims),
+        leaving=dict(sorted(_leaving(pods))),
     )
+
+
+def _leaving(pods: Iterable[core.Pod]) -> Iterator[tuple[str, float]]:
+    """Pods that were deleted with a grace period of their own (`kubectl delete --grace-period`)."""
+    for pod in pods:
+        grace = pod.metadata.deletion_grace_period_seconds
+        if pod.metadata.deletion_timestamp and grace not in (None, pod.spec.termination_grace_period_seconds):
+            yield pod.metadata.uid, float(grace or 0)
 
 
 def _claims(

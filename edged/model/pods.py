@@ -137,6 +137,8 @@ class Desired(Value, frozen=True):
     :ivar configs: "namespace/name" -> key -> bytes.
     :ivar secrets: "namespace/name" -> sealed bytes that only this node can open (see Uplink.unseal).
     :ivar claims: persistent volumes that live here, whether or not a pod uses them now.
+    :ivar leaving: uid of a pod that is no longer wanted -> seconds that it gets to end, where somebody asked for
+        another grace than its own.
     """
 
     fleet: str
@@ -147,6 +149,7 @@ class Desired(Value, frozen=True):
     configs: dict[str, dict[str, bytes]] = {}
     secrets: dict[str, bytes] = {}
     claims: tuple[Claim, ...] = ()
+    leaving: dict[str, float] = {}
 
 
 class NodeFacts(Value, frozen=True):

@@ -244,6 +244,21 @@ def test_a_left_out_pod_goes_at_once_when_it_is_deleted(ear: Ear) -> None:
     assert [p.metadata.name for p in ear.all(Pod)] == ["lone"]
 
 
+def test_a_node_hears_of_another_grace_than_the_pods_own(ear: Ear) -> None:
+    ear.hears(status())
+    told = ear.bound()
+    ear.store.commit([MarkDeleted("Pod", "default", "lone", 20)])
+    ear.exchange.rekeyed("pi")
+    assert (ear.document().pods, ear.document().leaving) == ((), {told.uid: 20.0})
+    ear.store.commit([MarkDeleted("Pod", "default", "lone", 3)])
+    ear.exchange.rekeyed("pi")
+    assert ear.document().leaving == {told.uid: 3.0}
+    ear.hears(status(generation=ear.generation()))
+    assert ear.all(Pod) == []
+    ear.exchange.rekeyed("pi")
+    assert ear.document().leaving == {}
+
+
 def test_a_service_or_label_change_reaches_the_document_and_a_status_does_not(ear: Ear) -> None:
     told = ear.bound()
     generation = ear.generation()

@@ -455,6 +455,15 @@ def test_a_pod_that_is_being_deleted_is_left_out_with_all_that_only_it_needs() -
     assert (desired.pods, desired.configs, desired.secrets) == ((), {}, {})
 
 
+def test_a_pod_that_was_deleted_with_another_grace_than_its_own_leaves_with_that_one() -> None:
+    def leaving(grace: int) -> Pod:
+        meta = {"deletion_timestamp": "2024-01-01T00:00:00Z", "deletion_grace_period_seconds": grace}
+        return USERS[0].model_copy(update={"metadata": USERS[0].metadata.model_copy(update=meta)})
+
+    assert compile_node("f", "n", 1, [leaving(30)], [], [], [], seal).leaving == {}
+    assert compile_node("f", "n", 1, [leaving(3)], [], [], [], seal).leaving == {"uid-by-env": 3.0}
+
+
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_the_inputs_does_not_change_a_byte(rng: random.Random) -> None:
     def shuffled(items: list[K]) -> list[K]:
