@@ -237,6 +237,7 @@ class PodRuntime:
         await self._containers.remove(container_id)
 
     async def probe(self, container_id: str, probe: Probe, ip: str) -> ProbeResult:
+        ip = self._sandboxes.to_ask(parse_id(container_id)[0], ip)
         return await probes.ask(
             probe, ip, lambda command, timeout: self._containers.exec(container_id, command, timeout)
         )

@@ -115,10 +115,7 @@ class Sandboxes:
         await self.volumes(pod).prepare(material)
         if record.shares_ipc:
             ipc.make(folder, sysctls.ipc)
-        net = sysctls.net
-        if record.users:  # its root isn't root over its network, so ports below 1024 must be open to everybody inside
-            net = (("net.ipv4.ip_unprivileged_port_start", "0"), *net)
-        ip = own_address() if pod.host_network else (await self._network.attach(pod.uid, net)).ip
+        ip = own_address() if pod.host_network else (await self._network.attach(pod.uid, sysctls.net)).ip
         try:
             etc.write(folder / "etc", pod, ip, nameserver, self._domain)
         except OSError as e:
@@ -208,12 +205,18 @@ class Sandboxes:
         return Sandbox(
             netns="" if pod.host_network or namespace is None else os.fspath(namespace.path),
             mounts=files,
-            ipcns=f"{folder}/ipc" if record.shares_ipc else "",
+            # A message queue file system can only be mounted by who owns the namespace, which a user namespace doesn't.
+            ipcns=f"{folder}/ipc" if record.shares_ipc and pod.host_users else "",
             shm=f"{folder}/shm" if record.shares_ipc else "",
             host_network=pod.host_network,
             ip=own_address() if pod.host_network or namespace is None else namespace.ip,
             users=record.users,
         )
+
+    def to_ask(self, pod_uid: str, ip: str) -> str:
+        """Where the pod listens: a pod in the machine's network does so also while the machine has no address."""
+        record = None if ip else read(self._places.pod(pod_uid) / "sandbox", SandboxRecord)
+        return "127.0.0.1" if record is not None and record.names.host_network else ip
 
     async def remove(self, pod_uid: str) -> None:
         """Repeatable; the record goes last."""
