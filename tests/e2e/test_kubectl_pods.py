@@ -1,0 +1,227 @@
+"""Real kubectl, a real node: a pod with nearly everything that a pod can have, from apply to the end of its claim."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cloudlink.cli.house import House
+from tests.houses import a_house
+
+pytestmark = [pytest.mark.root, pytest.mark.kubectl]
+
+IMAGE = "localhost/probe:latest"
+
+
+@pytest.fixture(scope="module")
+def house() -> Iterator[House]:
+    with a_house() as it:
+        yield it
+
+
+@pytest.fixture
+def notes() -> Iterator[Path]:
+    """A folder of the machine that containers write into what they see."""
+    folder = Path(tempfile.mkdtemp(prefix="edged-notes-"))
+    folder.chmod(0o777)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def kubectl(house: House, *arguments: str, stdin: object = None, check: bool = True) -> str:
+    command = ["kubectl", "--kubeconfig", str(house.kubeconfig), *arguments]
+    text = "" if stdin is None else json.dumps(stdin)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+    assert not check or done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}"
+    return done.stdout if done.returncode == 0 else done.stderr
+
+
+def get(house: House, kind: str, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(kubectl(house, "get", kind, name, "-o", "json"))
+    return found
+
+
+def said(folder: Path, name: str) -> str:
+    file = folder / name
+    return file.read_text().strip() if file.exists() else ""
+
+
+def until(house: House, what: str, folder: Path, name: str, text: str) -> None:
+    def why() -> str:
+        told = {f.name: f.read_text() for f in folder.iterdir() if f.is_file()}
+        return f"{told}\n{kubectl(house, 'describe', 'pods', check=False)}"
+
+    house.wait(what, lambda: said(folder, name) == text, why)
+
+
+def container(name: str, script: str, **parts: Any) -> dict[str, Any]:
+    """One of the probe image that runs a script, with the notes at /notes."""
+    mounts = [{"name": "notes", "mountPath": "/notes"}, *parts.pop("volumeMounts", [])]
+    return {
+        "name": name,
+        "image": IMAGE,
+        "imagePullPolicy": "IfNotPresent",
+        "command": ["/bin/sh", "-ec", script],
+        "volumeMounts": mounts,
+        **parts,
+    }
+
+
+def a_pod(name: str, notes: Path, **spec: Any) -> dict[str, Any]:
+    volumes = [{"name": "notes", "hostPath": {"path": str(notes), "type": "Directory"}}, *spec.pop("volumes", [])]
+    metadata = {"name": name, "labels": {"app": name}, "annotations": {"colour": "green"}}
+    spec = {"terminationGracePeriodSeconds": 5, **spec, "volumes": volumes}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
+
+
+CLAIM = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "data"},
+    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "8Mi"}}},
+}
+CONFIG = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"colour": "red"}}
+FIELDS = {"IP": "status.podIP", "NODE": "spec.nodeName", "NAME": "metadata.name", "APP": "metadata.labels['app']"}
+FOLLOW = (
+    "id -u > /notes/user; echo $NAME $APP $NODE > /notes/self; test -n $IP; touch /notes/main;"
+    " if touch /forbidden 2>/dev/null; then echo writable > /notes/root; else echo read-only > /notes/root; fi;"
+    " echo once >> /data/visits; wc -l < /data/visits > /notes/visits; trap 'exit 0' TERM;"
+    " while :; do cat /settings/colour > /notes/colour; cat /me/colour > /notes/annotation; sleep 0.1; done"
+)
+
+
+def everything(notes: Path) -> dict[str, Any]:
+    """Init container, sidecar, hooks, downward API, security context, a config as files, a claim."""
+    env = [{"name": n, "valueFrom": {"fieldRef": {"fieldPath": f}}} for n, f in FIELDS.items()]
+    mounts = [{"name": n, "mountPath": f"/{n}"} for n in ("data", "settings", "me")]
+    main = container(
+        "main",
+        FOLLOW,
+        env=env,
+        volumeMounts=mounts,
+        securityContext={"runAsUser": 1234, "readOnlyRootFilesystem": True, "capabilities": {"drop": ["ALL"]}},
+        lifecycle={
+            "postStart": {"exec": {"command": ["/bin/sh", "-c", "echo started > /notes/post-start"]}},
+            "preStop": {"exec": {"command": ["/bin/sh", "-c", "echo stopping > /notes/pre-stop"]}},
+        },
+        readinessProbe={"exec": {"command": ["test", "-f", "/notes/main"]}, "periodSeconds": 1},
+    )
+    side = "test -f /notes/first; echo ready > /notes/side; trap 'exit 0' TERM; while :; do sleep 0.1; done"
+    return a_pod(
+        "all",
+        notes,
+        initContainers=[
+            container("first", "test ! -e /notes/main; echo first > /notes/first"),
+            container(
+                "side",
+                side,
+                restartPolicy="Always",
+                startupProbe={"exec": {"command": ["test", "-f", "/notes/side"]}, "periodSeconds": 1},
+            ),
+            container("second", "test -f /notes/side; echo $(cat /notes/first) second > /notes/second"),
+        ],
+        containers=[main],
+        securityContext={"fsGroup": 4321},
+        volumes=[
+            {"name": "data", "persistentVolumeClaim": {"claimName": "data"}},
+            {"name": "settings", "configMap": {"name": "settings"}},
+            {
+                "name": "me",
+                "downwardAPI": {
+                    "items": [{"path": "colour", "fieldRef": {"fieldPath": "metadata.annotations['colour']"}}]
+                },
+            },
+        ],
+    )
+
+
+def test_a_pod_with_everything_lives_follows_its_config_and_leaves_its_data_behind(house: House, notes: Path) -> None:
+    for manifest in (CLAIM, CONFIG):
+        kubectl(house, "apply", "-f", "-", stdin=manifest)
+    pod = everything(notes)
+    kubectl(house, "apply", "-f", "-", stdin=pod)
+    until(house, "the config as a file", notes, "colour", "red")
+    kubectl(house, "wait", "--for=condition=Ready", "pod/all", "--timeout=60s")
+    assert said(notes, "second") == "first second"
+    assert said(notes, "user") == "1234"
+    assert said(notes, "root") == "read-only"
+    assert said(notes, "self") == f"all all {get(house, 'pod', 'all')['spec']['nodeName']}"
+    assert said(notes, "post-start") == "started"
+    assert said(notes, "visits") == "1"
+    (row,) = kubectl(house, "get", "pod", "all", "--no-headers").splitlines()
+    assert row.split()[1:4] == ["2/2", "Running", "0"]
+    claim = get(house, "pvc", "data")
+    assert (claim["status"]["phase"], claim["status"]["capacity"]) == ("Bound", {"storage": "8Mi"})
+
+    changed = CONFIG | {"data": {"colour": "blue"}}
+    kubectl(house, "apply", "-f", "-", stdin=changed)
+    until(house, "the changed config in the running pod", notes, "colour", "blue")
+    kubectl(house, "annotate", "--overwrite", "pod", "all", "colour=yellow")
+    until(house, "the changed annotation in the running pod", notes, "annotation", "yellow")
+    (row,) = kubectl(house, "get", "pod", "all", "--no-headers").splitlines()
+    assert row.split()[3] == "0", "it was restarted for it"
+
+    kubectl(house, "delete", "pod", "all", "--timeout=60s")
+    assert said(notes, "pre-stop") == "stopping"
+    (notes / "main").unlink()
+    kubectl(house, "apply", "-f", "-", stdin=pod)
+    until(house, "the data of the pod before", notes, "visits", "2")
+
+    kubectl(house, "delete", "pvc", "data", "--wait=false")
+    assert "Terminating" in kubectl(house, "get", "pvc", "data", "--no-headers")
+    kubectl(house, "delete", "pod", "all", "--timeout=60s")
+    kubectl(house, "wait", "--for=delete", "pvc/data", "--timeout=60s")
+
+
+def test_a_pod_whose_claim_is_missing_says_so(house: House, notes: Path) -> None:
+    volumes = [{"name": "data", "persistentVolumeClaim": {"claimName": "nowhere"}}]
+    kubectl(house, "apply", "-f", "-", stdin=a_pod("lost", notes, containers=[container("main", ":")], volumes=volumes))
+    house.wait("the sentence", lambda: 'claim "nowhere" not found' in kubectl(house, "describe", "pod", "lost"))
+    kubectl(house, "delete", "pod", "lost")
+
+
+def test_an_init_container_that_fails_is_what_get_shows(house: House, notes: Path) -> None:
+    broken = a_pod(
+        "broken",
+        notes,
+        restartPolicy="Never",
+        initContainers=[container("check", "echo the disk is missing > /dev/termination-log; exit 3")],
+        containers=[container("main", "touch /notes/never")],
+    )
+    kubectl(house, "apply", "-f", "-", stdin=broken)
+
+    def row() -> str:
+        return kubectl(house, "get", "pod", "broken", "--no-headers")
+
+    house.wait("the failure", lambda: row().split()[2] == "Init:Error", row)
+    ended = get(house, "pod", "broken")["status"]["initContainerStatuses"][0]["state"]["terminated"]
+    assert (ended["exitCode"], ended["message"].strip()) == (3, "the disk is missing")
+    assert not (notes / "never").exists()
+    kubectl(house, "delete", "pod", "broken", "--timeout=60s")
+
+
+def test_many_slips_are_told_at_once_with_their_paths(house: House, notes: Path) -> None:
+    wrong = everything(notes)
+    wrong["metadata"]["name"] = "wrong"
+    spec = wrong["spec"]
+    spec["hostPID"] = True
+    spec["initContainers"][0]["livenessProbe"] = {"tcpSocket": {"port": 1}}
+    spec["containers"][0]["securityContext"]["runAsUsr"] = 5
+    spec["containers"][0]["lifecycle"]["preStop"] = {"sleep": {"seconds": 60}}
+    spec["volumes"][1]["persistentVolumeClaim"]["claimNam"] = "x"
+    told = kubectl(house, "apply", "--validate=false", "-f", "-", stdin=wrong, check=False)
+    for words in (
+        "spec.hostPID: not supported",
+        "spec.initContainers[0].livenessProbe: Forbidden: may not be set for init containers without",
+        'spec.containers[0].securityContext.runAsUsr: unknown field (did you mean "runAsUser"?)',
+        "spec.containers[0].lifecycle.preStop.sleep: Invalid value: 60: must be non-negative and less than",
+        'spec.volumes[1].persistentVolumeClaim.claimNam: unknown field (did you mean "claimName"?)',
+    ):
+        assert words in told, told
