@@ -17,7 +17,7 @@ from edged.errors import PermanentError, RetryError
 from edged.model import Value
 
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
-MS_BIND, MS_REC, MS_SLAVE, MS_SHARED = 0x1000, 0x4000, 1 << 19, 1 << 20
+MS_REMOUNT, MS_BIND, MS_REC, MS_SLAVE, MS_SHARED = 0x20, 0x1000, 0x4000, 1 << 19, 1 << 20
 MNT_DETACH = 2
 CLONE_FS, CLONE_NEWNS = 0x200, 0x20000
 PR_SET_CHILD_SUBREAPER = 36
@@ -74,7 +74,13 @@ class IdMapped(Value, frozen=True):
     target: str
 
 
-Content = Overlay | Bind | SharedBind | IdMapped
+class ReadOnly(Value, frozen=True):
+    """The file at `path` can't be written to by way of it."""
+
+    path: str
+
+
+Content = Overlay | Bind | SharedBind | IdMapped | ReadOnly
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, options: str = "") -> None:
@@ -236,6 +242,9 @@ def _furnish(contents: Sequence[Content], hidden: Sequence[str], users: int) -> 
                 _bind_beneath(content)
             elif isinstance(content, IdMapped):
                 _put_idmapped(content, users)
+            elif isinstance(content, ReadOnly):
+                mount(content.path, content.path, "", MS_BIND)
+                mount("", content.path, "", MS_REMOUNT | MS_BIND | MS_RDONLY)
     except OSError as e:
         raise RetryError(f"a mount for the container was refused: {e}") from e
     finally:

@@ -241,8 +241,7 @@ async def odd_runtime(script: str, verb: str) -> AsyncIterator[tuple[Corner, Pod
             place.config.run / "crun",
             Cgroups(place.config.cgroup_parent).hidden,
             crun=os.fspath(program),
-            create_timeout=2.0 if "sleep" in script and verb == " create " else WAIT,
-            start_timeout=2.0 if "sleep" in script and verb == " start " else WAIT,
+            create_timeout=2.0 if script == HANGING and verb == " create " else WAIT,
         )
         runtime = PodRuntime(place.config, StandInNetwork(place.config.run), StandInServices(), crun)
         await runtime.open(lambda name: None)
@@ -252,14 +251,13 @@ async def odd_runtime(script: str, verb: str) -> AsyncIterator[tuple[Corner, Pod
             await runtime.close()
 
 
-@pytest.mark.parametrize("verb", [" create ", " start "])
 @pytest.mark.parametrize("script", [HANGING, FAILING], ids=["hangs", "fails"])
-def test_a_start_that_hangs_or_fails_is_given_up_and_leaves_nothing_behind(script: str, verb: str) -> None:
+def test_a_start_that_hangs_or_fails_is_given_up_and_leaves_nothing_behind(script: str) -> None:
     async def whole() -> None:
-        async with odd_runtime(script, verb) as (place, runtime):
+        async with odd_runtime(script, " create ") as (place, runtime):
             pod = Pod("default", "app", "uid-1", (Container("main", "i", command=("/bin/sleep", "600")),))
             await runtime.prepare_sandbox(pod, Material())
-            with pytest.raises(RetryError, match=r"within 2 s|longer than 2 s|not well today"):
+            with pytest.raises(RetryError, match=r"within 2 s|not well today"):
                 await runtime.start_container(pod, pod.containers[0], place.image, Material(), 0, 0)
             assert runtime.observe()[1] == ()
             hanging = place.folder / "hanging"
