@@ -16,13 +16,15 @@ import pytest
 import zstandard
 
 from edged.errors import PermanentError
-from edged.images import oci
+from edged.images import filelist, oci
 from edged.images.__main__ import main
 from edged.images.importer import import_file
 from edged.images.platforms import parse_platform
+from edged.images.pull import pull
 from edged.images.store import ImageStore
 from edged.images.unpack import Bounds
 from edged.images.writer import remove
+from tests.fakes import registries
 from tests.fakes.oci_layout import Layout, blob_path, config, descriptor, digest, layer, link, member, one_image
 
 pytestmark = pytest.mark.root
@@ -376,6 +378,21 @@ def test_what_skopeo_writes_is_imported_as_the_same_layers(
     assert first is not None
     assert second is not None
     assert [Path(p).name for p in first.layers] == [Path(p).name for p in second.layers]
+
+
+@registries.needs_registry
+@pytest.mark.parametrize("options", [(), ("--dest-compress-format", "zstd")], ids=["gzip", "zstd"])
+def test_what_umoci_built_and_skopeo_pushed_comes_from_the_registry_exactly_as_umoci_unpacks_it(
+    tmp_path: Path, umoci_layout: Path, options: tuple[str, ...]
+) -> None:
+    run("umoci", "unpack", "--image", f"{umoci_layout}:t", tmp_path / "theirs")
+    theirs = run(sys.executable, "-c", LIST_TREE, tmp_path / "theirs" / "rootfs")
+    with registries.docker_registry(tmp_path / "registry") as address:
+        registries.push(umoci_layout, "t", f"{address}/t:1", *options)
+        image = pull(tmp_path / "s", f"{address}/t:1")
+    assert stacked_tree(image.layers, tmp_path / "ours").splitlines()[1:] == theirs.splitlines()[1:]
+    for folder in image.layers:
+        assert filelist.compare(Path(folder), tmp_path / "s" / "lists" / Path(folder).name) == ""
 
 
 # ---------------------------------------------------------------- the command and its costs

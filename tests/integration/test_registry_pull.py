@@ -59,14 +59,14 @@ def is_whole(image: Image) -> bool:
 
 @pytest.fixture(scope="module")
 def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """ "host:port" of a registry with big:1, and multi:1 for two platforms."""
+    """ "host:port" of a registry with big:1, and multi:1 for four platforms."""
     base = tmp_path_factory.mktemp("registry")
     layout = Layout()
     layout.name("big", three_layers(layout))
     small = [layer(member("x", b"1"))]
     entries = []
-    for architecture, variant in (("amd64", ""), ("arm", "v7")):
-        config = {"architecture": architecture, "os": "linux", "config": {"Cmd": [architecture]}}
+    for architecture, variant in (("arm", "v6"), ("amd64", ""), ("arm", "v7"), ("arm64", "")):
+        config = {"architecture": architecture, "os": "linux", "config": {"Cmd": [architecture + variant]}}
         config |= {"variant": variant} if variant else {}
         config |= {"rootfs": {"type": "layers", "diff_ids": [registries.digest(small[0])]}}
         entry = layout.image(small, settings=json.dumps(config).encode())
@@ -129,7 +129,11 @@ def test_layers_packed_in_every_way_arrive_whole_and_the_second_pull_fetches_not
 def test_the_platform_decides_which_image_of_an_index_comes(tmp_path: Path, big: str) -> None:
     reference = f"{big}/multi:1"
     assert pull(tmp_path / "a", reference, QUICK, machine=AMD64).cmd == ("amd64",)
-    assert pull(tmp_path / "b", reference, QUICK, machine=ARM).cmd == ("arm",)
+    assert pull(tmp_path / "b", reference, QUICK, machine=ARM).cmd == ("armv7",)
+    assert pull(tmp_path / "d", reference, QUICK, machine=parse_platform("linux/arm64/v8")).cmd == ("arm64",)
+    assert pull(tmp_path / "e", reference, QUICK, machine=parse_platform("linux/arm/v6")).cmd == ("armv6",)
+    with pytest.raises(PermanentError, match="has no image for linux/arm/v5"):
+        pull(tmp_path / "f", reference, QUICK, machine=parse_platform("linux/arm/v5"))
     with pytest.raises(PermanentError, match="has no image for linux/riscv64"):
         pull(tmp_path / "c", reference, QUICK, machine=parse_platform("riscv64"))
 
