@@ -91,6 +91,7 @@ def run(config: configs.NodeConfig) -> None:
     from edged import host
 
     host.claim(config.state)
+    host.lower_oom_score()
     load_resident(config)
     from edged.control import ControlServer
     from edged.daemon import Daemon, boottime

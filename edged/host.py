@@ -64,6 +64,18 @@ def pss(pid: int | str = "self") -> int:
     return 0
 
 
+def lower_oom_score(wanted: int = -999) -> bool:
+    """Have the kernel end everything else first (proc(5), oom_score_adj); helpers inherit it, containers get their own.
+    False where that takes CAP_SYS_RESOURCE, which `degraded` says."""
+    file = PROC / "self/oom_score_adj"
+    try:
+        if int(file.read_text()) > wanted:
+            file.write_text(str(wanted))
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def boot_id() -> str:
     return (PROC / "sys/kernel/random/boot_id").read_text().strip()
 
@@ -102,7 +114,7 @@ def memory_for_pods(config: NodeConfig, total: int) -> int:
     """Bytes that pods may request together: `total` minus the OS, minus ourselves, minus the margin."""
     if config.memory_allocatable:
         return config.memory_allocatable
-    return max(total - system_reserve(config, total) - config.own_reserve - margin(total), 0)
+    return max(total - system_reserve(config, total) - config.own_reserve - margin(total), 0) // MIB * MIB
 
 
 def disk_size(folder: Path) -> int:

@@ -17,6 +17,7 @@ from edged.errors import EdgedError, RetryError
 from edged.model import (
     Claim,
     Container,
+    ContainerPhase,
     ContainerState,
     ContainerUsage,
     Hook,
@@ -36,6 +37,7 @@ from edged.runtime.containerlogs import ContainerLogs
 from edged.runtime.containers import Containers, remove_tree
 from edged.runtime.crun import Crun
 from edged.runtime.devices import Devices
+from edged.runtime.evicted import Evicted
 from edged.runtime.follower import Follower
 from edged.runtime.given_devices import GivenDevices
 from edged.runtime.network import Network
@@ -103,6 +105,7 @@ class PodRuntime:
         self._storage = Storage(self._places.writable)
         self._containers = Containers(self._places, self._cgroups, self._logs, config.policy, self._given, crun)
         self._claims = Claims(self._places.state / "volumes", self._places.run / "volumes", config.storage)
+        self._evicted = Evicted(self._places, self._has_live)
         self._follower: Follower | None = None  # of the machine's network, while open
         self._sandboxes = Sandboxes(
             self._places, self._network, config.network.cluster_domain, self._claims, config.users
@@ -129,7 +132,7 @@ class PodRuntime:
             raise RetryError(f"run_dir {self._config.run} can't be made memory: {e}; edged needs root", 10.0) from e
         self._cgroups.open()
         self._pod_cgroups.let_go()
-        self._containers.open(on_exit)
+        self._containers.open(lambda container: self._exited(container, on_exit))
         await self._remove_strangers()
         await self._claims.open()
         await self._sandboxes.open()
@@ -143,6 +146,15 @@ class PodRuntime:
         )
         self._follower.open()
         self._plugged.open(lambda: on_exit(""))
+        self._evicted.open()
+
+    def _exited(self, container_id: str, on_exit: Callable[[str], None]) -> None:
+        self._evicted.look(parse_id(container_id)[0])
+        on_exit(container_id)
+
+    def _has_live(self, pod_uid: str) -> bool:
+        ended = (ContainerPhase.EXITED, ContainerPhase.UNKNOWN)
+        return any(state.phase not in ended for state in self._containers.observe(pod_uid))
 
     async def _remove_strangers(self) -> None:
         """Processes in our part of the cgroup tree that no record knows: run_dir was emptied under them."""
@@ -153,6 +165,7 @@ class PodRuntime:
                     await self._cgroups.remove(path)
 
     async def close(self) -> None:
+        await self._evicted.close()
         self._plugged.close()
         self._containers.close()
         if self._follower is not None:
@@ -207,6 +220,7 @@ class PodRuntime:
         return await self._sandboxes.prepare(pod, material, self._services.nameserver)
 
     async def remove_sandbox(self, pod_uid: str) -> None:
+        await self._evicted.settled(pod_uid)
         self._thaw(pod_uid)
         for state in tuple(self._containers.observe(pod_uid)):
             await self._containers.remove(state.id)
@@ -265,6 +279,7 @@ class PodRuntime:
 
     async def end_pod(self, pod_uid: str, reason: str, message: str) -> None:
         self._sandboxes.end(pod_uid, reason, message)
+        self._evicted.look(pod_uid)
 
     async def give_devices(self, container_id: str, devices: Collection[str]) -> None:
         self._given.give(container_id, devices)
@@ -273,7 +288,7 @@ class PodRuntime:
         return self._devices.resolve(names)
 
     def device_names(self) -> Mapping[str, int]:
-        return self._devices.names()
+        return self._plugged.names()
 
     def storage_used(self, pod_uid: str) -> int:
         """Bytes of the node's disk: emptyDirs and what containers wrote to their roots."""

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edged.errors import RetryError
-from edged.model import Container, ContainerPhase, ContainerState, Limits, Material, Pod
+from edged.model import Container, ContainerPhase, ContainerState, EmptyDir, Limits, Material, Mount, Pod, Volume
 from edged.runtime.cgroup import Cgroups, Mode
 from edged.runtime.pod_cgroups import PodCgroups
 from edged.runtime.pods import PodRuntime
@@ -157,6 +157,36 @@ def test_memory_that_a_pod_can_spare_is_taken_from_it() -> None:
             await runtime.reclaim_memory("uid-1", 64 * MIB)
             assert tree.load("uid-1")[1] < held - 8 * MIB
             await runtime.reclaim_memory("uid-of-nobody", MIB)  # it may be gone by now
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.root
+def test_an_evicted_pod_gives_back_its_memory_and_its_disk_when_it_has_ended() -> None:
+    async def scenario() -> None:
+        script = "for f in /mem/a /disk/b /root-file; do dd if=/dev/zero of=$f bs=65536 count=64 2>/dev/null; done"
+        main = Container(
+            "main",
+            "busybox:test",
+            command=("/bin/sh", "-c", f"{script}; touch /tmp/done; exec sleep 1d"),
+            mounts=(Mount("mem", "/mem"), Mount("disk", "/disk")),
+        )
+        volumes = (Volume("mem", EmptyDir(memory=True)), Volume("disk", EmptyDir()))
+        one = Pod("default", "app", "uid-1", (main,), volumes)
+        async with asyncio.timeout(120), corner() as place, running(place, one) as (runtime, state):
+            done = Path(f"/proc/{state.pid}/root/tmp/done")
+            await until(done.exists)
+            scratch, memory = place.config.state / "rw/uid-1", place.config.run / "pods/uid-1/volumes"
+            assert (scratch / "volumes/disk/b").exists()
+            assert (memory / "mem/a").exists()
+            await runtime.end_pod("uid-1", "Evicted", "the test says so")
+            assert (scratch / "volumes/disk/b").exists()  # it may want to tidy up
+            await runtime.kill_container(state.id, "its grace is over")
+            await until(lambda: not (memory / "mem/a").exists())
+            await until(lambda: [e.name for e in scratch.iterdir()] == ["sandbox"])
+            (sandbox,), (ended,) = runtime.observe()
+            assert (sandbox.evicted, ended.exit_code) == ("Evicted", 137)
+            await runtime.remove_sandbox("uid-1")
 
     asyncio.run(scenario())
 

@@ -101,7 +101,7 @@ def test_every_board_leaves_something_sensible_to_its_pods(total: int, least: in
 
 def test_reserves_can_be_overridden() -> None:
     none = NodeConfig("n", system_reserve=0, own_reserve=0)
-    assert host.memory_for_pods(none, GIB) == GIB - host.margin(GIB)
+    assert host.memory_for_pods(none, GIB) == (GIB - host.margin(GIB)) // MIB * MIB
     assert host.memory_for_pods(NodeConfig("n", memory_allocatable=100 * MIB), GIB) == 100 * MIB
 
 

@@ -25,10 +25,11 @@ PROBE_PATIENCE = 20.0
 
 
 class Machine:
-    """:ivar folder: holds the disk and console.log; kept by the caller."""
+    """:ivar folder: holds the disk and console.log; kept by the caller. :param memory: MB."""
 
-    def __init__(self, image: Image, folder: Path) -> None:
+    def __init__(self, image: Image, folder: Path, memory: int = MEMORY) -> None:
         self.folder = folder
+        self._memory = memory
         self._image = image
         self._disk = folder / "disk.img"
         subprocess.run(["cp", "--sparse=always", "--reflink=auto", image.disk, self._disk], check=True)
@@ -43,13 +44,21 @@ class Machine:
         assert self._emulator is None, "it runs already"
         self._port = _free_port()
         argv = [
-            *("nice", "-n", "19", "qemu-system-x86_64", *self.accelerator, "-smp", str(CORES), "-m", str(MEMORY)),
+            *("nice", "-n", "19", "qemu-system-x86_64", *self.accelerator, "-smp", str(CORES), "-m", str(self._memory)),
             *("-kernel", os.fspath(self._image.kernel), "-initrd", os.fspath(self._image.initrd)),
             *("-append", "root=/dev/vda rw console=ttyS0 net.ifnames=0 quiet systemd.show_status=no"),
             *("-drive", f"file={self._disk},if=virtio,format=raw", "-device", "virtio-rng-pci"),
             *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self._port}-:22"),
             *("-device", "virtio-net-pci,netdev=net,romfile="),
-            *("-display", "none", "-monitor", "none", "-serial", f"file:{self.folder}/console.log", "-no-reboot"),
+            *(
+                "-display",
+                "none",
+                "-monitor",
+                f"unix:{self.folder}/monitor,server=on,wait=off",
+                "-serial",
+                f"file:{self.folder}/console.log",
+                "-no-reboot",
+            ),
         ]
         with (self.folder / "emulator.log").open("ab") as log:
             self._emulator = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
