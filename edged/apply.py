@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, assert_never
 
+from edged.decide.attempts import ENDED
+from edged.decide.pulls import INVALID_NAME
 from edged.decide.steps import (
     EndPod,
     FreezePod,
@@ -28,6 +30,7 @@ from edged.decide.steps import (
     SyncServices,
 )
 from edged.errors import PermanentError, RetryError
+from edged.images.reference import parse
 from edged.model import Image, Material, Pod, Value
 from edged.runtime.api import Runtime
 
@@ -51,11 +54,13 @@ class Puller(Protocol):
 class Outcome(Value, frozen=True):
     """:ivar error: "" for success, else the sentence.
     :ivar retry_after: seconds; infinity where trying the same again can't help.
+    :ivar reason: one word for the failure where `reason_of` the step is too coarse.
     """
 
     step: Step
     error: str = ""
     retry_after: float = 0.0
+    reason: str = ""
 
 
 REASONS = {  # Kubernetes' words for a step that fails (kubelet's event and waiting reasons)
@@ -86,6 +91,17 @@ def reason_of(step: Step) -> str:
     return REASONS[type(step)]
 
 
+class InvalidNameError(PermanentError):
+    """Nobody could have an image of that name."""
+
+
+def check_name(image: str) -> None:
+    try:
+        parse(image)
+    except PermanentError as e:
+        raise InvalidNameError(str(e)) from e
+
+
 class Executor:
     """Knows how to do each step, and nothing about when.
 
@@ -111,6 +127,8 @@ class Executor:
         """Do one step. Known failures come back as an Outcome; anything else is a bug and travels up."""
         try:
             await self._do(step)
+        except InvalidNameError as e:
+            return Outcome(step, str(e), float("inf"), INVALID_NAME)
         except PermanentError as e:
             return Outcome(step, str(e), float("inf"))
         except RetryError as e:
@@ -122,6 +140,7 @@ class Executor:
             case PrepareSandbox() | RefreshVolumes() | RemoveSandbox() | EndPod():
                 await self._do_to_pod(step)
             case PullImage(reference, pods):
+                check_name(reference)
                 await self._puller.pull(reference, [login for pod in pods for login in self._logins(pod)])
             case RemoveImages(references):
                 await self._puller.remove(references)
@@ -179,15 +198,21 @@ class Executor:
 
     async def _run_hook(self, step: RunHook) -> None:
         runtime, container = self._runtime, step.container.id
-        if step.kind is HookKind.PRE_STOP:
-            try:
-                await runtime.run_hook(container, step.hook, step.ip, step.timeout)
-            finally:  # a hook that fails doesn't keep anything alive
-                await runtime.signal_container(container)
-            return
         try:
             await runtime.run_hook(container, step.hook, step.ip, step.timeout)
-        except PermanentError as e:  # as Kubernetes: the container is killed, and its restart policy decides
+        except (PermanentError, RetryError) as e:
+            state = runtime.inspect(container)
+            if state is None or state.phase in ENDED:  # it ended under its hook, which is how many of them work
+                return
+            if step.kind is HookKind.PRE_STOP:  # a hook that fails doesn't keep anything alive
+                await runtime.signal_container(container)
+                raise
+            if isinstance(e, RetryError):
+                raise
+            # as Kubernetes: the container is ended, and its restart policy decides
             await runtime.stop_container(container, f"postStart hook failed: {e}")
             raise
-        await runtime.note_post_started(container)
+        if step.kind is HookKind.PRE_STOP:
+            await runtime.signal_container(container)
+        else:
+            await runtime.note_post_started(container)

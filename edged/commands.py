@@ -14,7 +14,7 @@ from edged.decide import budget as budgets
 from edged.decide import plan as planning
 from edged.decide.budget import format_bytes
 from edged.errors import EdgedError, PermanentError
-from edged.model import Observed, PodStatus
+from edged.model import Observed, Phase, PodStatus
 
 
 def dispatch(command: str, words: list[str], config: NodeConfig, usage: str) -> None:
@@ -60,13 +60,17 @@ async def plan(config: NodeConfig) -> str:
         saved = StateStore(config.state).load()
         if saved is None:
             return "nothing to do: this node never accepted a desired state"
-        sandboxes, containers = PodRuntime(config).observe()
+        runtime = PodRuntime(config)
+        sandboxes, containers = runtime.observe()
         images = ImageStore(config.state / "images")
-        wanted = {c.image for p in saved.desired.pods for c in p.containers}
         observed = Observed(
             containers=tuple(containers),
             sandboxes=tuple(sandboxes),
-            images=frozenset(i for i in wanted if images.resolve(i)),
+            images=frozenset(i for i in planning.wanted_images(saved.desired) if images.resolve(i)),
+            asked=frozenset(pod.uid for pod in saved.desired.pods),
+            devices=runtime.devices(planning.claimed_devices(saved.desired.pods)),
+            claims=runtime.claims(),
+            claim_sizes={claim.uid: claim.size for claim in saved.desired.claims},
         )
         budget = budgets.of(host.capacity(config))
         now = time.clock_gettime(time.CLOCK_BOOTTIME)
@@ -81,6 +85,8 @@ async def status(config: NodeConfig) -> None:
         f"memory for pods: {format_bytes(budget.used)} used, {format_bytes(budget.requested)} requested, "
         f"{format_bytes(budget.allocatable)} allocatable; daemon {format_bytes(snapshot.daemon.pss)}"
     )
+    for condition in snapshot.status.conditions:
+        print(f"{condition.kind}: {condition.message}")
     for sentence in snapshot.status.degraded:
         print(f"note: {sentence}")
     for pod in snapshot.status.pods:
@@ -88,10 +94,18 @@ async def status(config: NodeConfig) -> None:
 
 
 def pod_line(pod: PodStatus) -> str:
-    restarts = sum(c.restarts for c in pod.containers)
+    """As `kubectl get pods` would say it: how many of the init containers are through while they run."""
+    everything = (*pod.init, *pod.containers)
+    restarts = sum(c.restarts for c in everything)
     ready = f"{sum(c.ready for c in pod.containers)}/{len(pod.containers)}"
-    reason = next((c.reason for c in pod.containers if c.reason), pod.reason)
-    message = next((c.message for c in pod.containers if c.message), pod.message)
+    reason = next((c.reason for c in everything if c.reason and c.state != "terminated"), pod.reason)
+    reason = reason or next((c.reason for c in pod.containers if c.reason), "")
+    if pod.phase is Phase.FAILED and pod.reason:
+        reason = pod.reason
+    elif not pod.initialized and reason in ("", "PodInitializing", "ContainerCreating"):
+        reason = f"Init:{sum(c.ready for c in pod.init)}/{len(pod.init)}"
+    message = next((c.message for c in everything if c.message and c.state == "waiting"), pod.message)
+    message = message or next((c.message for c in everything if c.message), "")
     words = f"{pod.namespace}/{pod.name:40} {ready:5} {reason or pod.phase:20} restarts {restarts:<4} {pod.ip:15}"
     return f"{words} {message}".rstrip()
 

@@ -26,10 +26,25 @@ def initial(container: Container) -> Health:
 
 
 def of(container: Container, state: ContainerState | None, health: Health | None) -> Health:
-    """The health of a container now; one that does not run is neither started nor ready."""
-    if state is None or state.phase is not ContainerPhase.RUNNING:
+    """The health of a container now; one that does not run, or whose postStart hook isn't done, is neither started nor
+    ready, and one that is asked to end isn't ready any more."""
+    if state is None or state.phase is not ContainerPhase.RUNNING or not state.post_started:
         return Health(started=False, ready=False)
-    return health or initial(container)
+    known = health or initial(container)
+    return msgspec.structs.replace(known, ready=False) if state.stop_requested_at else known
+
+
+def failure(kind: ProbeKind) -> str:
+    """How every reason of this kind of probe begins: a container's `stop_reason` outlives the health it came from."""
+    return f"{kind} probe failed"
+
+
+def grace_of(container: Container, reason: str, otherwise: float) -> float:
+    """Seconds that a container gets to end, which is ended for `reason`: the probe's own, if one condemned it."""
+    for kind, probe in ((ProbeKind.STARTUP, container.startup), (ProbeKind.LIVENESS, container.liveness)):
+        if probe is not None and probe.termination_grace is not None and reason.startswith(failure(kind)):
+            return probe.termination_grace
+    return otherwise
 
 
 def probes_of(container: Container) -> tuple[tuple[ProbeKind, Probe], ...]:
@@ -63,12 +78,12 @@ def fold(health: Health, kind: ProbeKind, probe: Probe, success: bool, message: 
                 health, startup_run=run, started=True, ready=container.readiness is None, reason=""
             )
         dead = -run >= probe.failure_threshold
-        reason = f"startup probe failed: {message}" if not success else health.reason
+        reason = f"{failure(kind)}: {message}" if not success else health.reason
         return msgspec.structs.replace(health, startup_run=run, live=health.live and not dead, reason=reason)
     if kind is ProbeKind.LIVENESS:
         run = run_length(health.liveness_run, success)
         dead = -run >= probe.failure_threshold
-        reason = f"liveness probe failed: {message}" if not success else ""
+        reason = f"{failure(kind)}: {message}" if not success else ""
         return msgspec.structs.replace(health, liveness_run=run, live=health.live and not dead, reason=reason)
     run = run_length(health.readiness_run, success)
     ready = health.ready
@@ -78,7 +93,7 @@ def fold(health: Health, kind: ProbeKind, probe: Probe, success: bool, message: 
         ready = False
     # The first no of a container that was never ready is how every start looks, and no news.
     told = not success and (health.ready or run < -1)
-    reason = f"readiness probe failed: {message}" if told else ""
+    reason = f"{failure(kind)}: {message}" if told else ""
     return msgspec.structs.replace(health, readiness_run=run, ready=ready, reason=reason)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from edged.config import NodeConfig
 from edged.daemon import Daemon, boottime
 from edged.errors import PermanentError, RetryError
-from edged.model import Container, Desired, Env, HubLink, Image, NodeStatus, Phase, Pod, PodStatus
+from edged.model import Container, Desired, Env, HubLink, Image, NodeStatus, Phase, Pod, PodStatus, PullPolicy
 from edged.store import StateStore
 from edged.uplink import Inbox
 from tests.fakes.runtime import Board, FakePuller, FakeRuntime
@@ -46,15 +46,19 @@ class FakeImages:
 
 
 class Lab:
-    def __init__(self, daemon: Daemon, runtime: FakeRuntime, uplink: FakeUplink, images: FakeImages) -> None:
-        self.daemon, self.runtime, self.uplink, self.images = daemon, runtime, uplink, images
+    def __init__(
+        self, daemon: Daemon, runtime: FakeRuntime, uplink: FakeUplink, images: FakeImages, puller: FakePuller
+    ) -> None:
+        self.daemon, self.runtime, self.uplink, self.images, self.puller = daemon, runtime, uplink, images, puller
 
     async def offer(self, desired: Desired, digest: bytes = b"") -> None:
-        (await self.uplink.inbox).offer(desired, digest)
+        async with asyncio.timeout(30):
+            inbox = await self.uplink.inbox
+        inbox.offer(desired, digest)
 
     async def until(self, true: Callable[[NodeStatus], bool]) -> NodeStatus:
         """Wait, event by event, for a status like that."""
-        async with asyncio.timeout(8):
+        async with asyncio.timeout(30):
             while not (self.uplink.told and true(self.uplink.told[-1])):
                 await self.daemon.changed()
         return self.uplink.told[-1]
@@ -71,10 +75,11 @@ async def a_lab(folder: Path, board: Board | None = None) -> AsyncIterator[Lab]:
     config = NodeConfig(
         "node", "fleet", state_dir=str(folder), run_dir=str(folder / "run"), memory_allocatable=256 << 20
     )
-    daemon = Daemon(config, runtime, images, FakePuller(), StateStore(folder), uplink)
+    puller = FakePuller(images.present)
+    daemon = Daemon(config, runtime, images, puller, StateStore(folder), uplink)
     running = asyncio.create_task(daemon.run(), name="daemon under test")
     try:
-        yield Lab(daemon, runtime, uplink, images)
+        yield Lab(daemon, runtime, uplink, images, puller)
     finally:
         daemon.stop()
         await running
@@ -223,7 +228,7 @@ def test_the_same_document_again_tells_nothing_new(tmp_path: Path) -> None:
 
 def test_a_missing_image_is_a_sentence_and_its_arrival_starts_the_pod(tmp_path: Path) -> None:
     async def story(lab: Lab) -> None:
-        await lab.offer(wanting("a", image="absent"))
+        await lab.offer(wanting("a", image="absent", pull_policy=PullPolicy.NEVER))
         status = await lab.until(lambda s: bool(s.pods))
         assert 'image "absent" is not on this node' in status.pods[0].message
         assert [e.reason for e in status.events] == ["ErrImageNeverPull"]
