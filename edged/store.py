@@ -1,11 +1,13 @@
 """The last accepted desired state on flash: two slots, one fsync per real change.
 
     state_dir/
-        desired.a    magic, sequence, length, checksum, msgpack of Saved
+        desired.a    magic, sequence, length, checksum, msgpack of Saved, zeros
         desired.b    the same; the newer valid one counts
 
-A change overwrites the older slot and fsyncs it once; whoever pulls the plug in the middle leaves the other slot
-whole. Secrets are in here only as they came: sealed.
+A change overwrites the older slot in place and flushes it once; whoever pulls the plug in the middle leaves the other
+slot whole. Slots only ever grow, in steps, so that nearly every save finds its blocks there: then fdatasync(2) writes
+the new content and no file system metadata (measured on ext4: 8 KB and one flush instead of 25 KB and two). Secrets
+are in here only as they came: sealed.
 
 Considered: SQLite, as first drawn. It costs the resident process 1.3 MB and each change two to three flushes (journal,
 database, folder) to keep what is one value; two slots need one flush and no library. Restart history is
@@ -26,6 +28,7 @@ from edged.errors import PermanentError
 from edged.model import Desired, Value
 
 MAGIC = b"edgedst1"
+STEP = 64 << 10  # bytes by which a slot grows; a document of 20 pods has about 10 KB
 HEADER = struct.Struct(">8sQII")  # magic, sequence, length, CRC-32 of sequence and body
 
 
@@ -62,9 +65,11 @@ class StateStore:
             is_new = not slot.exists()
             with os.fdopen(os.open(slot, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600), "wb") as file:
                 file.write(head + body)
-                file.truncate()
+                missing = -(-file.tell() // STEP) * STEP - os.fstat(file.fileno()).st_size
+                if missing > 0:  # zeros that are really written: blocks only reserved would cost metadata later
+                    file.write(bytes(-file.tell() % STEP))
                 file.flush()
-                os.fsync(file.fileno())
+                os.fdatasync(file.fileno())  # of a file that has grown it takes the new size along
             if is_new:  # the name itself must survive too; happens twice in a node's life
                 sync_folder(self._folder)
         except OSError as e:
