@@ -54,7 +54,7 @@ def keep(pod: Pod, scene: Scene, course: lifecycle.Course, digest: str) -> Found
 
     :param digest: of what its files should show, see decide.material.
     """
-    sandbox, ranks = scene.sandbox, lifecycle.sidecar_ranks(pod)
+    sandbox, ranks = scene.sandbox, pod.sidecars
     if sandbox is not None and sandbox.evicted:
         grace = pod.termination_grace
         if sandbox.evicted != DEADLINE_EXCEEDED:

@@ -91,8 +91,3 @@ def terminal(pod: Pod, newest: Mapping[str, ContainerState], evicted: str) -> bo
     if any(state.phase not in ENDED for state in newest.values()):
         return False
     return bool(evicted) or course(pod, newest, {}).over
-
-
-def sidecar_ranks(pod: Pod) -> dict[str, int]:
-    """Sidecar name -> its place among the pod's sidecars, from 1; the highest is the first to go."""
-    return {c.name: n for n, c in enumerate((c for c in pod.init if c.sidecar), 1)}

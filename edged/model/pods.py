@@ -96,6 +96,11 @@ class Pod(Value, frozen=True):
         return self.init + self.containers
 
     @property
+    def sidecars(self) -> dict[str, int]:
+        """Names of the sidecars with their place among them, from 1; the highest is the first to go."""
+        return {c.name: n for n, c in enumerate((c for c in self.init if c.sidecar), 1)}
+
+    @property
     def memory_request(self) -> int:
         """Bytes that the pod needs at its busiest: init containers run alone, but beside the sidecars before them
         (Kubernetes' rule for effective requests)."""

@@ -172,6 +172,7 @@ class Containers:
             pre_stop=container.pre_stop,
             stop_signal=stop_signal(image.stop_signal),
             message_fallback=container.termination_message_fallback,
+            sidecar=pod.sidecars.get(container.name, 0),
         )
 
     async def _bring_up(self, record: ContainerRecord, creation: Creation) -> None:

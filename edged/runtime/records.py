@@ -74,6 +74,7 @@ class ContainerRecord(Value, frozen=True):
     :ivar pod: "namespace/name".
     :ivar log_half: bytes after which its log is turned over; 0 = half of the node's log_bytes.
     :ivar log_target: a LogTarget.
+    :ivar sidecar: as ContainerState.sidecar.
     """
 
     id: str
@@ -105,6 +106,7 @@ class ContainerRecord(Value, frozen=True):
     pod: str = ""
     log_half: int = 0
     log_target: str = ""
+    sidecar: int = 0
 
     def state(self, phase: ContainerPhase, monitored: bool) -> ContainerState:
         ended = phase in (ContainerPhase.EXITED, ContainerPhase.UNKNOWN)
@@ -132,6 +134,7 @@ class ContainerRecord(Value, frozen=True):
             pre_stop=self.pre_stop,
             devices=self.devices,
             message=self.message if ended else "",
+            sidecar=self.sidecar,
         )
 
 

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from msgspec.structs import replace
 
-from edged.decide.lifecycle import sidecar_ranks
 from edged.errors import EdgedError, PermanentError, RetryError
 from edged.model import (
     Claim,
@@ -219,7 +218,7 @@ class FakeRuntime:
             post_started=container.post_start is None,
             pre_stop=container.pre_stop,
             devices=self._plugged_in(container.devices),
-            sidecar=sidecar_ranks(pod).get(container.name, 0),
+            sidecar=pod.sidecars.get(container.name, 0),
         )
         self.board.containers[name] = state
         return state

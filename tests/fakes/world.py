@@ -163,7 +163,7 @@ class World:
             post_started=container.post_start is None,
             pre_stop=container.pre_stop,
             devices=tuple(f"{name}={self.devices[name]}" for name in container.devices),
-            sidecar=lifecycle.sidecar_ranks(pod).get(container.name, 0),
+            sidecar=pod.sidecars.get(container.name, 0),
         )
         assert state.id not in self.containers, "an attempt number was used twice"
         self.containers[state.id] = state
