@@ -85,13 +85,16 @@ class ImageKeeper:
             self._half_fetched_at = time.clock_gettime(time.CLOCK_BOOTTIME)
 
     async def run(self, wake: Callable[[], None]) -> None:
-        """Have files compared once where the last boot did not end cleanly, then only wait for the end."""
+        """Have files compared once where the last boot did not end cleanly, then only wait for the end. Young layers at
+        once: a pod that may not pull waits for them; all others when the pods are up."""
         due = self._boot.begin()
         try:
-            pause = self._compare_after
-            while due or self._images.all_doubtful:
-                await asyncio.sleep(pause)
-                due, pause = await self._compare(), COMPARE_AGAIN
+            if self._images.all_doubtful:
+                await self._compare(young=True)
+                wake()
+            if due:
+                await asyncio.sleep(self._compare_after)
+                await self._compare(young=False)
                 wake()
             await asyncio.Event().wait()
         finally:
@@ -111,17 +114,19 @@ class ImageKeeper:
 
     # ------------------------------------------------------------ inside
 
-    async def _compare(self) -> bool:
-        """Whether it has to be tried again."""
-        try:
-            broken = await self._worker.verify()
-        except (RetryError, PermanentError) as e:
-            log.warning("the files of images could not be compared: %s", e)
-            return True
+    async def _compare(self, young: bool) -> None:
+        """Try until it could be done."""
+        while True:
+            try:
+                broken = await self._worker.verify(young)
+                break
+            except (RetryError, PermanentError) as e:
+                log.warning("the files of images could not be compared: %s", e)
+            await asyncio.sleep(COMPARE_AGAIN)
         if broken:
             self._broken = tuple(f"{one}; it is fetched again (is the card dying?)" for one in broken[:3])
-        self._boot.compared()
-        return False
+        if not young:
+            self._boot.compared()
 
     def _learn(self, desired: Desired | None, observed: Observed, now: float) -> None:
         if desired is not self._desired:

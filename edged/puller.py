@@ -31,6 +31,7 @@ log = logging.getLogger("edged.images")
 TRY_LATER, PERMANENT, NO_SPACE = 3, 4, 5  # exit codes of `python -m edged.images`
 LONGEST_LINE = 64 << 10  # bytes of one event; a longer one is no event of ours
 STDERR_KEPT = 4 << 10  # bytes; the last line is the sentence
+LAST_PATIENCE = 5.0  # seconds that a killed worker gets to be gone
 AFTER_OOM = 60.0  # seconds; nothing gets better by trying at once
 PASSED_ON = ("PATH", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR", "PYTHONPYCACHEPREFIX", "PYTHONDONTWRITEBYTECODE")
 
@@ -97,9 +98,12 @@ class ImageWorker:
         async with self._one_removal:
             await self._work(["collect", *references], self._job())
 
-    async def verify(self, idle: bool = True) -> list[str]:
-        """Compare the files of every layer with what they should be (edged.images.verify); returns a sentence for each
-        layer that is not whole. Those are dropped; a pull fetches them again."""
+    async def verify(self, young: bool = False) -> list[str]:
+        """Compare the files of layers with what they should be (edged.images.verify); returns a sentence for each layer
+        that is not whole. Those are dropped; a pull fetches them again.
+
+        :param young: only those that must be compared before use; else all, while nobody else wants the disk.
+        """
         async with self._one_removal:
             found: list[str] = []
 
@@ -108,7 +112,7 @@ class ImageWorker:
                     log.warning("%s", news.reason)
                     found.append(news.reason)
 
-            await self._work(["verify", *(["--idle"] if idle else [])], self._job(), note)
+            await self._work(["verify", "--young" if young else "--idle"], self._job(), note)
             return found
 
     # ------------------------------------------------------------ one worker
@@ -221,7 +225,9 @@ class _Worker:
             left = self._heard + patience - self._loop.time()
             if left <= 0:
                 child.send(signal.SIGKILL)
-                await child.wait()
+                with contextlib.suppress(TimeoutError):  # one that waits for a dead disk can't even die
+                    async with asyncio.timeout(LAST_PATIENCE):
+                        await child.wait()
                 raise RetryError(f"the image worker got nowhere for {patience:g} s and was killed", after=30.0)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):

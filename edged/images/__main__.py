@@ -79,6 +79,7 @@ def _parser() -> argparse.ArgumentParser:
     collecting.add_argument("references", nargs="*")
     verifying = command("verify", commands.verify, "compare the files of all layers with what they should be")
     verifying.add_argument("--idle", action="store_true", help="only while nobody else wants the disk")
+    verifying.add_argument("--young", action="store_true", help="only what must be compared before it is used")
     return parser
 
 

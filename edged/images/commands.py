@@ -77,16 +77,17 @@ def prune(args: argparse.Namespace) -> None:
 
 
 def collect(args: argparse.Namespace) -> None:
-    """The daemon has decided; what is gone already is no error. Half-fetched layers that nobody wants go first: they
-    are the cheapest to do without."""
-    freed = partial.discard_unwanted(args.root / "partial", frozenset(_job(args).wanted))
+    """The daemon has decided; what is gone already is no error, and what a newer document wants by now stays.
+    Half-fetched layers that nobody wants go first: they are the cheapest to do without."""
+    wanted = frozenset(_job(args).wanted)
+    freed = partial.discard_unwanted(args.root / "partial", wanted)
     store = ImageStore(args.root)
     before = store.disk_usage()
     if args.references:
         with StoreWriter(args.root) as writer:
             there = writer.references()
             for reference in args.references:
-                if reference in there:
+                if reference in there and reference not in wanted:
                     writer.remove_image(reference, force=True)
     sys.stdout.write(f"{_size(before - store.disk_usage() + freed)} freed\n")
 
@@ -153,7 +154,8 @@ def verify(args: argparse.Namespace) -> None:
         elif finding.event == "verified":
             sys.stdout.write(f"{finding.layers} layers compared, {_size(finding.fetched)}\n")
 
-    comparing.settle(args.root, comparing.in_order(store, _job(args).wanted), tell)
+    layers = comparing.in_order(store, _job(args).wanted)
+    comparing.settle(args.root, [d for d in layers if not args.young or d in store.all_doubtful], tell)
 
 
 def _job(args: argparse.Namespace) -> Job:

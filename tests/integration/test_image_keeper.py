@@ -30,7 +30,7 @@ from tests.fakes.oci_layout import Layout, config, layer, member
 from tests.fakes.registries import ScriptedRegistry
 
 pytestmark = pytest.mark.root
-PATIENCE = 60.0
+PATIENCE = 180.0
 MB = 1_000_000
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}[os.uname().machine]
 
@@ -39,7 +39,7 @@ class Node:
     """A node on a small disk of its own, with a registry."""
 
     def __init__(self, folder: Path, registry: ScriptedRegistry, **settings: object) -> None:
-        images = ImagesConfig(attempts=1, stall_seconds=5.0, gc_min_free=4 * MB, docker_config="", **settings)  # type: ignore[arg-type]
+        images = ImagesConfig(attempts=1, stall_seconds=60.0, gc_min_free=4 * MB, docker_config="", **settings)  # type: ignore[arg-type]
         parent = f"edged-test-keeper-{uuid.uuid4().hex[:8]}"
         self.config = NodeConfig(
             name="n", state_dir=str(folder), run_dir="/nowhere", cgroup_parent=parent, images=images
@@ -255,8 +255,19 @@ def test_after_a_clean_end_nothing_is_compared_and_no_worker_starts(node: Node) 
     assert mark(node)["clean"] is True, "the daemon has ended cleanly"
 
 
-async def forbidden(idle: bool = True) -> list[str]:
+async def forbidden(young: bool = False) -> list[str]:
     raise AssertionError("there was nothing to compare")
+
+
+def test_an_image_of_the_last_boot_is_compared_at_once_for_pods_that_may_not_pull(node: Node) -> None:
+    reference = node.pull("a")
+    index = json.loads(node.images.index_file.read_text())
+    index["unsettled"] = dict.fromkeys(index["unsettled"], "an earlier boot")
+    node.images.index_file.write_text(json.dumps(index))
+    node.start()
+    node.keeper._compare_after = PATIENCE * 10
+    assert node.images.resolve(reference) is None
+    run_until(node, lambda: node.images.resolve(reference) is not None)
 
 
 def test_an_image_of_the_last_boot_is_settled_by_the_pull_that_the_plan_asks_for_with_no_registry_there(

@@ -24,7 +24,7 @@ from tests.fakes.registries import ScriptedRegistry
 
 pytestmark = pytest.mark.root
 AMD64 = parse_platform("linux/amd64")
-ONCE = PullConfig(attempts=1, stall_seconds=5.0)
+ONCE = PullConfig(attempts=1, stall_seconds=60.0)
 
 
 def part(n: int) -> bytes:

@@ -31,7 +31,7 @@ from tests.fakes.registries import Link, ScriptedRegistry
 EXT4_IOC_SHUTDOWN, NO_LOG_FLUSH = 0x8004587D, 2
 AMD64 = parse_platform("linux/amd64")
 NAME = "localhost/a:1"
-PATIENCE = 60.0
+PATIENCE = 180.0
 CUTS = 6
 
 

@@ -31,7 +31,7 @@ from tests.fakes.oci_layout import Layout, config, layer, member
 from tests.fakes.registries import Link, Request, ScriptedRegistry, TokenServer, docker_registry, push
 
 pytestmark = pytest.mark.root
-PATIENCE = 60.0
+PATIENCE = 180.0
 USER, PASSWORD = "bob", "s3cret-of-bob"
 
 
@@ -51,7 +51,7 @@ def node(tmp_path: Path) -> Iterator[NodeConfig]:
         state_dir=str(tmp_path / "state"),
         run_dir=str(tmp_path / "run"),
         cgroup_parent=parent,
-        images=ImagesConfig(attempts=3, stall_seconds=5.0, docker_config=str(tmp_path / "config.json")),
+        images=ImagesConfig(attempts=3, stall_seconds=60.0, docker_config=str(tmp_path / "config.json")),
     )
     deadline = time.monotonic() + PATIENCE
     for folder in groups(parent):
