@@ -269,6 +269,7 @@ class PodRuntime:
         await self._containers.ask(container_id)
 
     async def run_hook(self, container_id: str, hook: Hook, ip: str, timeout: float) -> None:
+        ip = self._sandboxes.to_ask(parse_id(container_id)[0], ip)
         await hooks.run(hook, ip, timeout, functools.partial(self._containers.exec, container_id))
 
     async def note_post_started(self, container_id: str) -> None:

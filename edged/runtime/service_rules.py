@@ -44,7 +44,10 @@ def check(services: Iterable[ServiceRules]) -> Checked:
             problems.append(f"{title} is there twice; the second one is left out")
             continue
         wrong = [] if service.cluster_ip in HEADLESS or _is_ip(service.cluster_ip) else [service.cluster_ip]
-        wrong += [address for address in (*service.addresses, *(ip for _, ip in service.hosts)) if not _is_ip(address)]
+        # "" is a pod in the machine's network while the machine has no address: it can't be reached now, that's all.
+        addresses = tuple(dict.fromkeys(filter(None, service.addresses)))
+        hosts = tuple((name, ip) for name, ip in dict.fromkeys(service.hosts) if ip and LABEL.fullmatch(name))
+        wrong += [address for address in (*addresses, *(ip for _, ip in hosts)) if not _is_ip(address)]
         if wrong:
             problems.append(f"{title} is left out: {wrong[0]!r} is no IPv4 address")
             continue
@@ -58,8 +61,6 @@ def check(services: Iterable[ServiceRules]) -> Checked:
             else:
                 taken[key] = title
                 ports.append(port)
-        addresses = tuple(dict.fromkeys(service.addresses))
-        hosts = tuple((name, ip) for name, ip in dict.fromkeys(service.hosts) if LABEL.fullmatch(name))
         kept[title] = msgspec.structs.replace(service, ports=tuple(ports), addresses=addresses, hosts=hosts)
     return Checked(tuple(kept.values()), tuple(problems))
 

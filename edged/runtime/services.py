@@ -127,6 +127,8 @@ class Services:
         async with self._lock:
             await self._names.stop()
             await self._kept.remove()
+            with contextlib.suppress(OSError):  # the bridge is gone, and its routes with it
+                rtnetlink.route_hosts(self._bridge.name, ())
             self._applied, self._script, self._named = Applied(), "", None
             shutil.rmtree(self._folder, ignore_errors=True)
 

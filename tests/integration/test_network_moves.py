@@ -118,6 +118,23 @@ print(run("ip", "route", "show", "proto", "237"))
     ]
 
 
+def test_a_service_of_a_pod_in_the_machines_network_answers_pods_and_the_machine(lab: Lab) -> None:
+    said = play(
+        lab,
+        """
+run("ip", "link", "add", "up0", "type", "ifb")
+run("ip", "link", "set", "up0", "up")
+run("ip", "address", "add", "192.0.2.5/24", "dev", "up0")
+client = await network.attach("client")
+listen("/proc/self/ns/net", 8080)
+await services.sync([ServiceRules("default", "web", CLUSTER_IP, (ServicePort(80, 8080),), (own_address(),))])
+print(run("nsenter", f"--net={client.path}", "busybox", "nc", "-w5", CLUSTER_IP, "80"))
+print((await says(CLUSTER_IP, 80)).split()[0])
+""",
+    )
+    assert said == [f"hello {lab.prefix}.2", "hello"]
+
+
 def test_another_address_by_dhcp_is_followed_and_the_daemon_is_woken(lab: Lab) -> None:
     said = play(
         lab,

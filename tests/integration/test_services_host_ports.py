@@ -30,7 +30,7 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
         port = random.randint(20000, 30000)
         with socket.socket(socket.AF_INET, kind) as probe:
             try:
-                probe.bind(("0.0.0.0", port))
+                probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
             return port

@@ -156,6 +156,12 @@ def test_dnsmasq_listens_on_the_bridge_only_and_asks_upstream_only_where_there_i
     assert "--no-resolv" in dnsmasq_command("10.88.0.1", "cluster.local", Path("/run/x"), None, as_root=False)
 
 
+def test_a_pod_whose_machine_has_no_address_is_left_out_and_its_service_stays() -> None:
+    homeless = msgspec.structs.replace(WEB, addresses=("", "10.88.0.3"), hosts=(("web-0", ""),))
+    rules, problems = check([homeless])
+    assert (rules[0].addresses, rules[0].hosts, problems) == (("10.88.0.3",), (), ())
+
+
 def test_named_ports_have_srv_records_that_change_only_with_the_service() -> None:
     web = ServiceRules("default", "web", "10.96.0.1", (ServicePort(80, 8080, "http"), ServicePort(81, 8081)))
     headless = ServiceRules("default", "db", "", (ServicePort(80, 5432, "sql"),))
