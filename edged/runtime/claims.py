@@ -163,7 +163,7 @@ class Claims:
         record = self._read(claim.uid)
         if record is None:
             record = await self._make(claim)
-        elif claim.size > record.size:
+        elif claim.size > record.size or self._is_half_grown(record):
             with contextlib.suppress(RetryError):  # a pod needn't wait for more room: what is there is mounted
                 record = await self._grow(claim, record)
         folder = self._folder(claim.uid)
@@ -261,6 +261,10 @@ class Claims:
         if _mounted_at(self._memory / claim.uid):
             await self._fill(claim, folder / "image")
         return record
+
+    def _is_half_grown(self, record: ClaimRecord) -> bool:
+        image = self._folder(record.uid) / "image"
+        return record.kind == "image" and image.stat().st_size < ext4.image_size(record.size)
 
     async def _fill(self, claim: Claim, image: Path) -> None:
         """Let a mounted file system use all of its file; where it does already, nothing happens."""

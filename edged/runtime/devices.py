@@ -43,6 +43,7 @@ SHARED = ("gpiochip", "gpio/", "i2c-", "dri/", *SINGLE)  # beginnings of names t
 CAMERAS = ("unicam", "rp1-cfe", "bcm2835-camera", "bm2835 mmal", "rkisp1", "sun6i-csi")  # drivers of the board's own
 CAMERA_NODES = ("media*", "video*", "v4l-subdev*", "dma_heap/*", "vchiq")
 USB_ID = re.compile(r"([0-9a-f]{4}):([0-9a-f]{4})(?::(.+))?")
+UNCLEAN = re.compile(r"[^A-Za-z0-9._:+#@-]")
 USB_HUB = "09"  # bDeviceClass
 GPIO_GET_CHIPINFO_IOCTL = 0x8044B401  # linux/gpio.h: name, label (32 bytes each), number of lines
 
@@ -84,14 +85,18 @@ class Devices:
         return {name: text for name, text in found.items() if text}
 
     def names(self) -> dict[str, int]:
-        """Every name that can be claimed now, and how many containers may have it. Aliases are there even while
-        what they stand for is not plugged in: the owner of the board has promised them."""
-        everything = {name for name in self._known() if self.nodes(name)} | self._config.aliases.keys()
-        return {name: self._config.share.get(name, self._usual_share(name)) for name in sorted(everything)}
+        """Every name that can be claimed now, and how many containers may have it."""
+        return self.shares(self.there())
 
     def there(self) -> dict[str, str]:
         """Everything that can be claimed and is plugged in, as `resolve` tells it."""
-        return self.resolve(self.names())
+        return self.resolve({*self._known(), *self._config.aliases})
+
+    def shares(self, there: Collection[str]) -> dict[str, int]:
+        """How many containers may have each of those that are there, and of the aliases: these are offered even while
+        what they stand for is not plugged in, for the owner of the board has promised them."""
+        everything = {*there, *self._config.aliases}
+        return {name: self._config.share.get(name, self._usual_share(name)) for name in sorted(everything)}
 
     def nodes(self, name: str) -> tuple[Node, ...]:
         """The device files behind a name; none if it is not plugged in or can't be claimed."""
@@ -122,9 +127,9 @@ class Devices:
         if kind == "usb":
             return self._usb(rest)
         if kind == "gpio":
-            return [p for p in sorted(self._dev.glob("gpiochip*")) if self._label(p) == rest]
+            return [p for p in sorted(self._dev.glob("gpiochip*")) if _clean(self._label(p)) == rest]
         if kind == "media":
-            return [self._dev / p.name for p in self._media() if _text(p / "model") == rest]
+            return [self._dev / p.name for p in self._media() if _clean(_text(p / "model")) == rest]
         way, _, link = rest.partition("/")
         if f"{kind}/{way}" in LINKED and link and "/" not in link and link not in (".", ".."):
             return [self._dev / LINKED[f"{kind}/{way}"] / link]
@@ -149,7 +154,7 @@ class Devices:
         for device in self._usb_devices():
             if (_text(device / "idVendor"), _text(device / "idProduct")) == (wanted[1], wanted[2]):
                 bus, number = _text(device / "busnum"), _text(device / "devnum")
-                if wanted[3] in (None, _text(device / "serial")) and bus.isdecimal() and number.isdecimal():
+                if wanted[3] in (None, _clean(_text(device / "serial"))) and bus.isdecimal() and number.isdecimal():
                     return [self._dev / f"bus/usb/{int(bus):03}/{int(number):03}"]
         return []
 
@@ -174,12 +179,12 @@ class Devices:
         yield from SINGLE
         for kind, folder in LINKED.items():
             yield from (f"{kind}/{link.name}" for link in _entries(self._dev / folder))
-        yield from (f"gpio/{label}" for p in self._dev.glob("gpiochip*") if (label := self._label(p)))
-        yield from (f"media/{model}" for m in self._media() if (model := _text(m / "model")))
+        yield from (f"gpio/{label}" for p in self._dev.glob("gpiochip*") if (label := _clean(self._label(p))))
+        yield from (f"media/{model}" for m in self._media() if (model := _clean(_text(m / "model"))))
         for device in self._usb_devices():
             name = f"usb/{_text(device / 'idVendor')}:{_text(device / 'idProduct')}"
             yield name
-            if serial := _text(device / "serial"):
+            if serial := _clean(_text(device / "serial")):
                 yield f"{name}:{serial}"
         yield "camera"
 
@@ -223,6 +228,11 @@ def _parsed(text: str) -> Node:
 def record(resolved: Mapping[str, str]) -> tuple[str, ...]:
     """As ContainerState.devices wants it."""
     return tuple(f"{name}={text}" for name, text in sorted(resolved.items()))
+
+
+def _clean(text: str) -> str:
+    """What drivers and makers call things, as udev writes it in its links: no spaces, commas or slashes."""
+    return UNCLEAN.sub("_", text)
 
 
 def _entries(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Protocol
 
 NETLINK_KOBJECT_UEVENT = 15
@@ -73,6 +73,7 @@ class Board(Protocol):
     """What is needed of edged.runtime.devices.Devices."""
 
     def there(self) -> Mapping[str, str]: ...
+    def shares(self, there: Collection[str]) -> Mapping[str, int]: ...
 
 
 class Plugged:
@@ -102,3 +103,8 @@ class Plugged:
         if self._uevents is not None:
             self._uevents.close()
             self._uevents = None
+
+    def names(self) -> Mapping[str, int]:
+        """See Devices.names; /sys and /dev are looked at again only where nobody says when they change."""
+        listens = self._uevents is not None and not self.degraded
+        return self._board.shares(self._seen if listens else self._board.there())

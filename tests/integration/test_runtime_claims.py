@@ -151,6 +151,21 @@ def test_a_claim_that_grew_while_nobody_used_it_has_its_room_at_the_next_use() -
     run(scenario)
 
 
+def test_a_growth_that_was_cut_short_is_finished_at_the_next_use() -> None:
+    async def scenario(place: Corner, runtime: PodRuntime) -> None:
+        folder = place.config.state / "volumes/claim-1"
+        await start(place, runtime, pod_with(16 * MIB))
+        await runtime.remove_sandbox("uid-1")
+        await let_go(folder / "image")
+        record = (folder / "claim").read_text()
+        (folder / "claim").write_text(record.replace(str(16 * MIB), str(40 * MIB)))  # and then the power was cut
+        (folder / ".claim.new").write_text("half")
+        await start(place, runtime, pod_with(16 * MIB, "uid-2"))
+        assert "No space left" not in await inside(runtime, fill(40 * MIB), "uid-2")
+
+    run(scenario)
+
+
 def test_a_claim_goes_only_when_no_pod_uses_it_any_more() -> None:
     async def scenario(place: Corner, runtime: PodRuntime) -> None:
         await start(place, runtime, pod_with(16 * MIB))

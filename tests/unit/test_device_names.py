@@ -94,13 +94,13 @@ def test_a_gpio_chip_is_found_by_its_drivers_label(board: Board) -> None:
 def test_a_usb_device_is_found_by_vendor_product_and_serial(board: Board) -> None:
     board.usb("1-1", "1a86", "7523", 4)
     board.usb("1-2", "0403", "6001", 5, "FIRST")
-    board.usb("1-3", "0403", "6001", 6, "SECOND")
+    board.usb("1-3", "0403", "6001", 6, "SECOND, really")
     board.usb("usb1", "1d6b", "0002", 1, kind="09")
-    found = board.devices().resolve(["usb/1a86:7523", "usb/0403:6001", "usb/0403:6001:SECOND", "usb/1d6b:0002"])
+    found = board.devices().resolve(["usb/1a86:7523", "usb/0403:6001", "usb/0403:6001:SECOND__really", "usb/1d6b:0002"])
     assert found == {
         "usb/1a86:7523": "/dev/bus/usb/001/004 1:3",
         "usb/0403:6001": "/dev/bus/usb/001/005 1:3",
-        "usb/0403:6001:SECOND": "/dev/bus/usb/001/006 1:3",
+        "usb/0403:6001:SECOND__really": "/dev/bus/usb/001/006 1:3",
     }
 
 
