@@ -55,6 +55,7 @@ def deployment(name: str, replicas: int = 1, command: str = "exec sleep 1d", **c
                         {
                             "name": "main",
                             "image": "localhost/probe:latest",
+                            "imagePullPolicy": "IfNotPresent",  # there is no registry to ask
                             "command": ["/bin/sh", "-c", command],
                             "resources": {"limits": {"memory": "16Mi"}, "requests": {"memory": "4Mi"}},
                             **container,

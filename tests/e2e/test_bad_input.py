@@ -73,12 +73,12 @@ def remove(house: House, *names: str) -> None:
 def test_all_errors_are_told_at_once_each_with_its_path(house: House) -> None:
     wrong = deployment("wrong", replicas=-1, imagee="x")
     wrong["spec"]["template"]["metadata"]["labels"] = {"app": "other"}
-    wrong["spec"]["template"]["spec"]["hostAliases"] = []
+    wrong["spec"]["template"]["spec"]["runtimeClassName"] = "kata"
     container_of(wrong)["resources"]["limits"]["memory"] = "16Mq"
     told = refusal(house, wrong)
     for words in (
         'spec.template.spec.containers[0].imagee: unknown field (did you mean "image"?)',
-        "spec.template.spec.hostAliases: not supported by this version of edged; remove it",
+        "spec.template.spec.runtimeClassName: not supported: there is one runtime here, crun; remove it",
         'limits[memory]: "16Mq" is not a quantity',
         "spec.replicas: Invalid value: -1",
         "`selector` does not match template `labels`",
@@ -124,7 +124,7 @@ def test_a_missing_image_and_a_missing_command_are_sentences_of_the_pod(house: H
     apply(house.client, absent)
     until_told(house, "no-image", "localhost/nothere:1")
     until_told(house, "no-command", "`/bin/nonsense` not found")
-    assert "ErrImage" in told_of(house, "no-image")
+    until_told(house, "no-image", "ErrImage")
     remove(house, "no-image", "no-command")
 
 
@@ -162,7 +162,7 @@ def running_attempts(house: House, name: str) -> dict[str, str]:
 
 
 @pytest.mark.kubectl
-def test_more_config_than_a_node_can_be_told_names_the_largest_and_is_over_when_it_goes(house: House) -> None:
+def test_more_config_than_a_node_can_be_told_holds_up_only_the_pod_that_wants_it(house: House) -> None:
     apply_and_wait(house, deployment("modest"))
     before = attempts(house, "modest")
     names = [f"huge-{n}" for n in range(4)]
@@ -173,15 +173,11 @@ def test_more_config_than_a_node_can_be_told_names_the_largest_and_is_over_when_
     volumes = [{"name": name, "configMap": {"name": name}} for name in names]
     greedy["spec"]["template"]["spec"]["volumes"] = volumes
     apply(house.client, greedy)
-    house.wait(
-        "a word about it",
-        lambda: "config map default/huge-3 (781 KiB)" in kubectl(house, "describe", "node").stdout,
-        lambda: kubectl(house, "describe", "node").stdout,
-    )
-    remove(house, "greedy")
+    until_told(house, "greedy", "make smaller: config map default/huge-3 (781 KiB)")
     apply_and_wait(house, deployment("modest", replicas=2))
+    assert "DocumentTooLarge" in kubectl(house, "get", "pods", "-l", "app=greedy").stdout
     assert before.items() <= attempts(house, "modest").items()
-    remove(house, "modest")
+    remove(house, "greedy", "modest")
     assert kubectl(house, "delete", "configmap", *names).returncode == 0
 
 
