@@ -7,6 +7,7 @@ import contextlib
 import os
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -335,6 +336,19 @@ asyncio.run(main())
 STEPS = ("prepare", "start", "post", "note", "stop", "pre", "signal", "end", "kill", "remove", "sandbox")
 
 
+def until_killed_in(code: str, line: str, delay: float) -> None:
+    """Let a daemon run until it says this line, and `delay` seconds more."""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as daemon:
+        try:
+            assert daemon.stdout is not None
+            assert daemon.stderr is not None
+            said = iter(daemon.stdout.readline, b"")
+            assert line.encode() in said, daemon.stderr.read().decode()
+            time.sleep(delay)
+        finally:
+            daemon.kill()
+
+
 @pytest.mark.parametrize("delay", [0.0, 0.006])
 @pytest.mark.parametrize("step", STEPS)
 def test_a_daemon_killed_in_any_step_of_a_pods_life_leaves_what_the_next_one_can_end(step: str, delay: float) -> None:
@@ -345,16 +359,7 @@ def test_a_daemon_killed_in_any_step_of_a_pods_life_leaves_what_the_next_one_can
             config=msgspec.to_builtins(it.place.config),
             layer=it.place.image.layers[0],
         )
-        daemon = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
-        assert daemon.stdout is not None
-        while line := await asyncio.to_thread(daemon.stdout.readline):
-            if line == f"1 {step}\n":
-                break
-        assert line
-        await asyncio.sleep(delay)
-        daemon.kill()
-        await asyncio.to_thread(daemon.wait)
-        daemon.stdout.close()
+        await asyncio.to_thread(until_killed_in, code, f"1 {step}\n", delay)
         await it.restart()
         for state in it.runtime.observe()[1]:
             hook = ExecAction(("/bin/true",))
