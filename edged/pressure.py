@@ -172,6 +172,8 @@ class MemoryPressure:
         now = self._clock()
         sample = self._sample(now)
         self._state, steps = ladder.decide(self._state, sample, self._loads(), self._marks, self._abilities, now)
+        there = {s.pod_uid for s in self._observed.sandboxes}
+        self._pending = {key: step for key, step in self._pending.items() if _pod(step) in there}
         for step in steps:
             log.info("%s", step.describe())
             self._pending[type(step), _pod(step)] = step
