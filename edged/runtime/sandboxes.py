@@ -167,6 +167,8 @@ class Sandboxes:
         """See api.Runtime.end_pod. Kept with the volumes too, where they outlive a power cut."""
         for folder in (self._places.scratch(pod_uid), self._places.pod(pod_uid)):
             record = read(folder / "sandbox", SandboxRecord)
+            if record is None and folder == self._places.pod(pod_uid) and folder.is_dir():  # half made
+                record = SandboxRecord(pod_uid, pod_uid, 0.0)
             if record is not None:
                 record = msgspec.structs.replace(record, evicted=reason, evicted_message=message)
                 write_atomically(folder / "sandbox", msgspec.msgpack.encode(record))

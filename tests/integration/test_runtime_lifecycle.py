@@ -377,3 +377,15 @@ def test_a_daemon_killed_in_any_step_of_a_pods_life_leaves_what_the_next_one_can
         assert it.runtime.observe() == ((), ())
 
     run(scenario)
+
+
+def test_a_pod_whose_sandbox_was_cut_off_half_made_can_be_ended_for_good() -> None:
+    async def scenario(it: Node) -> None:
+        (it.place.config.run / "pods" / "uid-1").mkdir()
+        await it.runtime.end_pod("uid-1", "Evicted", "too big")
+        (sandbox,) = it.runtime.observe()[0]
+        assert (sandbox.evicted, sandbox.evicted_message) == ("Evicted", "too big")
+        await it.restart()
+        assert it.runtime.observe()[0] == (sandbox,)
+
+    run(scenario)
