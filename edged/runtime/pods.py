@@ -46,7 +46,6 @@ from edged.runtime.records import Places, parse_id
 from edged.runtime.sandboxes import Namespace, Sandboxes
 from edged.runtime.services import Services
 from edged.runtime.settings import pod_settings
-from edged.runtime.storage import LAYERS, Storage
 from edged.runtime.uevents import Plugged
 
 RUN_DIR_BASE = 16 << 20  # bytes for records, sockets and files of configs and secrets; logs come on top
@@ -102,7 +101,6 @@ class PodRuntime:
         self._devices = Devices(config.devices)
         self._given = GivenDevices(self._devices, self._places, self._cgroups)
         self._plugged = Plugged(self._devices)
-        self._storage = Storage(self._places.writable)
         self._containers = Containers(self._places, self._cgroups, self._logs, config.policy, self._given, crun)
         self._claims = Claims(self._places.state / "volumes", self._places.run / "volumes", config.storage)
         self._evicted = Evicted(self._places, self._has_live)
@@ -227,7 +225,6 @@ class PodRuntime:
         await self._cgroups.remove_pod(pod_uid)
         self._pod_cgroups.protect()  # what it was promised is nobody's now
         await self._sandboxes.remove(pod_uid)
-        self._storage.forget(pod_uid)
 
     async def start_container(
         self, pod: Pod, container: Container, image: Image, material: Material, attempt: int, crashes: int
@@ -290,14 +287,6 @@ class PodRuntime:
 
     def device_names(self) -> Mapping[str, int]:
         return self._plugged.names()
-
-    def storage_used(self, pod_uid: str) -> int:
-        """Bytes of the node's disk: emptyDirs and what containers wrote to their roots."""
-        return sum(self._storage.used(pod_uid).values())
-
-    def volumes_used(self, pod_uid: str) -> Mapping[str, int]:
-        """Bytes of each emptyDir on disk, by the volume's name."""
-        return {name: size for name, size in self._storage.used(pod_uid).items() if name != LAYERS}
 
     def claims(self) -> frozenset[str]:
         return self._claims.observe()

@@ -16,7 +16,6 @@ from edged.model import Claim, ClaimFiles
 from edged.runtime import loops, mounts, quota
 from edged.runtime.claims import Claims
 from edged.runtime.quota import ScratchQuotas
-from edged.runtime.storage import Storage
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(not loops.usable(), reason="needs /dev/loop-control")]
 MIB = 1 << 20
@@ -134,6 +133,7 @@ def test_an_empty_dir_on_disk_is_kept_below_its_limit_by_the_kernel(disk: Path) 
     quotas.limit(scratch / "volumes/data", 8 * MIB)
     quotas.limit(scratch / "volumes/data", 8 * MIB)
     overfull(scratch / "volumes/data/a", 9 * MIB)
-    used = Storage(disk / "rw").used("uid-1")
-    assert 7 * MIB <= used["data"] <= 8 * MIB
+    used = quota.used(scratch / "volumes/data")
+    assert used is not None
+    assert 7 * MIB <= used <= 8 * MIB
     quotas.release(scratch)
