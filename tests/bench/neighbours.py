@@ -23,8 +23,8 @@ from edged.control.protocol import Snapshot
 from edged.model import Container, Limits, Pod
 from tests.bench.alone import Alone
 from tests.bench.measure import spin_until, tell
-from tests.local_node import IMAGE, MIB, LocalNode, local_node
 from tests.bench.place import disk
+from tests.local_node import IMAGE, MIB, LocalNode, local_node
 
 REQUESTS = 600
 PAUSE = 0.01  # seconds between two requests
