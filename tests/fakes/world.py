@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from edged.decide import lifecycle, material
 from edged.decide.attempts import ENDED, newest_of
+from edged.decide.keep import DONE, GONE
 from edged.decide.pulls import asked_key, backoff
 from edged.decide.steps import (
     EndPod,
@@ -39,6 +40,8 @@ from edged.model import (
     Setback,
     container_identity,
 )
+
+OVER = "over, says the test"  # of pods that a test evicts
 
 
 class World:
@@ -121,14 +124,13 @@ class World:
             case StartContainer():
                 self._start(step)
             case StopContainer(container, reason):
+                self._check_sidecar(step)
                 state = replace(container, stop_requested_at=self.now, stop_reason=reason)
                 self.containers[container.id] = replace(state, signalled=state.pre_stop is None)
                 if state.pre_stop is None:
                     self._signal(container.id)
-            case KillContainer(container):
-                state = self.containers[container.id]
-                due = state.phase is ContainerPhase.STARTING or self.now >= state.stop_requested_at
-                assert state.stop_requested_at or due, "a container was killed that nobody had asked to end"
+            case KillContainer(container, reason):
+                self._check_grace(self.containers[container.id], reason)
                 self.exit(container.id, 137)
             case RunHook(container, kind):
                 if kind is HookKind.POST_START:
@@ -185,6 +187,23 @@ class World:
             assert lifecycle.through(one, state, health) or (one.sidecar and state and later), (
                 f"{container.name} was started before {one.name} was through"
             )
+
+    def _check_sidecar(self, step: StopContainer) -> None:
+        """When a pod ends, its sidecars end after the rest, the last one first."""
+        mine = step.container
+        if not mine.sidecar or step.reason not in (GONE, DONE, OVER):
+            return
+        others = [c for c in self.live() if c.pod_uid == mine.pod_uid and c.id != mine.id]
+        assert all(0 < c.sidecar <= mine.sidecar for c in others), "a sidecar was ended before those it serves"
+
+    def _check_grace(self, state: ContainerState, reason: str) -> None:
+        """Nobody is killed without having been asked, nor before the grace is over that the reason speaks of."""
+        if state.phase is ContainerPhase.STARTING:
+            return
+        assert state.stop_requested_at, "a container was killed that nobody had asked to end"
+        grace = float(reason.partition("within ")[2].partition(" s")[0])
+        assert self.now >= state.stop_requested_at + grace - 0.1, "killed before its grace was over"
+        self.tried.add(state.id)
 
     def _newest(self, uid: str) -> dict[str, ContainerState]:
         mine = [c for c in self.containers.values() if c.pod_uid == uid]
