@@ -37,11 +37,15 @@ POST_START_LIMIT = 3600.0  # seconds; Kubernetes sets none, but then a hook that
 REFRESH_FAILED, GIVE_FAILED = "FailedMount", "FailedGiveDevices"  # setbacks that don't keep a container from starting
 
 
-def wind_down(uid: str, scene: Scene) -> Found:
-    """Take a pod away that is not wanted: end its containers, then remove all that is left of it."""
+def wind_down(uid: str, scene: Scene, grace: float | None = None) -> Found:
+    """Take a pod away that is not wanted: end its containers, then remove all that is left of it.
+
+    :param grace: seconds that somebody gave it instead of its own; see Desired.leaving.
+    """
     sandbox = scene.sandbox
     ranks = {c.name: c.sidecar for c in scene.attempts if c.sidecar}
-    yield from end_all(scene, ranks, sandbox.termination_grace if sandbox else 0.0, GONE)
+    own = sandbox.termination_grace if sandbox else 0.0
+    yield from end_all(scene, ranks, own if grace is None else grace, GONE)
     if scene.live:
         return
     for state in scene.attempts:

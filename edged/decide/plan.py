@@ -51,7 +51,9 @@ def plan(
     stuck = {uid: s.retry_at for uid, s in observed.setbacks.items() if s.clearing and s.retry_at > now}
     out = observed.busy | set(stuck)
     found: list[Found] = [iter(retry_at for owner, retry_at in stuck.items() if owner in scenes or owner == SERVICES)]
-    found += [wind_down(uid, scenes[uid]) for uid in scenes if uid not in wanted and uid not in out]
+    found += [
+        wind_down(uid, scenes[uid], desired.leaving.get(uid)) for uid in scenes if uid not in wanted and uid not in out
+    ]
     found += [
         keep(pod, scenes[pod.uid], courses[pod.uid], digests.get(pod.uid, ""))
         for pod in desired.pods

@@ -207,6 +207,14 @@ def test_an_init_container_that_fails_is_what_get_shows(house: House, notes: Pat
     kubectl(house, "delete", "pod", "broken", "--timeout=60s")
 
 
+def test_a_shorter_grace_period_than_the_pods_own_reaches_the_node(house: House, notes: Path) -> None:
+    deaf = container("main", "trap '' TERM; touch /notes/up; while :; do sleep 1; done")
+    patient = a_pod("patient", notes, containers=[deaf], terminationGracePeriodSeconds=3600)
+    kubectl(house, "apply", "-f", "-", stdin=patient)
+    house.wait("the pod to run", lambda: (notes / "up").exists())
+    kubectl(house, "delete", "pod", "patient", "--grace-period=1", "--timeout=60s")
+
+
 def test_many_slips_are_told_at_once_with_their_paths(house: House, notes: Path) -> None:
     wrong = everything(notes)
     wrong["metadata"]["name"] = "wrong"

@@ -247,6 +247,7 @@ def test_a_service_follows_the_readiness_of_its_pods() -> None:
 def test_a_pod_that_leaves_gets_the_grace_that_somebody_asked_for() -> None:
     world, pod = World(), a_pod(termination_grace=300.0)
     settle(world, wanting(pod))
+    world.deaf = True
     asked = replace(wanting(generation=2), leaving={pod.uid: 2.0})
     for step in plan(world, asked).steps:
         world.apply(step)
