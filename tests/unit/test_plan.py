@@ -6,6 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from edged.decide import plan as planning
+from edged.decide.attempts import NEVER
 from edged.decide.budget import Budget
 from edged.decide.steps import Plan, StartContainer
 from edged.model import (
@@ -52,7 +53,7 @@ def settle(world: World, desired: Desired | None, rounds: int = 40) -> None:
             world.apply(step)
         world.check_invariants(desired, BUDGET.memory)
         if not planned.steps:
-            if planned.wake_at == planning.NEVER:
+            if planned.wake_at == NEVER:
                 return
             world.now = max(world.now, planned.wake_at)
     raise AssertionError("the plan never came to rest")
@@ -241,7 +242,7 @@ def test_a_service_follows_the_readiness_of_its_pods() -> None:
     assert world.services[0].addresses == (world.sandboxes["uid-web"].ip,)
     world.health["uid-web.c0.0"] = Health(started=True, ready=False)
     settle(world, desired)
-    assert world.services[0].addresses == ()
+    assert not world.services[0].addresses
 
 
 def test_a_pod_that_leaves_gets_the_grace_that_somebody_asked_for() -> None:
