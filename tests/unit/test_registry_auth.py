@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from edged.errors import PermanentError
-from edged.images.auth import Challenge, Login, Logins, Token, parse_challenges, read_token
+from edged.images.auth import Challenge, Keyring, Login, Logins, Token, parse_challenges, read_token
 
 SECRET = "s3cr3t-value"
 
@@ -124,3 +124,55 @@ def test_a_token_that_cannot_stand_in_a_header_is_refused_without_quoting_it(raw
     with pytest.raises(PermanentError, match="token server h") as caught:
         read_token(raw, "h", 0.0)
     assert "Evil" not in str(caught.value)
+
+
+def secret(**auths: dict[str, str]) -> dict[str, bytes]:
+    return {".dockerconfigjson": json.dumps({"auths": auths}).encode()}
+
+
+def users(keyring: Keyring, host: str, repository: str = "a/b") -> list[str]:
+    return [login.user for login in keyring.find_all(host, repository)]
+
+
+def login(user: str) -> dict[str, str]:
+    return {"username": user, "password": "x"}
+
+
+def test_all_logins_that_fit_are_tried_the_pods_before_the_nodes_own(tmp_path: Path) -> None:
+    own = tmp_path / "config.json"
+    own.write_bytes(secret(**{"r.example": login("node"), "other.example": login("other")})[".dockerconfigjson"])
+    first, second = secret(**{"r.example": login("first")}), secret(**{"https://r.example/v2/": login("second")})
+    assert users(Keyring([first, second, first], str(own)), "r.example") == ["first", "second", "node"]
+    assert users(Keyring([first], str(tmp_path / "none.json")), "other.example") == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "host", "fits"),
+    [
+        ("*.example", "r.example", True),
+        ("r*.example", "r7.example", True),
+        ("*.example", "a.r.example", False),
+        ("*", "r.example", False),
+        ("*.example:5000", "r.example:5000", True),
+        ("*.example:5000", "r.example", False),
+        ("*.example/a", "r.example", True),
+        ("*.example/c", "r.example", False),
+    ],
+)
+def test_a_star_in_a_secrets_host_stands_for_a_part_of_one_label(pattern: str, host: str, fits: bool) -> None:
+    assert users(Keyring([secret(**{pattern: login("u")})], ""), host) == (["u"] if fits else [])
+
+
+def test_the_older_kind_of_secret_is_understood_and_other_keys_are_left_alone() -> None:
+    old = {".dockercfg": json.dumps({"r.example": login("old")}).encode(), "note": b"\xff"}
+    keyring = Keyring([old], "")
+    assert users(keyring, "r.example") == ["old"]
+    assert keyring.complaints == []
+
+
+def test_a_secret_that_is_none_is_left_out_and_named_without_being_quoted() -> None:
+    keyring = Keyring([{".dockerconfigjson": b'{"auths": "s3cret"}'}, secret(**{"r.example": login("u")})], "")
+    assert users(keyring, "r.example") == ["u"]
+    [complaint] = keyring.complaints
+    assert "a registry secret's .dockerconfigjson is not a docker config.json" in complaint
+    assert "s3cret" not in complaint
