@@ -1,4 +1,5 @@
-"""What is looked at once a minute, all of it in one wake-up: working sets, the disk, the number of processes.
+"""What is looked at once a minute, all of it in one wake-up: working sets, the disk, the number of processes, and
+whether what pods were promised still holds.
 
 A source of steps (edged.sources). Walking through pods' files is done only where a limit or a full disk asks for it,
 and only after the disk has changed: an idle node reads two numbers a minute.
@@ -50,13 +51,17 @@ class Machine(Protocol):
 
     def processes_of(self, pod_uid: str) -> int: ...
 
+    def protect(self) -> None:
+        """Renew what is promised to pods in cgroups that others write to as well."""
+
 
 class ThisMachine:
     """Implements Machine."""
 
-    def __init__(self, config: NodeConfig, processes_of: Callable[[str], int]) -> None:
+    def __init__(self, config: NodeConfig, tree: PodCgroups) -> None:
         self._state = config.state
-        self.processes_of = processes_of
+        self.processes_of = tree.processes
+        self.protect = tree.protect
 
     def disk(self) -> tuple[int, int]:
         return storage_use.disk_free(self._state)
@@ -113,6 +118,7 @@ class Upkeep:
     async def look(self) -> bool:
         """Whether the daemon should know."""
         news = self._sets.sample(self._desired, self._observed)
+        self._machine.protect()  # systemd sets system.slice back whenever it starts a unit with limits in there
         pods = self._pods()
         there = {pod.uid for pod in pods}
         self._pending = {uid: step for uid, step in self._pending.items() if uid in there}
@@ -179,5 +185,4 @@ def upkeep(config: NodeConfig, clock: Callable[[], float]) -> tuple[Upkeep, Work
         return cgroups.working_set(cgroups.path(*parse_id(container)))
 
     sets = WorkingSets(config.state, config.run, working_set, clock)
-    machine = ThisMachine(config, PodCgroups(cgroups).processes)
-    return Upkeep(machine, sets, config.pressure_period, clock), sets
+    return Upkeep(ThisMachine(config, PodCgroups(cgroups)), sets, config.pressure_period, clock), sets

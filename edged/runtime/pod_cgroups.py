@@ -82,11 +82,12 @@ class PodCgroups:
         if not self._unified:
             return
         folder = self._folder()
-        while (folder / "memory.min").exists():  # not so at the root
-            for name in PROTECTIONS:
+        with contextlib.suppress(OSError):  # it is being taken away
+            while (folder / "memory.min").exists():  # not so at the root
                 children = [e.path for e in os.scandir(folder) if e.is_dir(follow_symlinks=False)]
-                settle(folder / name, str(sum(number(f"{child}/{name}") for child in children)))
-            folder = folder.parent
+                for name in PROTECTIONS:
+                    settle(folder / name, str(sum(number(f"{child}/{name}") for child in children)))
+                folder = folder.parent
 
     # ------------------------------------------------------------ under pressure
 

@@ -127,6 +127,9 @@ class Board:
     def processes_of(self, pod_uid: str) -> int:
         return 10
 
+    def protect(self) -> None:
+        pass
+
 
 def upkeep(board: Board, folder: Path, *pods: Pod) -> tuple[Upkeep, Desired, Observed]:
     sets = WorkingSets(folder, folder, lambda _: (0, 0), lambda: board.now)
