@@ -1,7 +1,7 @@
 """Persistent volumes on this node's own storage; their size is enforced, and they go only when somebody says so.
 
     state_dir/volumes/<uid>/claim      ClaimRecord, JSON
-    state_dir/volumes/<uid>/image      a file with an ext4 of its own, on a loop device; or
+    state_dir/volumes/<uid>/image      a file with an ext4 of its own, on a loop device, with data/ in it; or
     state_dir/volumes/<uid>/data/      a folder with a project quota, where state_dir's file system enforces those
     run_dir/volumes/<uid>              where it is mounted, once for the node, while a pod uses it
 
@@ -35,6 +35,7 @@ from edged.runtime.records import UID
 PATIENCE = 600.0  # seconds for mkfs, fsck, resize or removal of one volume: a large one on a slow card
 MOUNT_PATIENCE = 120.0  # seconds; the journal is replayed
 NEW, TRASH = ".new-", ".trash-"
+CONTENT = "data"  # what pods see; beside it, in an image, lost+found, which many programs would stumble over
 FULL = 30.0  # seconds until the disk is looked at again
 
 log = logging.getLogger(__name__)
@@ -92,11 +93,11 @@ class Claims:
         async with self._lock:
             try:
                 home = await self._ensure(wanted)
-                if os.fspath(home).startswith(os.fspath(self._memory)) and not _mounted_at(home):
-                    raise RetryError(f"persistent volume {title} was unmounted by somebody else")  # not our own
+                if home.is_relative_to(self._memory) and not _mounted_at(home):  # memory must not pass for the volume
+                    raise RetryError(f"persistent volume {title} was unmounted by somebody else")
                 if not _mounted_at(target):
                     target.mkdir(parents=True, exist_ok=True)
-                    mounts.mount(os.fspath(home), os.fspath(target), "", mounts.MS_BIND)
+                    mounts.mount(os.fspath(_content(home)), os.fspath(target), "", mounts.MS_BIND)
             except OSError as e:
                 raise RetryError(f"persistent volume {title} can't be used: {e}", 10.0) from e
 
@@ -107,6 +108,8 @@ class Claims:
             self._release()
 
     def _release(self) -> None:
+        if not self._memory.is_dir():  # none was ever mounted
+            return
         points = mounts.mount_points()
         for point in points:
             if point.path.startswith(f"{self._memory}/"):
@@ -125,7 +128,7 @@ class Claims:
             self._release()
             if _mounted_at(self._memory / uid) or self._is_bound(folder) or loops.device_of(folder / "image"):
                 raise RetryError(f"persistent volume {uid} is still used by a pod", 2.0)
-            quota.release(folder / "data")
+            quota.release(folder / CONTENT)
             trash = self._disk / f"{TRASH}{uid}"
             try:
                 await _remove(trash)
@@ -137,7 +140,7 @@ class Claims:
 
     def _is_bound(self, folder: Path) -> bool:
         """Whether a pod sees its data folder: mountinfo names the part of the file system that a mount shows."""
-        return any(p.root.endswith(f"/{folder.parent.name}/{folder.name}/data") for p in mounts.mount_points())
+        return any(p.root.endswith(f"/{folder.parent.name}/{folder.name}/{CONTENT}") for p in mounts.mount_points())
 
     async def resize(self, claim: Claim) -> None:
         """Let it hold what the claim says now, also while it is used; repeatable. One that isn't made yet is made in
@@ -159,7 +162,7 @@ class Claims:
     # ------------------------------------------------------------ making
 
     async def _ensure(self, claim: Claim) -> Path:
-        """Where its files are. :raises OSError."""
+        """The folder that holds its content, mounted where it has to be. :raises OSError."""
         record = self._read(claim.uid)
         if record is None:
             record = await self._make(claim)
@@ -168,8 +171,8 @@ class Claims:
                 record = await self._grow(claim, record)
         folder = self._folder(claim.uid)
         if record.kind == "quota":
-            quota.limit(folder / "data", claim.uid, record.size)
-            return folder / "data"
+            quota.limit(folder / CONTENT, claim.uid, record.size)
+            return folder
         home = self._memory / claim.uid
         if not _mounted_at(home):
             home.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -188,9 +191,7 @@ class Claims:
         try:
             new.mkdir(mode=0o700)
             if kind == "quota":
-                (new / "data").mkdir()
-                (new / "data").chmod(0o755)
-                quota.limit(new / "data", claim.uid, claim.size)
+                quota.limit(_content(new), claim.uid, claim.size)
             else:
                 _reserve(new / "image", ext4.image_size(claim.size))
                 await process.run(ext4.mkfs(new / "image"), timeout=PATIENCE)
@@ -253,7 +254,7 @@ class Claims:
             new.rename(folder / "claim")
             _flush(folder)
         if record.kind == "quota":
-            quota.limit(folder / "data", claim.uid, record.size)
+            quota.limit(folder / CONTENT, claim.uid, record.size)
             return record
         wanted = ext4.image_size(record.size)
         if (folder / "image").stat().st_size < wanted:
@@ -325,7 +326,7 @@ class Claims:
         except (OSError, msgspec.DecodeError):
             if (folder / "image").is_file():
                 return ClaimRecord("", "", uid, ext4.claim_size((folder / "image").stat().st_size), "image")
-            if (folder / "data").is_dir():
+            if (folder / CONTENT).is_dir():
                 return ClaimRecord("", "", uid, 0, "quota")
             return None
 
@@ -334,6 +335,15 @@ def _is_mounted(device: str) -> bool:
     """Whether the device is mounted somewhere already: then its file system is in use and must not be checked."""
     number = os.stat(device).st_rdev  # noqa: PTH116
     return any(p.device == f"{os.major(number)}:{os.minor(number)}" for p in mounts.mount_points())
+
+
+def _content(home: Path) -> Path:
+    """Any user of any container that sees it may write to it, as to an emptyDir, unless the pod has a group for it."""
+    folder = home / CONTENT
+    if not folder.is_dir():
+        folder.mkdir()
+        folder.chmod(0o777)
+    return folder
 
 
 def _mounted_at(path: Path) -> bool:

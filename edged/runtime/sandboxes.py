@@ -42,6 +42,7 @@ class PodNetwork(Protocol):
     async def attach(self, pod_uid: str, sysctls: Sequence[tuple[str, str]] = ()) -> Namespace: ...
     async def detach(self, pod_uid: str) -> None: ...
     def observe(self) -> Mapping[str, Namespace]: ...
+    def find(self, pod_uid: str) -> Namespace | None: ...
 
 
 class Sandboxes:
@@ -195,7 +196,7 @@ class Sandboxes:
         """:raises RetryError: it is not ready."""
         folder = self._places.pod(pod.uid)
         record = read(folder / "sandbox", SandboxRecord)
-        namespace = self._network.observe().get(pod.uid)
+        namespace = None if pod.host_network else self._network.find(pod.uid)
         if record is None or not (folder / "etc").is_dir() or (namespace is None and not pod.host_network):
             raise RetryError(f"the sandbox of pod {pod.title} is not ready")
         if record.shares_ipc and not ipc.there(folder):
@@ -226,6 +227,8 @@ class Sandboxes:
         await self._network.detach(pod_uid)
         if folder.is_dir():
             mounts.unmount_below(os.fspath(folder))
+        if self._places.scratch(pod_uid).is_dir():  # what privileged containers mounted in an emptyDir, both ways
+            mounts.unmount_below(os.fspath(self._places.scratch(pod_uid)))
         if self._claims is not None:
             self._claims.release()
         self._quotas.release(self._places.scratch(pod_uid))

@@ -79,6 +79,8 @@ def fill(size: int) -> str:
 def test_a_claim_holds_what_it_asks_for_and_not_much_more() -> None:
     async def scenario(place: Corner, runtime: PodRuntime) -> None:
         await start(place, runtime, pod_with(16 * MIB))
+        assert await inside(runtime, "ls /data") == ""
+        assert (await inside(runtime, "ls -ld /data")).startswith("drwxrwxrwx")
         assert "No space left" not in await inside(runtime, fill(16 * MIB))
         assert "No space left on device" in await inside(runtime, fill(20 * MIB))
         assert runtime.claims() == {"claim-1"}
