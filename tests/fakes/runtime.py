@@ -63,6 +63,7 @@ class FakePuller:
     """Implements apply.Puller: remembers what it was asked for.
 
     :ivar errors: what the next pulls of a reference end with.
+    :ivar gate: pulls wait for it.
     :param store: where pulled references appear.
     """
 
@@ -71,9 +72,12 @@ class FakePuller:
         self.pulled: list[str] = []
         self.removed: list[str] = []
         self.errors: dict[str, list[EdgedError]] = {}
+        self.gate: asyncio.Event | None = None
 
     async def pull(self, reference: str, logins: Sequence[Mapping[str, bytes]]) -> None:
         self.pulled.append(reference)
+        if self.gate is not None:
+            await self.gate.wait()
         if self.errors.get(reference):
             raise self.errors[reference].pop(0)
         self.store.add(reference)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from edged.config import NodeConfig
 from edged.daemon import Daemon, boottime
 from edged.errors import PermanentError, RetryError
 from edged.model import Container, Desired, Env, HubLink, Image, NodeStatus, Phase, Pod, PodStatus, PullPolicy
+from edged.sources import StepSource, WorkingSets, unknown_working_sets
 from edged.store import StateStore
 from edged.uplink import Inbox
 from tests.fakes.runtime import Board, FakePuller, FakeRuntime
@@ -68,7 +69,12 @@ class Lab:
 
 
 @asynccontextmanager
-async def a_lab(folder: Path, board: Board | None = None) -> AsyncIterator[Lab]:
+async def a_lab(
+    folder: Path,
+    board: Board | None = None,
+    extra: Sequence[StepSource] = (),
+    working_sets: WorkingSets = unknown_working_sets,
+) -> AsyncIterator[Lab]:
     board = board or Board()
     board.now = boottime()
     runtime, uplink, images = FakeRuntime(board), FakeUplink(), FakeImages()
@@ -76,7 +82,7 @@ async def a_lab(folder: Path, board: Board | None = None) -> AsyncIterator[Lab]:
         "node", "fleet", state_dir=str(folder), run_dir=str(folder / "run"), memory_allocatable=256 << 20
     )
     puller = FakePuller(images.present)
-    daemon = Daemon(config, runtime, images, puller, StateStore(folder), uplink)
+    daemon = Daemon(config, runtime, images, puller, StateStore(folder), uplink, extra, working_sets)
     running = asyncio.create_task(daemon.run(), name="daemon under test")
     try:
         yield Lab(daemon, runtime, uplink, images, puller)
@@ -94,9 +100,15 @@ def running(count: int) -> Callable[[NodeStatus], bool]:
     return lambda status: sum(p.ready for p in status.pods) == count == len(status.pods)
 
 
-def in_the_lab(folder: Path, story: Callable[[Lab], Awaitable[None]], board: Board | None = None) -> None:
+def in_the_lab(
+    folder: Path,
+    story: Callable[[Lab], Awaitable[None]],
+    board: Board | None = None,
+    extra: Sequence[StepSource] = (),
+    working_sets: WorkingSets = unknown_working_sets,
+) -> None:
     async def main() -> None:
-        async with a_lab(folder, board) as lab:
+        async with a_lab(folder, board, extra, working_sets) as lab:
             await story(lab)
 
     asyncio.run(main())

@@ -147,7 +147,7 @@ def test_a_sidecar_that_is_not_ready_keeps_its_pod_out_of_services() -> None:
     pod = with_init(Container("s", "demo", sidecar=True, readiness=Probe(TcpAction(80))))
     world, desired = World(), wanting(pod, services=(service,))
     settle(world, desired)
-    assert world.services[0].addresses == ()
+    assert not world.services[0].addresses
     world.health["uid-web.s.0"] = Health(started=True, ready=True)
     settle(world, desired)
     assert world.services[0].addresses == (world.sandboxes["uid-web"].ip,)
