@@ -6,8 +6,13 @@ import os
 import shutil
 
 import pytest
+from hypothesis import settings
 
 CI = os.environ.get("CI") == "true"
+
+# A slow machine is no failure. In CI the same cases each time: a new find belongs to whoever looks for it at home.
+settings.register_profile("house", deadline=None, derandomize=CI)
+settings.load_profile("house")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
