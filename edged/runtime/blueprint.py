@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from msgspec.structs import replace
+
 from edged.config import PolicyConfig
 from edged.errors import PermanentError
 from edged.model import Container, Image, Material, Pod, Value
@@ -106,11 +108,13 @@ class Drawing:
         binds = self._binds(record, container, sandbox, inside.binds)
         overlay = mounts.Overlay(image.layers, f"{layer}/upper", f"{layer}/work", os.fspath(rootfs))
         contents: tuple[mounts.Content, ...] = (overlay, *inside.staged)
+        sysfs = ""
         if sandbox.users:
             for owned in (layer / "upper", layer / "work"):
                 os.chown(owned, sandbox.users, sandbox.users)
-            binds, contents = userns.shifted(binds, contents, folder / "shifted")
+            binds, contents, sysfs = userns.shifted(binds, contents, folder / "shifted", sandbox.netns)
         spec = self._spec(record, pod, container, image, sandbox, design, os.fspath(rootfs), binds)
+        spec = replace(spec, sysfs=sysfs)
         _write_private(folder / "config.json", bundle.config_json(spec, self.machine))
         return Creation(
             id=record.id,

@@ -117,6 +117,7 @@ class ContainerSpec(Value, frozen=True):
     :ivar netns: path of the pod's network namespace; "" = a new one, unless `host_network`.
     :ivar ipcns, shm: of the pod; "" = the container's own.
     :ivar users: first host uid and gid of 64 Ki that are 0 to 65535 inside; 0 = no user namespace.
+    :ivar sysfs: a mount of it to show at /sys; "" = a new one, which the kernel refuses where there are `users`.
     :ivar capabilities: full names; what root has, and others may gain.
     :ivar privileged: sees and reaches all that the machine has.
     :ivar seccomp: JSON of linux.seccomp; b"null" for none.
@@ -140,6 +141,7 @@ class ContainerSpec(Value, frozen=True):
     ipcns: str = ""
     shm: str = ""
     users: int = 0
+    sysfs: str = ""
     capabilities: tuple[str, ...] = CAPABILITIES
     escalation: bool = False
     privileged: bool = False
@@ -260,7 +262,9 @@ def system_mounts(spec: ContainerSpec, machine: Machine) -> list[dict[str, Any]]
         if spec.shm
         else mount("/dev/shm", "tmpfs", "nosuid", "noexec", "nodev", "mode=1777", f"size={SHM_SIZE}"),
         mount("/dev/mqueue", "mqueue", "nosuid", "noexec", "nodev"),
-        mount("/sys", "sysfs", "nosuid", "noexec", "nodev", access),
+        bind_mount(BindMount(spec.sysfs, "/sys", read_only=True))
+        if spec.sysfs
+        else mount("/sys", "sysfs", "nosuid", "noexec", "nodev", access),
         mount("/sys/fs/cgroup", cgroup, "nosuid", "noexec", "nodev", "relatime", access),
     ]
 

@@ -19,7 +19,7 @@ from edged.model import Value
 MS_RDONLY, MS_NOSUID, MS_NODEV, MS_NOEXEC = 1, 2, 4, 8
 MS_REMOUNT, MS_BIND, MS_REC, MS_SLAVE, MS_SHARED = 0x20, 0x1000, 0x4000, 1 << 19, 1 << 20
 MNT_DETACH = 2
-CLONE_FS, CLONE_NEWNS = 0x200, 0x20000
+CLONE_FS, CLONE_NEWNS, CLONE_NEWNET = 0x200, 0x20000, 0x40000000
 PR_SET_CHILD_SUBREAPER = 36
 SYS_OPEN_TREE, SYS_MOVE_MOUNT, SYS_OPENAT2, SYS_MOUNT_SETATTR = 428, 429, 437, 442  # the same on every architecture
 AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE, OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY = -100, 0x1000, 0x8000, 1, 0x4
@@ -80,7 +80,14 @@ class ReadOnly(Value, frozen=True):
     path: str
 
 
-Content = Overlay | Bind | SharedBind | IdMapped | ReadOnly
+class Sysfs(Value, frozen=True):
+    """`target` (exists) shows /sys as it is in the network namespace at `netns`, read-only."""
+
+    netns: str
+    target: str
+
+
+Content = Overlay | Bind | SharedBind | IdMapped | ReadOnly | Sysfs
 
 
 def mount(source: str, target: str, fstype: str, flags: int = 0, options: str = "") -> None:
@@ -245,6 +252,8 @@ def _furnish(contents: Sequence[Content], hidden: Sequence[str], users: int) -> 
             elif isinstance(content, ReadOnly):
                 mount(content.path, content.path, "", MS_BIND)
                 mount("", content.path, "", MS_REMOUNT | MS_BIND | MS_RDONLY)
+            elif isinstance(content, Sysfs):
+                _mount_sysfs(content)
     except OSError as e:
         raise RetryError(f"a mount for the container was refused: {e}") from e
     finally:
@@ -273,6 +282,24 @@ def _put(fd: int, target: str) -> None:
         ),
         f"mount on {target}",
     )
+
+
+def _mount_sysfs(content: Sysfs) -> None:
+    """Which network interfaces it shows is told by the namespace of who mounts it (network_namespaces(7))."""
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        other = os.open(content.netns, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            _check(_libc.setns(other, CLONE_NEWNET), f"enter the network namespace {content.netns}")
+        finally:
+            os.close(other)
+        try:
+            mount("sysfs", content.target, "sysfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+        finally:
+            if _libc.setns(own, CLONE_NEWNET) < 0:  # as above
+                raise SystemExit("edged can't return to its own network namespace")
+    finally:
+        os.close(own)
 
 
 def _put_idmapped(content: IdMapped, users: int) -> None:

@@ -93,10 +93,11 @@ def kernel_release(text: str) -> tuple[int, int]:
 
 
 def shifted(
-    binds: tuple[BindMount, ...], contents: tuple[mounts.Content, ...], folder: Path
-) -> tuple[tuple[BindMount, ...], tuple[mounts.Content, ...]]:
+    binds: tuple[BindMount, ...], contents: tuple[mounts.Content, ...], folder: Path, netns: str
+) -> tuple[tuple[BindMount, ...], tuple[mounts.Content, ...], str]:
     """The same for a pod with users of its own: each layer id-mapped before they are stacked, each bind put into
-    `folder` (of this attempt, made here) and taken from there. :raises OSError: no room."""
+    `folder` (of this attempt, made here) and taken from there. And where its /sys will be: its root can't mount one,
+    for the network namespace isn't its own. :raises OSError: no room."""
     made: list[mounts.Content] = []
     for content in contents:
         if isinstance(content, mounts.Overlay) and kernel_release(os.uname().release) >= LAYERS_SINCE:
@@ -115,7 +116,10 @@ def shifted(
             target.touch()
         made.append(mounts.IdMapped(bind.source, os.fspath(target)))
         moved.append(replace(bind, source=os.fspath(target)))
-    return tuple(moved), tuple(made)
+    sysfs = folder / "sys"
+    sysfs.mkdir()
+    made.append(mounts.Sysfs(netns, os.fspath(sysfs)))
+    return tuple(moved), tuple(made), os.fspath(sysfs)
 
 
 async def hold(first: int) -> int:

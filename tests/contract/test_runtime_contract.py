@@ -167,7 +167,7 @@ def test_a_prepared_sandbox_is_seen_and_preparing_it_again_changes_nothing(run: 
         first = await runtime.prepare_sandbox(pod, Material())
         assert first == await runtime.prepare_sandbox(pod, Material())
         assert runtime.observe() == ((first,), ())
-        assert first == SandboxState("uid-1", "default/app", first.ip, True, 7.0)
+        assert first == SandboxState("uid-1", "default/app", first.ip, True, 7.0, created_at=first.created_at)
 
     run(scenario)
 

@@ -87,6 +87,27 @@ def test_files_of_the_image_and_of_volumes_are_roots_inside_and_unchanged_outsid
     run(scenario)
 
 
+def test_it_sees_its_own_network_and_cgroup_and_can_not_touch_the_kernel() -> None:
+    async def scenario(it: Node) -> None:
+        said = await it.output(
+            "/bin/sh",
+            "-c",
+            "exec 2>&1; ls /sys/class/net; ls /sys/fs/cgroup | grep -q . && echo cgroup; touch /sys/kernel/profiling;"
+            " mount -t tmpfs x /tmp; echo 1 > /proc/sys/kernel/panic",
+            image=replace(it.place.image, user="0"),
+            pod=OWN_USERS,
+        )
+        assert said.splitlines() == [
+            "lo",
+            "cgroup",
+            "touch: /sys/kernel/profiling: Read-only file system",
+            "mount: permission denied (are you root?)",
+            "/bin/sh: can't create /proc/sys/kernel/panic: Read-only file system",
+        ]
+
+    run(scenario)
+
+
 def test_another_user_inside_has_its_own_number_outside() -> None:
     async def scenario(it: Node) -> None:
         state = await it.start(
