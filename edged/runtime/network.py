@@ -21,6 +21,8 @@ import weakref
 from collections.abc import Coroutine, Sequence
 from pathlib import Path
 
+import msgspec
+
 from edged.addresses import forwards, is_up_with
 from edged.config import NetworkConfig
 from edged.errors import EdgedError, PermanentError, RetryError
@@ -171,6 +173,14 @@ class Network:
     def observe(self) -> dict[str, Netns]:
         """Pod uid -> namespace, only those that are really there, read afresh."""
         return {name: netns for name, netns in records(self._pods_folder) if self._usable(netns)}
+
+    def find(self, pod_uid: str) -> Netns | None:
+        """One pod's, as `observe` has it; a start needn't look at all the others."""
+        try:
+            netns = msgspec.json.decode(self._record(pod_uid).read_bytes(), type=Netns)
+        except (OSError, msgspec.DecodeError):
+            return None
+        return netns if self._usable(netns) else None
 
     # ------------------------------------------------------------ following the machine
 
