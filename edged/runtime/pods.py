@@ -187,7 +187,8 @@ class PodRuntime:
         await _collect(failed, remove_tree(self._places.writable))
         await _collect(failed, remove_tree(self._places.disk_logs))
         mounts.unmount_below(os.fspath(self._places.pods))  # before anything is removed: volumes are mounted there
-        for folder in (self._places.pods, self._places.logs, self._places.crun):
+        mounts.unmount_below(os.fspath(self._places.messages))
+        for folder in (self._places.pods, self._places.logs, self._places.crun, self._places.messages):
             shutil.rmtree(folder, ignore_errors=True)
         for file in Path(run).glob("seccomp-*.bpf"):
             file.unlink(missing_ok=True)

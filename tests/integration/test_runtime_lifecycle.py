@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -389,3 +391,24 @@ def test_a_pod_whose_sandbox_was_cut_off_half_made_can_be_ended_for_good() -> No
         assert it.runtime.observe()[0] == (sandbox,)
 
     run(scenario)
+
+
+def test_nothing_is_left_where_run_dir_is_a_folder_of_a_larger_memory_file_system() -> None:
+    memory = Path("/dev/shm", f"edged-{uuid.uuid4().hex}")
+
+    async def whole() -> None:
+        async with corner() as place:
+            place.config = replace(place.config, run_dir=os.fspath(memory))
+            runtime = PodRuntime(place.config, StandInNetwork(place.config.run), StandInServices())
+            await runtime.open(lambda name: None)
+            pod = Pod("default", "app", "uid-1", (Container("main", "i", command=("/bin/sleep", "600")),))
+            await runtime.prepare_sandbox(pod, Material())
+            await runtime.start_container(pod, pod.containers[0], place.image, Material(), 0, 0)
+            await runtime.close()
+            await runtime.teardown()
+            assert list(memory.iterdir()) == []
+
+    try:
+        asyncio.run(whole())
+    finally:
+        shutil.rmtree(memory, ignore_errors=True)

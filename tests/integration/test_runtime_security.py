@@ -114,7 +114,8 @@ def test_a_read_only_root_takes_nothing_but_its_volumes_do() -> None:
         said = await it.output(
             "/bin/sh",
             "-c",
-            "exec 2>&1; touch /x; touch /etc/x; echo yes > /new/place/x; cat /new/place/x; echo 1 > /dev/shm/x && echo shm",
+            "exec 2>&1; touch /x; touch /etc/x;"
+            " echo yes > /new/place/x; cat /new/place/x; echo 1 > /dev/shm/x && echo shm",
             security=Security(read_only_root=True),
             mounts=(Mount("v", "/new/place"),),
             pod={"volumes": (Volume("v", EmptyDir()),)},
