@@ -88,6 +88,15 @@ class Machine:
         self._hang_up()
         return time.monotonic() - started
 
+    def monitor(self, command: str) -> str:
+        """What the emulator answers to a command of its own (qemu's human monitor): plugging things in and out."""
+        with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(60.0)
+            line.connect(os.fspath(self.folder / "monitor"))
+            _until_prompt(line)
+            line.sendall(f"{command}\n".encode())
+            return _until_prompt(line).decode(errors="replace")
+
     def console(self) -> str:
         try:
             return (self.folder / "console.log").read_text(errors="replace")
@@ -163,6 +172,15 @@ def accelerator(image: Image) -> tuple[str, ...]:
         except subprocess.TimeoutExpired:
             pass
     return ("-accel", "tcg,thread=multi", "-cpu", "max")
+
+
+def _until_prompt(line: socket.socket) -> bytes:
+    said = b""
+    while not said.endswith(b"(qemu) "):
+        piece = line.recv(4096)
+        assert piece, f"the emulator hung up: {said!r}"
+        said += piece
+    return said
 
 
 def _free_port() -> int:
