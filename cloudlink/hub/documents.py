@@ -174,8 +174,11 @@ class Documents:
         services = self._world.all(Service)
         before = self._told.get(node)
         last = before.generation if before is not None else 0
-        claims = self._world.all(PersistentVolumeClaim)
-        fresh = compile_node(self._fleet, node, last, pods, services, config_maps, secrets, seal, claims=claims)
+        claims = {c.title: c for space in sorted(spaces) for c in self._world.all(PersistentVolumeClaim, space)}
+        claims |= {c.title: c for c in self._world.claims_on(node)}
+        fresh = compile_node(
+            self._fleet, node, last, pods, services, config_maps, secrets, seal, claims=[*claims.values()]
+        )
         known = {p.uid for p in before.pods} | before.leaving.keys() if before is not None else set()
         leaving = {uid: grace for uid, grace in fresh.leaving.items() if uid in known}
         fresh = msgspec.structs.replace(fresh, leaving=leaving)

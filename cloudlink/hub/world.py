@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from cloudlink.hub.revisions import Key, key_of
 from cloudlink.hub.store import Store, WatchEvent
-from cloudlink.kube.core import Pod
+from cloudlink.kube.core import PersistentVolumeClaim, Pod
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.registry import RESOURCES
 
@@ -26,12 +26,14 @@ class World:
         self._store = store
         self._owned: dict[str, set[Key]] = {}
         self._on_node: dict[str, set[Key]] = {}  # "" holds pods that have no node yet
+        self._claims_on: dict[str, set[Key]] = {}  # likewise
         self.reload()
 
     def reload(self) -> None:
         """Start over from the store, where events were missed."""
         self._owned.clear()
         self._on_node.clear()
+        self._claims_on.clear()
         for kind in FOLLOWED:
             for obj in self._store.list(kind):
                 self._add(obj)
@@ -59,6 +61,10 @@ class World:
         """Pods bound to a node, or with "" those that are bound to none."""
         return self._read(self._on_node.get(name, ()), Pod)
 
+    def claims_on(self, name: str) -> list[PersistentVolumeClaim]:
+        """Claims whose data is on a node, or with "" those that are nowhere yet."""
+        return self._read(self._claims_on.get(name, ()), PersistentVolumeClaim)
+
     def exists(self, kind: str, namespace: str, name: str, uid: str) -> bool:
         """Whether exactly this object is there; of kinds that we don't know, we can't say that they are gone.
 
@@ -81,6 +87,8 @@ class World:
             self._owned.setdefault(owner.uid, set()).add(key)
         if isinstance(obj, Pod):
             self._on_node.setdefault(obj.spec.node_name, set()).add(key)
+        elif isinstance(obj, PersistentVolumeClaim):
+            self._claims_on.setdefault(obj.node, set()).add(key)
 
     def _drop(self, obj: KubeObject) -> None:
         key = key_of(obj)
@@ -88,6 +96,8 @@ class World:
             _discard(self._owned, owner.uid, key)
         if isinstance(obj, Pod):
             _discard(self._on_node, obj.spec.node_name, key)
+        elif isinstance(obj, PersistentVolumeClaim):
+            _discard(self._claims_on, obj.node, key)
 
 
 def _discard(index: dict[str, set[Key]], at: str, key: Key) -> None:

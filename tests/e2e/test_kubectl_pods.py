@@ -23,6 +23,7 @@ IMAGE = "localhost/probe:latest"
 @pytest.fixture(scope="module")
 def house() -> Iterator[House]:
     with a_house() as it:
+        it.folder.chmod(0o711)  # pods with users of their own pass through it
         yield it
 
 
@@ -178,6 +179,116 @@ def test_a_pod_with_everything_lives_follows_its_config_and_leaves_its_data_behi
     assert "Terminating" in kubectl(house, "get", "pvc", "data", "--no-headers")
     kubectl(house, "delete", "pod", "all", "--timeout=60s")
     kubectl(house, "wait", "--for=delete", "pvc/data", "--timeout=60s")
+
+
+LOOK = "; ".join(
+    (
+        "hostname > /notes/hostname",
+        "grep -c '10.9.9.9.*printer' /etc/hosts > /notes/hosts",
+        "grep -c 'ndots:3' /etc/resolv.conf > /notes/resolver",
+        "cat /proc/sys/net/ipv4/ip_unprivileged_port_start > /notes/port",
+        "id -G > /notes/groups",
+        "grep CapEff /proc/self/status > /notes/capabilities",
+        "cat /all/etc/colour > /notes/projected",
+        "cat /all/labels > /notes/labels",
+        "echo $MEMORY > /notes/memory",
+        "echo here > /mine/file",
+        "test -f /scratch/look/file && echo yes > /notes/expanded",
+        "grep -c '/scratch tmpfs' /proc/mounts > /notes/tmpfs",
+        "echo $FROM_colour > /notes/prefixed",
+        "echo last words > /dev/termination-log",
+    )
+)
+
+
+def test_what_a_pod_asks_for_is_what_its_processes_find(house: House, notes: Path) -> None:
+    kubectl(house, "apply", "-f", "-", stdin=CONFIG)
+    mounts: list[dict[str, Any]] = [
+        {"name": "all", "mountPath": "/all", "readOnly": True},
+        {"name": "scratch", "mountPath": "/scratch"},
+        {"name": "scratch", "mountPath": "/mine", "subPathExpr": "$(NAME)"},
+    ]
+    env = [
+        {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+        {"name": "MEMORY", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
+    ]
+    sources = [
+        {"configMap": {"name": "settings", "items": [{"key": "colour", "path": "etc/colour"}]}},
+        {"downwardAPI": {"items": [{"path": "labels", "fieldRef": {"fieldPath": "metadata.labels"}}]}},
+    ]
+    look = container(
+        "look",
+        LOOK,
+        env=env,
+        envFrom=[{"prefix": "FROM_", "configMapRef": {"name": "settings"}}],
+        volumeMounts=mounts,
+        resources={"limits": {"memory": "24Mi"}},
+        securityContext={"capabilities": {"drop": ["ALL"], "add": ["NET_BIND_SERVICE"]}},
+    )
+    pod = a_pod(
+        "look",
+        notes,
+        containers=[look],
+        restartPolicy="Never",
+        hostname="box",
+        subdomain="boxes",
+        hostAliases=[{"ip": "10.9.9.9", "hostnames": ["printer"]}],
+        dnsConfig={"options": [{"name": "ndots", "value": "3"}]},
+        securityContext={
+            "supplementalGroups": [3333],
+            "sysctls": [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "77"}],
+        },
+        volumes=[
+            {"name": "all", "projected": {"sources": sources}},
+            {"name": "scratch", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}},
+        ],
+    )
+    kubectl(house, "apply", "-f", "-", stdin=pod)
+    kubectl(house, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/look", "--timeout=60s")
+    found = {f.name: f.read_text().strip() for f in notes.iterdir()}
+    assert "3333" in found.pop("groups").split()
+    assert found == {
+        "hostname": "box",
+        "hosts": "1",
+        "resolver": "1",
+        "port": "77",
+        "capabilities": f"CapEff:\t{1 << 10:016x}",
+        "projected": "red",
+        "labels": 'app="look"',
+        "memory": "24",
+        "expanded": "yes",
+        "tmpfs": "1",
+        "prefixed": "red",
+    }
+    status = get(house, "pod", "look")["status"]
+    assert status["containerStatuses"][0]["state"]["terminated"]["message"].strip() == "last words"
+    assert (status["qosClass"], status["conditions"][-1]["reason"]) == ("Burstable", "PodCompleted")
+    kubectl(house, "delete", "pod", "look", "--timeout=60s")
+
+
+def test_the_hosts_network_is_the_hosts_and_users_of_their_own_are_not(house: House, notes: Path) -> None:
+    net = "readlink /proc/self/ns/net > /notes/net"
+    on_the_host = a_pod("host", notes, containers=[container("main", net)], hostNetwork=True, restartPolicy="Never")
+    own = a_pod(
+        "own",
+        notes,
+        containers=[container("main", "cat /proc/self/uid_map > /notes/users; id -u > /notes/root")],
+        hostUsers=False,
+        restartPolicy="Never",
+    )
+    for pod in (on_the_host, own):
+        name = pod["metadata"]["name"]
+        kubectl(house, "apply", "-f", "-", stdin=pod)
+        house.wait(
+            f"pod {name} to end",
+            lambda name=name: get(house, "pod", name)["status"]["phase"] == "Succeeded",  # type: ignore[misc]
+            lambda name=name: kubectl(house, "describe", "pod", name),  # type: ignore[misc]
+        )
+        kubectl(house, "delete", "pod", name, "--timeout=60s")
+    assert said(notes, "net") == str(Path("/proc/self/ns/net").readlink())
+    inside, outside, _ = said(notes, "users").split()
+    assert (inside, said(notes, "root")) == ("0", "0")
+    assert outside != "0"
 
 
 def test_a_pod_whose_claim_is_missing_says_so(house: House, notes: Path) -> None:

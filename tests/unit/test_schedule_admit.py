@@ -59,3 +59,18 @@ def test_no_single_node_with_both_is_told_as_such() -> None:
     nodes = [node("a", 4000 * MIB, cpu=1000), node("b", 400 * MIB, cpu=4000)]
     [cause] = impossible(pod("a", memory="2Gi", cpu="3"), None, nodes)
     assert cause.message == "needs 2 GiB and 3 cpu together, no node has both allocatable"
+
+
+def test_init_containers_are_refused_by_their_own_field_and_count_with_their_sidecars() -> None:
+    def sized(name: str, memory: str, **parts: str) -> dict[str, object]:
+        return {"name": name, "image": "demo:1", "resources": {"limits": {"memory": memory}}, **parts}
+
+    large = pod("a", containers=[sized("main", "1Mi")], initContainers=[sized("setup", "2Gi")])
+    [cause] = impossible(large, None, [node("pi", 900 * MIB)])
+    assert cause.field == "spec.initContainers[0].resources.requests.memory"
+    sidecar = sized("side", "500Mi", restartPolicy="Always")
+    together = pod("a", containers=[sized("main", "500Mi")], initContainers=[sidecar])
+    [cause] = impossible(together, None, [node("pi", 900 * MIB)])
+    assert cause.message == "the containers together need 1000 MiB memory, the largest node has 900 MiB allocatable"
+    one_after_the_other = pod("a", containers=[sized("main", "500Mi")], initContainers=[sized("setup", "500Mi")])
+    assert impossible(one_after_the_other, None, [node("pi", 900 * MIB)]) == ()
