@@ -64,8 +64,9 @@ def end_all(scene: Scene, ranks: Mapping[str, int], grace: float, reason: str) -
     if ordinary or not scene.live:
         return
     last = max(ranks[c.name] for c in scene.live)
-    since = min((c.stop_requested_at for c in scene.attempts if c.stop_reason == reason), default=scene.now)
+    begun = [c.stop_requested_at for c in scene.attempts if c.stop_reason == reason]
     for state in scene.live:
         if ranks[state.name] == last:
-            left = since + grace - (state.stop_requested_at or scene.now)
+            asked = state.stop_requested_at or scene.now
+            left = min([*begun, asked]) + grace - asked
             yield from end(state, max(left, min(grace, SIDECAR_LEAST)), reason, scene)

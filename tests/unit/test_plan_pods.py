@@ -124,6 +124,21 @@ def test_sidecars_end_after_the_rest_the_last_one_first_also_when_the_document_f
     assert order == [[stop.format("c0")], [stop.format("s1")], [stop.format("s0")]]
 
 
+def test_a_sidecar_that_was_being_ended_for_another_reason_is_still_killed_in_time() -> None:
+    world = World()
+    settle(world, wanting(with_init(Container("s", "demo", sidecar=True))))
+    world.deaf = True
+    world.lose_network("uid-web")
+    begin(world, wanting(a_pod()))
+    for state in world.live():
+        if state.name == "c0":
+            world.exit(state.id, 137)
+    gone = wanting(generation=2)
+    assert plan(world, gone).wake_at == world.now + 30
+    world.now += 30
+    assert texts(plan(world, gone))[0].startswith("kill uid-web.s.0")
+
+
 def test_a_network_made_again_has_its_init_containers_run_again() -> None:
     world, desired = World(), wanting(with_init(Container("i0", "demo")))
     begin(world, desired)
