@@ -139,12 +139,14 @@ class Drawing:
         sandbox: Sandbox,
         volumes: tuple[bundle.BindMount, ...],
     ) -> tuple[bundle.BindMount, ...]:
-        """The pod's own files, the termination message's, then the volumes, which may replace them."""
+        """The pod's own files, the termination message's, and the volumes, which may replace them; what is inside
+        another one comes after it."""
         what = f'terminationMessagePath of container "{container.name}"'
         path = bundle.check_mount_path(container.termination_message_path, what)
         message = bundle.BindMount(os.fspath(self._places.message(record.id)), path)
         taken = {m.path for m in volumes}
-        return (*(m for m in (*sandbox.mounts, message) if m.path not in taken), *volumes)
+        own = (m for m in (*sandbox.mounts, message) if m.path not in taken)
+        return tuple(sorted((*own, *volumes), key=lambda m: m.path.count("/")))
 
     def _spec(
         self,

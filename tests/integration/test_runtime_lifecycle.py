@@ -22,17 +22,20 @@ from edged.model import (
     Container,
     ContainerPhase,
     ContainerState,
+    EmptyDir,
     Env,
     ExecAction,
     Hook,
     HttpAction,
     Limits,
     Material,
+    Mount,
     NodeFacts,
     Pod,
     ResourceRef,
     SleepAction,
     TcpAction,
+    Volume,
 )
 from edged.runtime.cgroup import Cgroups
 from edged.runtime.crun import Crun
@@ -412,3 +415,20 @@ def test_nothing_is_left_where_run_dir_is_a_folder_of_a_larger_memory_file_syste
         asyncio.run(whole())
     finally:
         shutil.rmtree(memory, ignore_errors=True)
+
+
+def test_the_pods_own_files_and_the_message_are_seen_inside_its_volumes() -> None:
+    async def scenario(it: Node) -> None:
+        volumes = (Volume("etc", EmptyDir()), Volume("out", EmptyDir()))
+        state = await it.start(
+            "/bin/sh",
+            "-c",
+            "cat /etc/hostname; ls /etc; echo bye > /out/message",
+            mounts=(Mount("etc", "/etc"), Mount("out", "/out")),
+            termination_message_path="/out/message",
+            pod={"volumes": volumes},
+        )
+        assert (await it.ended(state)).message == "bye\n"
+        assert it.log(state).splitlines() == ["app", "hostname", "hosts", "resolv.conf"]
+
+    run(scenario)
