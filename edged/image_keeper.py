@@ -161,7 +161,8 @@ class ImageKeeper:
     def _half_fetched(self) -> int:
         from edged.images import partial  # only where the disk is full
 
-        return partial.unwanted_bytes(self._images.root / "partial", self._worker.wanted)
+        wanted = self._worker.wanted
+        return partial.unwanted_bytes(self._images.root / "partial", wanted) + self._images.unwanted_pending(wanted)
 
     def _disk(self) -> images_gc.Disk:
         try:

@@ -59,8 +59,9 @@ def prune(args: argparse.Namespace) -> None:
     store = ImageStore(args.root)
     unwanted = [i for i in store.list() if i.reference not in wanted and i.id not in wanted]
     before, half = store.disk_usage(), partial.unwanted_bytes(args.root / "partial", wanted)
-    kept = {layer for i in store.list() if i not in unwanted for layer in store.layers_of(i.reference)}
     sizes = store.read_index().layers
+    kept = {d for d, reference in store.read_index().pending.items() if reference in wanted}
+    kept |= {layer for i in store.list() if i not in unwanted for layer in store.layers_of(i.reference)}
     if args.dry_run:
         for image in unwanted:
             sys.stdout.write(f"would remove {image.reference}, {_size(image.size)}\n")
@@ -72,7 +73,7 @@ def prune(args: argparse.Namespace) -> None:
         for image in unwanted:
             writer.remove_image(image.reference, force=True)
             sys.stdout.write(f"removed {image.reference}\n")
-        writer.sweep()
+        writer.sweep(wanted)
     sys.stdout.write(f"{_size(before - store.disk_usage() + half)} freed\n")
 
 
@@ -83,12 +84,12 @@ def collect(args: argparse.Namespace) -> None:
     freed = partial.discard_unwanted(args.root / "partial", wanted)
     store = ImageStore(args.root)
     before = store.disk_usage()
-    if args.references:
-        with StoreWriter(args.root) as writer:
-            there = writer.references()
-            for reference in args.references:
-                if reference in there and reference not in wanted:
-                    writer.remove_image(reference, force=True)
+    with StoreWriter(args.root) as writer:
+        there = writer.references()
+        for reference in args.references:
+            if reference in there and reference not in wanted:
+                writer.remove_image(reference, force=True)
+        writer.sweep(wanted)
     sys.stdout.write(f"{_size(before - store.disk_usage() + freed)} freed\n")
 
 
@@ -110,7 +111,8 @@ def pull(args: argparse.Namespace) -> None:
     logins = auth.Logins.read(args.auth) if args.auth else keyring
     machine = parse_platform(args.platform) if args.platform else None
     try:
-        pull(args.root, args.reference, config, logins, machine, tell)
+        wanted = frozenset(job.wanted) or None
+        pull(args.root, args.reference, config, logins, machine, tell, wanted=wanted)
     except PermanentError as e:
         if complaints := dict.fromkeys(keyring.complaints):
             raise PermanentError(f"{e}; besides, {'; '.join(complaints)}") from e

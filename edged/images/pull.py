@@ -51,14 +51,17 @@ def pull(
     machine: oci.Platform | None = None,
     tell: Callable[[Event], None] = lambda _: None,
     bounds: Bounds | None = None,
+    wanted: frozenset[str] | None = None,
 ) -> Image:
     """Bring `text`, a reference in any form, into the store at `root`; returns the image.
 
+    :param wanted: references whose pulls may still come to their end; layers that came for others go. None = all may.
     :param tell: called for each noteworthy change, from any thread, one call at a time.
     :raises RetryError: the network or the disk; what has come is kept, and the next call goes on from there.
     :raises PermanentError: there is no such image for this machine, or we may not have it, or it is malformed.
     """
-    return _Pull(root, parse(text), config or PullConfig(), logins or auth.Logins.none(), machine, tell, bounds).run()
+    one = _Pull(root, parse(text), config or PullConfig(), logins or auth.Logins.none(), machine, tell, bounds)
+    return one.run(wanted)
 
 
 @dataclass(frozen=True)
@@ -100,15 +103,15 @@ class _Pull:
             endpoints(reference, config, logins, self._transport), config, self._cancelled, self._tell_retry
         )
 
-    def run(self) -> Image:
+    def run(self, others: frozenset[str] | None) -> Image:
         try:
-            return self._run(str(self._reference))
+            return self._run(str(self._reference), others)
         except OSError as e:
             raise space.disk_error(self._folder, e) from e
         finally:
             self._end()
 
-    def _run(self, name: str) -> Image:
+    def _run(self, name: str, others: frozenset[str] | None) -> Image:
         if self._compare(self._store.layers_of(name)):
             image = self._store.resolve(name)
             if image is not None:  # it was here all along: after a power cut nobody is asked for permission to go on
@@ -125,7 +128,7 @@ class _Pull:
             fcntl.flock(pulls, fcntl.LOCK_SH)
             if not present:
                 self._bring(name, wanted)
-            self._tidy(wanted, pulls)
+            self._tidy(wanted, pulls, others)
         self._remember(name, wanted)
         image = self._store.resolve(name)
         if image is None:
@@ -172,13 +175,13 @@ class _Pull:
                     return
         raise RetryError(f"{self._what}: its layers are removed again and again while it is pulled", 30.0)
 
-    def _tidy(self, wanted: Wanted, pulls: IO[bytes]) -> None:
+    def _tidy(self, wanted: Wanted, pulls: IO[bytes], others: frozenset[str] | None) -> None:
         """Delete what no image needs any more; also what a pull left that was cut between naming and tidying."""
         partial.discard(self._folder, frozenset(layer.descriptor.digest for layer in wanted.layers))
         with contextlib.suppress(BlockingIOError):  # the layers of other pulls belong to no image yet
             fcntl.flock(pulls, fcntl.LOCK_EX | fcntl.LOCK_NB)
             with StoreWriter(self._store.root) as writer:
-                writer.sweep()
+                writer.sweep(others)
 
     def _bring_layers(self, name: str, wanted: Wanted) -> None:
         """Fetch and unpack what is missing.
@@ -352,7 +355,8 @@ class _Pull:
 
     def _keep(self, writer: StoreWriter, unpacked: _Unpacked) -> None:
         if unpacked.folder is not None:
-            writer.add_layer(unpacked.layer.diff_id, functools.partial(_move, unpacked.folder, unpacked.size))
+            take = functools.partial(_move, unpacked.folder, unpacked.size)
+            writer.add_layer(unpacked.layer.diff_id, take, str(self._reference))
         unpacked.file.delete()
         unpacked.file.close()
         self._teller.say(Event("unpacked", digest=unpacked.layer.descriptor.digest))

@@ -19,6 +19,7 @@ and an image with such a layer isn't there. Whoever wants it pulls, which compar
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -47,11 +48,14 @@ class StoreIndex(Value, frozen=True):
     :ivar layers: diff_id -> size in bytes of the unpacked files. A layer folder that isn't listed isn't complete.
     :ivar unsettled: diff_id -> boot (its id) in which it was written, for layers not compared since. In that very boot
         they are as good as any: what the page cache has of them is what was written.
+    :ivar pending: diff_id -> reference, for layers of a pull that isn't through: another image's coming or going must
+        not cost a slow link what it has brought already.
     """
 
     images: dict[str, ImageEntry] = msgspec.field(default_factory=dict)
     layers: dict[str, int] = msgspec.field(default_factory=dict)
     unsettled: dict[str, str] = msgspec.field(default_factory=dict)
+    pending: dict[str, str] = msgspec.field(default_factory=dict)
 
     def doubtful(self, boot: str) -> frozenset[str]:
         """Layers to be compared before use, in the boot of that id."""
@@ -150,6 +154,12 @@ class ImageStore:
             layers = tuple((d, self._index.layers[d]) for d in dict.fromkeys(self._layers[reference]))
             found.append(Stored(image, layers, entry.imported, since))
         return tuple(found)
+
+    def unwanted_pending(self, wanted: Collection[str]) -> int:
+        """Bytes of the layers of pulls that aren't through, of images that are not `wanted`."""
+        self._refresh()
+        index = self._index
+        return sum(index.layers.get(d, 0) for d, reference in index.pending.items() if reference not in wanted)
 
     def disk_usage(self) -> int:
         """Bytes of all unpacked layers, each counted once."""

@@ -54,8 +54,8 @@ def settle(root: Path, diff_ids: Iterable[str], tell: Callable[[Finding], None] 
     store = ImageStore(root)
     index = store.read_index()
     wanted, unsettled = [d for d in dict.fromkeys(diff_ids) if d in index.layers], index.unsettled
-    whole: dict[str, int] = {}
-    broken: dict[str, int] = {}
+    whole: dict[str, tuple[int, int]] = {}
+    broken: dict[str, tuple[int, int]] = {}
     read = told = 0
 
     def progress(size: int) -> None:
@@ -67,7 +67,7 @@ def settle(root: Path, diff_ids: Iterable[str], tell: Callable[[Finding], None] 
 
     for diff_id in wanted:
         folder, listing = store.layers / layer_name(diff_id), store.lists / layer_name(diff_id)
-        which = _inode(folder)
+        which = _identity(folder)
         if wrong := _wrong(folder, listing, diff_id in unsettled, progress):
             broken[diff_id] = which
             tell(Finding("broken", diff_id, reason=f"layer {diff_id} was damaged on the disk: {wrong}"))
@@ -79,7 +79,7 @@ def settle(root: Path, diff_ids: Iterable[str], tell: Callable[[Finding], None] 
         return frozenset()
     with StoreWriter(root) as writer:
         # Of those that were brought anew or removed in between, nothing is known.
-        same = {d for d, which in (whole | broken).items() if _inode(store.layers / layer_name(d)) == which}
+        same = {d for d, which in (whole | broken).items() if _identity(store.layers / layer_name(d)) == which}
         writer.settle(whole.keys() & same, broken.keys() & same)
         return frozenset(broken.keys() & same)
 
@@ -100,8 +100,10 @@ def in_order(store: ImageStore, wanted: Iterable[str]) -> list[str]:
     return first
 
 
-def _inode(folder: Path) -> int:
+def _identity(folder: Path) -> tuple[int, int]:
+    """Which folder this is: inode numbers are used again, and soon."""
     try:
-        return folder.stat().st_ino
+        s = folder.stat()
     except OSError:
-        return 0
+        return 0, 0
+    return s.st_ino, s.st_ctime_ns

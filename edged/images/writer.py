@@ -79,10 +79,11 @@ class StoreWriter:
             return False
         return (self._store.layers / layer_name(diff_id)).is_dir()
 
-    def add_layer(self, diff_id: str, unpack: Callable[[Path], int]) -> None:
+    def add_layer(self, diff_id: str, unpack: Callable[[Path], int], pending: str = "") -> None:
         """Make a layer out of what `unpack` puts into the folder it is given; it returns bytes of files.
 
-        The layer is kept even if its image never becomes complete in this run, so that a retry needn't start over.
+        :param pending: reference of the image that it is for: it is kept even if that isn't complete in this run, so
+            that a retry needn't start over. Without one the next sweep takes it unless an image has it by then.
         """
         name = layer_name(oci.hex_of(diff_id, "layer"))
         for other in self._index.layers:
@@ -99,7 +100,10 @@ class StoreWriter:
         _fsync(self._store.lists)
         _fsync(self._store.layers)
         layers, unsettled = self._index.layers | {diff_id: size}, self._index.unsettled | {diff_id: self._store.boot}
-        self._write_index(msgspec.structs.replace(self._index, layers=layers, unsettled=unsettled))
+        waiting = {d: r for d, r in self._index.pending.items() if d != diff_id} | (
+            {diff_id: pending} if pending else {}
+        )
+        self._write_index(msgspec.structs.replace(self._index, layers=layers, unsettled=unsettled, pending=waiting))
 
     def add_image(
         self, reference: str, manifest: bytes, config: bytes, diff_ids: tuple[str, ...], imported: bool = False
@@ -112,7 +116,9 @@ class StoreWriter:
             self._write_blob(blob)
         self._sync()
         entry = ImageEntry(manifest=oci.digest_of(manifest), imported=imported)
-        self._write_index(msgspec.structs.replace(self._index, images=self._index.images | {reference: entry}))
+        images = self._index.images | {reference: entry}
+        pending = {d: r for d, r in self._index.pending.items() if r != reference and d not in diff_ids}
+        self._write_index(msgspec.structs.replace(self._index, images=images, pending=pending))
 
     def remove_image(self, reference: str, force: bool = False) -> None:
         """Forget the name, and delete what only it needed.
@@ -140,19 +146,26 @@ class StoreWriter:
         until they are fetched again. A layer that a container has mounted stays where it is until that has ended."""
         unsettled = {d: boot for d, boot in self._index.unsettled.items() if d not in whole and d not in broken}
         layers = {d: size for d, size in self._index.layers.items() if d not in broken}
+        pending = {d: r for d, r in self._index.pending.items() if d not in broken}
         if (unsettled, layers) != (self._index.unsettled, self._index.layers):
-            self._write_index(msgspec.structs.replace(self._index, layers=layers, unsettled=unsettled))
+            self._write_index(msgspec.structs.replace(self._index, layers=layers, unsettled=unsettled, pending=pending))
             self._clear_leftovers()
 
-    def sweep(self) -> None:
-        """Delete layers and blobs that no image refers to, except layers that are mounted somewhere."""
+    def sweep(self, wanted: Collection[str] | None = None) -> None:
+        """Delete layers and blobs that no image refers to, except layers that are mounted somewhere, and those of pulls
+        that aren't through.
+
+        :param wanted: references whose pulls may still come to their end; None = all may.
+        """
         diff_ids, blobs = self._referred()
+        diff_ids |= {d for d, reference in self._index.pending.items() if wanted is None or reference in wanted}
         if unused := self._index.layers.keys() - diff_ids:
             mounted = mounted_layers()
             unused = {d for d in unused if layer_name(d) not in mounted}
             kept = {d: size for d, size in self._index.layers.items() if d not in unused}
             unsettled = {d: boot for d, boot in self._index.unsettled.items() if d in kept}
-            self._write_index(msgspec.structs.replace(self._index, layers=kept, unsettled=unsettled))
+            pending = {d: r for d, r in self._index.pending.items() if d in kept and d in diff_ids}
+            self._write_index(msgspec.structs.replace(self._index, layers=kept, unsettled=unsettled, pending=pending))
         self._clear_leftovers()
         for blob in self._store.blobs.iterdir():
             if f"sha256:{blob.name}" not in blobs:

@@ -52,7 +52,7 @@ class Disk:
     """An ext4 file system in a file."""
 
     def __init__(self, folder: Path) -> None:
-        self._image, self.path = folder / "disk.img", folder / "mounted"
+        self._image, self.path = folder / "0.img", folder / "mounted"
         self.path.mkdir()
         with self._image.open("wb") as f:
             f.truncate(256 << 20)
@@ -68,6 +68,16 @@ class Disk:
             fcntl.ioctl(folder, EXT4_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
         finally:
             os.close(folder)
+
+    def boot(self) -> None:
+        """Mount what has reached the disk. A copy of it: some other process's mount namespace may have a copy of the
+        mount, and while that is there the kernel gives the dead file system to whoever mounts the same file."""
+        self.unmount()
+        dead = self._image
+        self._image = dead.with_name(f"{int(dead.stem) + 1}.img")
+        subprocess.run(["cp", "--sparse=always", dead, self._image], check=True)
+        dead.unlink()
+        self.mount()
 
     def unmount(self) -> None:
         deadline = time.monotonic() + PATIENCE
@@ -116,8 +126,7 @@ def run_and_cut(disk: Disk, command: list[str], far_enough: Callable[[], bool]) 
             time.sleep(0.001)
         disk.cut()
         child.kill()
-    disk.unmount()
-    disk.mount()
+    disk.boot()
 
 
 def test_the_power_goes_at_random_bytes_of_a_pull_and_what_is_there_is_whole(disk: Disk) -> None:

@@ -27,7 +27,7 @@ from edged.images.cage import Cage
 from edged.images.store import ImageStore
 from edged.puller import ImageWorker
 from tests.fakes import registries
-from tests.fakes.oci_layout import Layout, config, layer, member
+from tests.fakes.oci_layout import Layout, config, digest, layer, member
 from tests.fakes.registries import Link, Request, ScriptedRegistry, TokenServer, docker_registry, push
 
 pytestmark = pytest.mark.root
@@ -412,3 +412,43 @@ def stop_halfway(request: Request) -> bool:
         request.answer(200, data[:1_000_000], Content_Length=str(len(data)))
         request.close_connection = True
     return True
+
+
+def test_what_a_pull_has_unpacked_survives_other_images_until_nobody_wants_it_any_more(node: NodeConfig) -> None:
+    small, big = layer(member("small", b"1")), layer(member("big", random.Random(8).randbytes(4_000_000)))
+    with ScriptedRegistry() as registry:
+        registry.tag("half", image(registry.layout, small, big))
+        registry.script = stop_halfway
+        half, other = f"{registry.address}/a:half", f"{registry.address}/b:other"
+        with pytest.raises(RetryError):
+            asyncio.run(pull(changed(node, attempts=1), half))
+        assert list(store(node).read_index().pending.values()) == [half]
+        registry.script = lambda _: False
+        registry.tag("other", image(registry.layout, layer(member("x", b"2"))))
+        asyncio.run(pull(node, other))
+        worker = ImageWorker(node)
+        worker.wanted = frozenset({half})
+        asyncio.run(worker.remove([other]))
+        assert store(node).read_index().layers.keys() == store(node).read_index().pending.keys() == {digest(small)}
+        asyncio.run(worker.remove([]))
+        assert len(store(node).read_index().layers) == 1
+        before = registry.count("GET", digest(gzip.compress(small, mtime=0)))
+        asyncio.run(worker.pull(half, ()))
+        assert registry.count("GET", digest(gzip.compress(small, mtime=0))) == before, "it was here already"
+        assert store(node).read_index().pending == {}
+
+
+def test_what_a_pull_has_unpacked_goes_when_nobody_wants_its_image_any_more(node: NodeConfig) -> None:
+    small, big = layer(member("small", b"1")), layer(member("big", random.Random(8).randbytes(4_000_000)))
+    with ScriptedRegistry() as registry:
+        registry.tag("half", image(registry.layout, small, big))
+        registry.script = stop_halfway
+        with pytest.raises(RetryError):
+            asyncio.run(pull(changed(node, attempts=1), f"{registry.address}/a:half"))
+        registry.script = lambda _: False
+        registry.tag("other", image(registry.layout, layer(member("x", b"2"))))
+        worker = ImageWorker(node)
+        worker.wanted = frozenset({f"{registry.address}/b:other"})
+        asyncio.run(worker.pull(f"{registry.address}/b:other", ()))
+    assert store(node).read_index().pending == {}
+    assert len(store(node).read_index().layers) == 1
