@@ -94,7 +94,8 @@ FOLLOW = (
     "id -u > /notes/user; echo $NAME $APP $NODE > /notes/self; test -n $IP; touch /notes/main;"
     " if touch /forbidden 2>/dev/null; then echo writable > /notes/root; else echo read-only > /notes/root; fi;"
     " echo once >> /data/visits; wc -l < /data/visits > /notes/visits; trap 'exit 0' TERM;"
-    " while :; do cat /settings/colour > /notes/colour; cat /me/colour > /notes/annotation; sleep 0.1; done"
+    " while :; do cat /settings/colour > /notes/colour; cat /me/colour > /notes/annotation;"
+    " stat -f -c '%b %S' /data > /notes/size; sleep 0.1; done"
 )
 
 
@@ -143,6 +144,12 @@ def everything(notes: Path) -> dict[str, Any]:
     )
 
 
+def bytes_of(blocks: str) -> int:
+    """ "<number of blocks> <size of one>", as stat(1) tells it; 0 while it is being written."""
+    parts = blocks.split()
+    return int(parts[0]) * int(parts[1]) if len(parts) == 2 else 0
+
+
 def test_a_pod_with_everything_lives_follows_its_config_and_leaves_its_data_behind(house: House, notes: Path) -> None:
     for manifest in (CLAIM, CONFIG):
         kubectl(house, "apply", "-f", "-", stdin=manifest)
@@ -166,6 +173,9 @@ def test_a_pod_with_everything_lives_follows_its_config_and_leaves_its_data_behi
     until(house, "the changed config in the running pod", notes, "colour", "blue")
     kubectl(house, "annotate", "--overwrite", "pod", "all", "colour=yellow")
     until(house, "the changed annotation in the running pod", notes, "annotation", "yellow")
+    before = bytes_of(said(notes, "size"))
+    grow = json.dumps({"spec": {"resources": {"requests": {"storage": "16Mi"}}}})
+    kubectl(house, "patch", "pvc", "data", "-p", grow)
     (row,) = kubectl(house, "get", "pod", "all", "--no-headers").splitlines()
     assert row.split()[3] == "0", "it was restarted for it"
 
@@ -174,6 +184,9 @@ def test_a_pod_with_everything_lives_follows_its_config_and_leaves_its_data_behi
     (notes / "main").unlink()
     kubectl(house, "apply", "-f", "-", stdin=pod)
     until(house, "the data of the pod before", notes, "visits", "2")
+    # At the latest now: without CAP_SYS_RESOURCE a node can't let it grow while a pod uses it.
+    house.wait("the volume to have grown", lambda: bytes_of(said(notes, "size")) > before)
+    assert get(house, "pvc", "data")["status"]["capacity"] == {"storage": "16Mi"}
 
     kubectl(house, "delete", "pvc", "data", "--wait=false")
     assert "Terminating" in kubectl(house, "get", "pvc", "data", "--no-headers")
