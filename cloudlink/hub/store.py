@@ -108,6 +108,14 @@ class _Seal:
             ) from e
 
 
+def _room(engine: Engine) -> float:
+    """Bytes free where the database's file is; infinite where it is a server's business."""
+    if engine.dialect.name != "sqlite" or not engine.url.database:
+        return float("inf")
+    stat = os.statvfs(engine.url.database)
+    return stat.f_bavail * stat.f_frsize
+
+
 class Store:
     """Use from one thread at a time: the event loop's. See changes.py for what can be committed."""
 
@@ -122,6 +130,7 @@ class Store:
         self._engine = engine
         self._db: Connection = engine.connect()
         self.revision = 0
+        self._refused = ""  # what the database said when it took nothing last
         try:
             self._load()
         except BaseException:
@@ -271,7 +280,26 @@ class Store:
                     self._persist_record(change)
         except SQLAlchemyError as e:
             told = e.orig if isinstance(e, DBAPIError) else e  # without the statement and SQLAlchemy's own links
+            self._refused = str(told)
             raise RetryError(f"the hub's database refused a commit, nothing of it was done: {told}") from e
+        self._refused = ""
+
+    def trouble(self) -> str:
+        """Why changes can't be saved, "" while all is well.
+
+        Looked at anew only after a refusal, by writing the revision that is there: a hub that is well writes nothing
+        for being asked. On a disk without room for one large object the refusal stands.
+        """
+        if self._refused:
+            try:
+                with self._db.begin():
+                    self._db.execute(_MOVE_REVISION, {"was": self.revision, "becomes": self.revision})
+            except SQLAlchemyError as e:
+                self._refused = str(e.orig if isinstance(e, DBAPIError) else e)
+            else:
+                if _room(self._engine) >= ROOM:
+                    self._refused = ""
+        return self._refused
 
     def _persist_record(self, change: RecordChange) -> None:
         where = {"key_bucket": change.bucket, "key_key": change.key}
@@ -341,6 +369,7 @@ _INSERT_RECORD = insert(RECORDS).values(
 )
 _UPDATE_RECORD = update(RECORDS).where(*_THIS_RECORD).values(value=bindparam("value"))
 _DELETE_RECORD = delete(RECORDS).where(*_THIS_RECORD)
+ROOM = 2 << 20  # bytes: the largest object that is taken, and its index
 _MOVE_REVISION = (
     update(COUNTERS)
     .where(COUNTERS.c.name == "revision", COUNTERS.c.value == bindparam("was"))

@@ -209,11 +209,14 @@ def test_full_disks_are_told_stop_no_pod_and_are_over_when_there_is_room_again()
         with pytest.raises(EdgedError, match="nothing of it was done: database or disk is full"):
             apply(house.client, large)
         assert kubectl(house, "get", "pods").returncode == 0
+        with pytest.raises(EdgedError, match="takes nothing now: database or disk is full"):
+            house.client.call("GET", "/readyz")
         filler.unlink()
+        assert house.client.call("GET", "/readyz") == "ok"
         apply_and_wait(house, deployment("a", replicas=3))
 
         filler = fill(house.folder / "node" / "state")
-        long = [{"name": "LONG", "value": "x" * 50_000}]
+        long = [{"name": "LONG", "value": "x" * 100_000}]  # more than the blocks that the state has already
         apply(house.client, deployment("b", env=long))
         told = "can't save desired state"
         house.wait(

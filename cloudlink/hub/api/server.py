@@ -87,8 +87,16 @@ def create_app(
     for path in ("/api", "/apis", "/api/{rest:path}", "/apis/{rest:path}"):
         app.router.add_route(path, guarded(resource), methods=_METHODS)  # type: ignore[arg-type]
     app.router.add_route("/openapi/{rest:path}", guarded(_openapi), methods=["GET"])  # type: ignore[arg-type]
-    for path in ("/healthz", "/livez", "/readyz"):
+
+    async def ready(_: Request) -> Response:
+        trouble = store.trouble()
+        if not trouble:
+            return PlainTextResponse("ok")
+        return PlainTextResponse(f"the hub's database takes nothing now: {trouble}", status_code=503)
+
+    for path in ("/healthz", "/livez"):  # a restart would not make room
         app.router.add_route(path, _healthy, methods=["GET"])
+    app.router.add_route("/readyz", ready, methods=["GET"])
     app.router.add_route("/version", _version, methods=["GET"])
     return app
 
