@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Brings what `make demo` (or, with "test" or "vm", `make test` or `make test-vm`) needs: Debian packages and a virtual
-# environment with pinned, hash-checked Python packages. Does nothing where everything is there. Debian 12 and 13.
+# Brings what `make demo` (or, with "test", "vm" or "bench", `make test`, `make test-vm` or the peers of `make bench`)
+# needs: Debian packages and a virtual environment with pinned, hash-checked Python packages. Does nothing where
+# everything is there. Debian 12 and 13.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose="${1:-demo}"
@@ -8,10 +9,12 @@ purpose="${1:-demo}"
 # Each package with the program by which we notice that it is missing.
 runtime=(crun:crun conmon:conmon mosquitto:mosquitto nft:nftables dnsmasq:dnsmasq-base busybox:busybox-static
     ip:iproute2 unshare:util-linux umount:mount)
-testing=(skopeo:skopeo umoci:umoci docker-registry:docker-registry chromium:chromium nsenter:util-linux)
+testing=(faketime:faketime skopeo:skopeo umoci:umoci docker-registry:docker-registry chromium:chromium nsenter:util-linux)
+benching=(dockerd:docker.io podman:podman containerd:containerd losetup:mount)
 machines=(mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs ssh:openssh-client)
 wanted=("${runtime[@]}")
 [ "$purpose" = test ] && wanted+=("${testing[@]}")
+[ "$purpose" = bench ] && wanted+=("${testing[@]}" "${benching[@]}")
 [ "$purpose" = vm ] && wanted+=("${machines[@]}")
 
 missing=()
