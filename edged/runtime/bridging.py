@@ -1,4 +1,5 @@
-"""The network worker's room for bridges: the node's own, and what all nodes of one machine share because of them.
+"""The network worker's room for what is rare: the node's bridge, what all nodes of one machine share because of it, and
+the kernel's memory of UDP flows.
 
 Settings of the whole machine that a node changes (SETTINGS) are put back when the last node's bridge goes. What they
 were is kept in every bridge's ifalias: "edged ip_forward=0 send_redirects=1".
@@ -9,20 +10,42 @@ Never imported by the daemon: pyroute2 costs more memory than all the rest of it
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
+import importlib.util
 import os
 import socket
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pyroute2.netlink.exceptions import NetlinkError
-
 from edged.errors import PermanentError
+from edged.runtime.cables import index_of
 from edged.runtime.wiring import ALIAS, PodRange, bridge_mac, ip_number
 
+
+def _bare_package(name: str) -> None:
+    """Let submodules of a package be imported without its `__init__`.
+
+    pyroute2's own imports everything it has (NDB, WireGuard, Plan 9): 60 ms here and a third of a second on a Pi,
+    which every start of a node would wait for. Only its public submodule `pyroute2.iproute` is used.
+    """
+    spec = importlib.util.find_spec(name)
+    if spec is not None and spec.submodule_search_locations is not None and name not in sys.modules:
+        package = types.ModuleType(name)
+        package.__path__ = list(spec.submodule_search_locations)
+        package.__spec__ = spec
+        sys.modules[name] = package
+
+
+_bare_package("pyroute2")
+
+from pyroute2.iproute import IPRoute  # noqa: E402
+from pyroute2.netlink.exceptions import NetlinkError  # noqa: E402
+
 RT_TABLE_MAIN = 254
-ENODEV, ENXIO = 19, 6
 MACHINE = Path("/proc/sys/net/ipv4")  # what every node of this machine (of this network namespace) shares
 # Name in the alias -> (file, what we need).
 # Redirects: no hints to pods that a neighbour were nearer. All go through the machine on purpose, and each hint uses up
@@ -31,28 +54,18 @@ MACHINE = Path("/proc/sys/net/ipv4")  # what every node of this machine (of this
 SETTINGS = {"ip_forward": ("ip_forward", "1"), "send_redirects": ("conf/all/send_redirects", "0")}
 
 
-def index_of(interface: str) -> int:
-    """0 where there is none."""
-    try:
-        return socket.if_nametoindex(interface)
-    except OSError:
-        return 0
-
-
-@contextlib.contextmanager
-def gone_is_fine() -> Iterator[None]:
-    try:
-        yield
-    except NetlinkError as e:
-        if e.code not in (ENODEV, ENXIO):
-            raise
-
-
 class Bridges:
-    """:param netlink: an IPRoute of the machine's namespace."""
+    """What is done with pyroute2, in the machine's network namespace. Its errors are OSErrors to whoever asks."""
 
-    def __init__(self, netlink: Any) -> None:
-        self._netlink = netlink
+    def __enter__(self) -> Bridges:
+        self._netlink: Any = IPRoute()
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        self._netlink.close()
+        if isinstance(error, NetlinkError):
+            said = f"the kernel's routing refused it: {os.strerror(error.code)} ({error.code})"
+            raise OSError(error.code, said) from error
 
     def ensure(self, name: str, pods: PodRange) -> str:
         """See `wiring.EnsureBridge`. Returns a sentence on what could not be had fully, or ""."""
@@ -79,14 +92,37 @@ class Bridges:
             if mine is None:
                 return  # not there, or not made by us
             if index := index_of(name):
-                with gone_is_fine():
+                try:
                     self._netlink.link("del", index=index)
+                except NetlinkError as e:
+                    if e.code not in (errno.ENODEV, errno.ENXIO):
+                        raise
             if not _our_bridges():
                 for setting, before in _settings_in(mine).items():
                     with contextlib.suppress(OSError, KeyError):
                         (MACHINE / SETTINGS[setting][0]).write_text(before)
 
-    def addresses(self) -> set[str]:
+    def forget_flows(self, address: str, keep: tuple[str, ...], port: int) -> None:
+        """See `wiring.ForgetFlows`."""
+        from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple, NFCTSocket  # heavier still
+
+        addresses = {address} if address else self._addresses()
+        only = {"daddr": address} if address else {}
+        with contextlib.closing(NFCTSocket()) as table:
+            wanted = NFCTAttrTuple(**only, proto=socket.IPPROTO_UDP)
+            for entry in list(table.dump(tuple_orig=wanted)):
+                answered_by = NFCTAttrTuple.from_netlink(socket.AF_INET, entry.get_attr("CTA_TUPLE_REPLY")).saddr
+                original = NFCTAttrTuple.from_netlink(socket.AF_INET, entry.get_attr("CTA_TUPLE_ORIG"))
+                asked = original.proto == socket.IPPROTO_UDP and original.daddr in addresses
+                if answered_by in keep or not asked or (port and original.dport != port):
+                    continue
+                try:
+                    table.entry("del", tuple_orig=original)
+                except NetlinkError as e:
+                    if e.code != errno.ENOENT:  # it may have ended meanwhile
+                        raise
+
+    def _addresses(self) -> set[str]:
         """The machine's own."""
         return {dict(m["attrs"])["IFA_LOCAL"] for m in self._netlink.get_addr(family=2)}
 
