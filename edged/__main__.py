@@ -20,6 +20,7 @@ import signal
 import sys
 from pathlib import Path
 
+from edged import bytecode
 from edged import config as configs
 from edged.errors import EdgedError, PermanentError
 
@@ -36,9 +37,13 @@ def main(argv: list[str] | None = None) -> None:
         if command in ("help", "--help", "-h"):
             print(USAGE)
         elif command == "run" and not rest:
-            run(configs.load(Path(config_file)))
+            config = configs.load(Path(config_file))
+            bytecode.compile_first(config_file, config.uplink.factory)
+            run(config)
         elif command == "precompile" and not rest:
-            load_resident(configs.load(Path(config_file)))
+            config = configs.load(Path(config_file))
+            load_resident(config)
+            bytecode.note_compiled(config.uplink.factory)
         else:
             from edged import commands
 
@@ -77,8 +82,7 @@ RESIDENT = (
 
 
 def load_resident(config: configs.NodeConfig) -> None:
-    """Import what the daemon consists of. As a command of its own this writes the byte code caches: a daemon that had
-    to compile its modules at start would keep 6 MB of the compiler's leavings in its heap for good."""
+    """Import what the daemon consists of. As a command of its own this writes the byte code caches (edged.bytecode)."""
     for module in RESIDENT:
         importlib.import_module(module)
     if config.uplink.factory:

@@ -112,8 +112,7 @@ class House:
         )
 
     def start_node(self) -> None:
-        # -OO: no docstrings in the resident process, 1 MB less. Byte code is written by a process that ends.
-        self.python("-OO", "-m", "edged", "precompile", "--config", str(self.node_toml))
+        # -OO: no docstrings in the resident process, 1 MB less
         self.spawn("node", "-OO", "-m", "edged", "run", "--config", str(self.node_toml))
         if not self.control_socket.is_symlink():
             self.control_socket.symlink_to("run/control.sock")

@@ -1,7 +1,11 @@
-"""`make bench`: a real house, measured from outside. About four minutes, one of them the idle minute."""
+"""`make bench`: a real house, measured from outside; then a node alone beside its peers. About twelve minutes.
+
+python -m tests.bench [house] [starts] [memory] [cold_boot] [cycles] [pull] [neighbours]
+"""
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import signal
@@ -10,7 +14,7 @@ import sys
 import time
 
 from cloudlink.cli.house import House
-from tests.bench import floors
+from tests.bench import alone, floors
 from tests.bench.measure import cpu_seconds, median_ms, node_processes, pss, rss, spin_until, tell, total, written_bytes
 from tests.houses import a_house, container_pids, deployment, pods_of
 
@@ -178,9 +182,8 @@ def apply_now(client: object, manifest: dict[str, object]) -> None:
     client.call("POST", "/apis/apps/v1/namespaces/default/deployments", manifest)  # type: ignore[attr-defined]
 
 
-def main() -> None:
-    if os.geteuid() != 0:
-        sys.exit("make bench needs root: it starts containers")
+def house() -> None:
+    """The whole path: hub, broker, node."""
     with a_house() as house:
         bench = Bench(house)
         apply_now(house.client, bench.manifest("warm", 1))
@@ -206,6 +209,29 @@ def main() -> None:
         )
         bench.idle()
         bench.heal()
+
+
+def module(name: str) -> None:
+    """A bench of its own in this package."""
+    subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=False)
+
+
+PARTS = {
+    "house": house,
+    **{name: functools.partial(alone.measure, [name]) for name in alone.PARTS},
+    **{name: functools.partial(module, name) for name in ("pull", "neighbours")},
+}
+
+
+def main() -> None:
+    if os.geteuid() != 0:
+        sys.exit("make bench needs root: it starts containers")
+    wanted = sys.argv[1:] or list(PARTS)
+    unknown = [name for name in wanted if name not in PARTS]
+    if unknown:
+        sys.exit(f"no such part: {', '.join(unknown)}; there are {', '.join(PARTS)}")
+    for name in wanted:
+        PARTS[name]()
 
 
 if __name__ == "__main__":
