@@ -20,7 +20,7 @@ from edged.runtime.network import Network
 from edged.runtime.services import Services
 from edged.runtime.wiring import veth_prefix
 
-DEADLINE = 20.0  # seconds until a test gives up on something that should happen at once
+DEADLINE = 60.0  # seconds until a test gives up on something that should happen at once; the machine may be very busy
 
 LISTEN = """
 import socket, sys
@@ -39,7 +39,7 @@ while True:
 
 ASK = """
 import socket, sys
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("0.0.0.0", 5555)); s.settimeout(5)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.bind(("0.0.0.0", 5555)); s.settimeout(30)
 s.connect((sys.argv[1], int(sys.argv[2])))
 try:
     s.send(b"?")
@@ -51,7 +51,7 @@ except OSError as e:
 FETCH = """
 import socket, sys
 try:
-    s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
+    s = socket.create_connection((sys.argv[1], int(sys.argv[2])), float(sys.argv[3]))
     print(s.recv(1000).decode())
 except OSError as e:
     print(type(e).__name__)
@@ -189,9 +189,9 @@ def command(*argv: str) -> str:
     return done.stdout
 
 
-def fetch(netns: str, address: str, port: int) -> str:
+def fetch(netns: str, address: str, port: int, patience: float = 30.0) -> str:
     """What a server says to somebody in `netns` ("" is the machine itself), or the name of the error."""
-    return command(*enter(netns), sys.executable, "-I", "-S", "-c", FETCH, address, str(port)).strip()
+    return command(*enter(netns), sys.executable, "-I", "-S", "-c", FETCH, address, str(port), str(patience)).strip()
 
 
 def ask(netns: str, address: str, port: int) -> str:
@@ -237,7 +237,7 @@ def isolated(lab: Lab, script: str, environment: dict[str, str] | None = None, o
     if own_net:
         argv = ["unshare", "-nm", "sh", "-c", 'mount -t sysfs sysfs /sys && exec "$@"', "sh", *argv]
     done = subprocess.run(
-        argv, capture_output=True, text=True, timeout=60, env={**os.environ, **(environment or {})}, cwd="/"
+        argv, capture_output=True, text=True, timeout=240, env={**os.environ, **(environment or {})}, cwd="/"
     )
     assert done.returncode in (0, -9), done.stderr
     return done.stdout

@@ -27,8 +27,8 @@ LONG_ENOUGH = 10.0  # seconds: one that ran so long is brought back without dela
 DELAY_CAP = 60.0  # seconds between starts of one that keeps ending
 STOP_TIMEOUT = 2.0  # seconds for each signal
 STOP_LIMIT = 5  # processes
-ANSWER_TIMEOUT = 1.0  # seconds; it answers for its own names from memory
-ANSWER_TRIES = 3
+ANSWER_TIMEOUT = 2.0  # seconds; it answers for its own names from memory, but a board may be very busy
+ANSWER_TRIES = 5
 
 
 def dnsmasq_command(

@@ -42,7 +42,7 @@ def stop(started: subprocess.Popen[bytes]) -> None:
 
 
 def works(pod: Netns) -> bool:
-    command(*enter(pod.path), "busybox", "ping", "-c1", "-W5", pod.gateway)
+    command(*enter(pod.path), "busybox", "ping", "-c1", "-W30", pod.gateway)
     return True
 
 

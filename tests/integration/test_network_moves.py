@@ -19,7 +19,7 @@ from edged.runtime.follower import Follower
 def run(*argv):
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 async def wait(condition, what):
-    for _ in range(2000):
+    for _ in range(6000):
         held = condition()
         if await held if asyncio.iscoroutine(held) else held:
             return
@@ -32,7 +32,7 @@ async def pings(netns, address):
     return await ended("nsenter", f"--net={netns}", "busybox", "ping", "-c1", "-W1", address)
 async def says(address, port, expected=None):
     try:
-        async with asyncio.timeout(5 if expected is None else 1):
+        async with asyncio.timeout(30 if expected is None else 3):
             reader, writer = await asyncio.open_connection(address, port)
             said = (await reader.read(100)).decode()
             writer.close()
@@ -97,7 +97,7 @@ print(run("ip", "route", "show", "default"))
 print(services.degraded)
 print(await says(CLUSTER_IP, 80))
 print(await says("127.0.0.1", 9000))
-print(run("nsenter", f"--net={client.path}", "busybox", "nc", "-w5", CLUSTER_IP, "80"))
+print(run("nsenter", f"--net={client.path}", "busybox", "nc", "-w30", CLUSTER_IP, "80"))
 print(repr(own_address()))
 await services.sync([ServiceRules("default", "web", CLUSTER_IP, (ServicePort(80, 8080),))])
 print(await says(CLUSTER_IP, 80))
@@ -128,7 +128,7 @@ run("ip", "address", "add", "192.0.2.5/24", "dev", "up0")
 client = await network.attach("client")
 listen("/proc/self/ns/net", 8080)
 await services.sync([ServiceRules("default", "web", CLUSTER_IP, (ServicePort(80, 8080),), (own_address(),))])
-print(run("nsenter", f"--net={client.path}", "busybox", "nc", "-w5", CLUSTER_IP, "80"))
+print(run("nsenter", f"--net={client.path}", "busybox", "nc", "-w30", CLUSTER_IP, "80"))
 print((await says(CLUSTER_IP, 80)).split()[0])
 """,
     )
@@ -170,7 +170,7 @@ try:
     pod = await network.attach("pod")
     for address in ("192.0.2.5", "192.0.2.77"):
         run("ip", "address", "add", f"{address}/24", "dev", "up0")
-        print(run("nsenter", f"--net={pod.path}", "busybox", "nc", "-w5", "192.0.2.1", "7000"))
+        print(run("nsenter", f"--net={pod.path}", "busybox", "nc", "-w30", "192.0.2.1", "7000"))
         run("ip", "address", "del", f"{address}/24", "dev", "up0")
 finally:
     run("ip", "netns", "del", NAME)

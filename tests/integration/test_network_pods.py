@@ -33,7 +33,7 @@ def test_pods_reach_each_other_and_the_machine_and_are_reached_by_it(lab: Lab) -
             assert fetch(two.path, one.ip, 8080) == f"one {two.ip}"
             assert fetch(one.path, one.ip, 8080) == f"one {one.ip}"
             assert fetch("", one.ip, 8080) == f"one {one.gateway}"
-            command(*enter(one.path), "busybox", "ping", "-c1", "-W5", one.gateway)
+            command(*enter(one.path), "busybox", "ping", "-c1", "-W30", one.gateway)
 
     asyncio.run(scenario())
 
@@ -60,7 +60,7 @@ def test_without_egress_a_pod_can_not_be_answered_from_outside(lab: Lab) -> None
         async with opened(Network(lab.config, lab.run_dir)) as network:
             pod = await network.attach("pod")
             # The outside knows no way to pod addresses: its answer has nowhere to go.
-            assert fetch(pod.path, beyond, 7000) == "TimeoutError"
+            assert fetch(pod.path, beyond, 7000, patience=3.0) == "TimeoutError"
             assert lab.config.nft_table not in command("nft", "list", "tables")
 
     asyncio.run(scenario())
@@ -145,7 +145,7 @@ def test_a_namespace_whose_cable_was_cut_is_not_observed_and_made_anew(lab: Lab)
             assert network.observe() == {}
             again = await network.attach("pod")
             assert network.observe() == {"pod": again}
-            command(*enter(again.path), "busybox", "ping", "-c1", "-W5", again.gateway)
+            command(*enter(again.path), "busybox", "ping", "-c1", "-W30", again.gateway)
 
     asyncio.run(scenario())
 
@@ -275,6 +275,6 @@ def test_two_nodes_on_one_machine_do_not_touch_each_other(lab: Lab) -> None:
                     await other.teardown()
                 assert network.observe() == {"pod": mine}
                 assert os.path.exists(mine.path)  # noqa: PTH110
-                command(*enter(mine.path), "busybox", "ping", "-c1", "-W5", mine.gateway)
+                command(*enter(mine.path), "busybox", "ping", "-c1", "-W30", mine.gateway)
 
         asyncio.run(scenario())

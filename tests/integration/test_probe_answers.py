@@ -70,7 +70,7 @@ async def never(*_: object) -> process.Completed:
 def asked_grpc(answer: str, service: str = "") -> tuple[ProbeResult, bytes]:
     async def scenario() -> tuple[ProbeResult, bytes]:
         async with server([bytes.fromhex(answer)], stay=True) as (port, heard):
-            result = await probes.ask(Probe(GrpcAction(port, service), timeout=10.0), "127.0.0.1", never)
+            result = await probes.ask(Probe(GrpcAction(port, service), timeout=60.0), "127.0.0.1", never)
         return result, b"".join(heard)
 
     return asyncio.run(scenario())
@@ -107,7 +107,7 @@ def test_an_answer_cut_at_any_byte_is_a_no() -> None:
     async def scenario() -> None:
         for end in range(0, len(whole), 3):
             async with server([whole[:end]]) as (port, _):
-                result = await probes.ask(Probe(GrpcAction(port), timeout=10.0), "127.0.0.1", never)
+                result = await probes.ask(Probe(GrpcAction(port), timeout=60.0), "127.0.0.1", never)
                 assert result.verdict is Verdict.FAILURE, end
 
     asyncio.run(scenario())
@@ -130,7 +130,7 @@ def test_a_server_that_says_nothing_is_given_up_in_time() -> None:
 def asked_http(*answers: bytes) -> tuple[ProbeResult, list[bytes]]:
     async def scenario() -> tuple[ProbeResult, list[bytes]]:
         async with server(answers) as (port, heard):
-            probe = Probe(HttpAction(port, "/health", headers=(("X-Check", "yes"),)), timeout=10.0)
+            probe = Probe(HttpAction(port, "/health", headers=(("X-Check", "yes"),)), timeout=60.0)
             return await probes.ask(probe, "127.0.0.1", never), heard
 
     return asyncio.run(scenario())
@@ -188,7 +188,7 @@ def test_an_ipv6_address_is_written_in_brackets() -> None:
 
         async with await asyncio.start_server(talk, "::1", 0) as listener:
             port = listener.sockets[0].getsockname()[1]
-            assert (await probes.ask(Probe(HttpAction(port), timeout=10.0), "::1", never)).verdict is Verdict.SUCCESS
+            assert (await probes.ask(Probe(HttpAction(port), timeout=60.0), "::1", never)).verdict is Verdict.SUCCESS
         return heard[0]
 
     assert b"Host: [::1]:" in asyncio.run(scenario())

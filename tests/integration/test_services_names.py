@@ -21,7 +21,7 @@ ASK_DNS = """
 import socket, struct, sys
 kind = {"A": 1, "AAAA": 28, "SRV": 33, "PTR": 12}[sys.argv[3]]
 name = b"".join(bytes([len(p)]) + p for p in sys.argv[2].encode().split(b".")) + b"\\0"
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(5); s.connect((sys.argv[1], 53))
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); s.settimeout(30); s.connect((sys.argv[1], 53))
 s.send(struct.pack("!HHHHHH", 7, 0x100, 1, 0, 0, 0) + name + struct.pack("!HH", kind, 1))
 a = s.recv(2000)
 flags, _, answers = struct.unpack_from("!HHH", a, 2)
