@@ -28,7 +28,7 @@ from edged.decide import health as healths
 from edged.decide import plan as planning
 from edged.decide.admission import admission
 from edged.decide.attempts import NEVER
-from edged.decide.steps import Plan
+from edged.decide.steps import Plan, SyncServices
 from edged.deeds import Deeds
 from edged.keeping import Keeper
 from edged.materials import Materials
@@ -39,6 +39,8 @@ from edged.sources import StepSource, WorkingSets, unknown_working_sets
 from edged.store import StateStore
 from edged.telling import Teller
 from edged.uplink import Uplink
+
+ADOPTION = 5.0  # seconds at most, after the start, for running containers to say that they are ready, as they were
 
 
 def boottime() -> float:
@@ -84,6 +86,7 @@ class Daemon:
         self._deeds = Deeds(executor, images, extra, self._teller.happened, self._wake.set, boottime)
         self._epoch = f"{time.time_ns():x}"
         self._boot_id = host.boot_id()
+        self._adopting = True
         self._prober: Prober
 
     # ------------------------------------------------------------ life
@@ -168,9 +171,19 @@ class Daemon:
         self._deeds.prune(self.desired, self._seen)
         self._prober.sync(self._patients())
         planned = self._plan()
+        if self._adopts():  # traffic stays where it is, and nobody is told that all pods are down
+            rest = tuple(s for s in planned.steps if not isinstance(s, SyncServices))
+            self._deeds.begin(rest, tasks, self.generation)
+            return min(planned.wake_at, self.started + ADOPTION)
         self._deeds.begin(planned.steps, tasks, self.generation)
         self._teller.report(self.status)
         return min(planned.wake_at, self._keeper.save_at)
+
+    def _adopts(self) -> bool:
+        """Is it still to be found out how those are that ran before this daemon did?"""
+        overdue = boottime() >= self.started + ADOPTION
+        self._adopting = self._adopting and not overdue and not self._prober.is_settled()
+        return self._adopting
 
     def _plan(self) -> Plan:
         now = boottime()

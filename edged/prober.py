@@ -57,6 +57,14 @@ class Prober:
             ]
             self._running[container_id] = (patient, tasks)
 
+    def is_settled(self) -> bool:
+        """Has everybody answered who decides about readiness?"""
+        for container_id, (patient, _) in self._running.items():
+            health, container = self.health[container_id], patient.container
+            if (container.startup and not health.startup_run) or (container.readiness and not health.readiness_run):
+                return False
+        return True
+
     async def _ask(self, patient: Patient, kind: healths.ProbeKind, probe: Probe) -> None:
         container_id = patient.state.id
         already = max(self._boottime() - patient.state.started_at, 0.0)

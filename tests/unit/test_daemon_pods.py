@@ -18,8 +18,12 @@ from edged.model import (
     Observed,
     Phase,
     Pod,
+    Probe,
     PullPolicy,
     RestartPolicy,
+    Service,
+    ServicePort,
+    TcpAction,
     Volume,
 )
 from tests.fakes.runtime import Board
@@ -290,6 +294,25 @@ def test_another_source_of_steps_is_asked_carried_out_and_told(tmp_path: Path) -
         await lab.until(lambda s: "NodeHasNoMemoryPressure" in [e.reason for e in s.events])
 
     in_the_lab(tmp_path, story, extra=(evictor,))
+
+
+def test_the_next_daemon_asks_before_it_says_that_anybody_is_not_ready(tmp_path: Path) -> None:
+    board = Board()
+    service = Service("default", "a", "10.96.0.5", (ServicePort(80, 80),), ("uid-a",))
+
+    async def first(lab: Lab) -> None:
+        await lab.offer(of(pod_of(Container("main", "demo", readiness=Probe(TcpAction(80)))), services=(service,)))
+        await lab.until(running(1))
+        await until(lambda: bool(board.services and board.services[0].addresses))
+
+    async def second(lab: Lab) -> None:
+        await lab.until(running(1))
+        assert all(status.pods[0].ready for status in lab.uplink.told)
+        await until(lambda: ("sync_services", "") in lab.runtime.calls)
+        assert board.services[0].addresses
+
+    in_the_lab(tmp_path, first, board)
+    in_the_lab(tmp_path, second, board)
 
 
 def test_what_was_learned_of_containers_is_told(tmp_path: Path) -> None:
