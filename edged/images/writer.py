@@ -135,7 +135,14 @@ class StoreWriter:
                 "--force (it runs on, but could not be started again)"
             )
         images = {name: entry for name, entry in self._index.images.items() if name != reference}
-        self._write_index(msgspec.structs.replace(self._index, images=images))
+        left = msgspec.structs.replace(self._index, images=images)
+        try:
+            self._write_index(left)
+        except OSError as e:
+            if e.errno not in space.FULL:
+                raise
+            self._delete_layers_of(reference)
+            self._write_index(left)
         self.sweep()
 
     def references(self) -> frozenset[str]:
@@ -170,6 +177,17 @@ class StoreWriter:
         for blob in self._store.blobs.iterdir():
             if f"sha256:{blob.name}" not in blobs:
                 blob.unlink()
+
+    def _delete_layers_of(self, reference: str) -> None:
+        """On a disk so full that the index can't be written, content goes first. Cut in between, the image is one whose
+        layers are missing, and so isn't there."""
+        self._empty_tmp()
+        others = {d for name in self._index.images if name != reference for d in self._store.layers_of(name)}
+        own = set(self._store.layers_of(reference)) - others - self._index.pending.keys()
+        mounted = mounted_layers()
+        for name in map(layer_name, own):
+            if name not in mounted:
+                shutil.rmtree(self._store.layers / name, ignore_errors=True)
 
     def _is_used(self, reference: str) -> bool:
         """Whether some container's root consists of exactly its layers, and no other name stands for the same image."""

@@ -195,6 +195,21 @@ def test_no_space_is_said_as_such_and_nothing_half_written_stays(node: Node) -> 
     assert not list((node.images.root / "partial").glob("?" * 64))
 
 
+def test_on_a_disk_without_one_free_byte_an_image_can_still_be_removed(node: Node) -> None:
+    old, needed = node.pull("old"), node.pull("needed")
+    with (node.config.state / "ballast").open("wb", buffering=0) as ballast, contextlib.suppress(OSError):
+        while True:
+            ballast.write(bytes(4096))
+    assert os.statvfs(node.config.state).f_bavail == 0
+    [step] = node.look([needed]).steps
+    assert isinstance(step, RemoveImages)
+    assert step.references == (old,)
+    asyncio.run(node.worker.remove(step.references))
+    assert node.here() == {"needed"}
+    assert node.images.resolve(needed) is not None
+    assert os.statvfs(node.config.state).f_bavail > 0
+
+
 # ---------------------------------------------------------------- a power cut
 
 
