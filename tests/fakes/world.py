@@ -48,6 +48,7 @@ class World:
     """What `Runtime` promises, in memory; `log` keeps what was done.
 
     :ivar registry: what can be pulled; None = everything.
+    :ivar through: (pod uid, container name) of what ended with 0 in this sandbox, also where its trace is removed.
     :ivar tried: ids of containers whose preStop hook was run, or whose grace is no longer to be waited for.
     """
 
@@ -66,6 +67,7 @@ class World:
         self.setbacks: dict[str, Setback] = {}
         self.busy: set[str] = set()
         self.tried: set[str] = set()
+        self.through: set[tuple[str, str]] = set()
         self.deaf = False  # containers don't hear their stop signal
         self.log: list[Step] = []
         self.wanted: Desired | None = None  # whose files the sandboxes show
@@ -104,6 +106,7 @@ class World:
             case RemoveSandbox(pod_uid):
                 assert not any(c.pod_uid == pod_uid for c in self.containers.values())
                 self.sandboxes.pop(pod_uid, None)
+                self._forget(pod_uid)
             case EndPod(pod_uid, reason=reason, message=message):
                 self.sandboxes[pod_uid] = replace(self.sandboxes[pod_uid], evicted=reason, evicted_message=message)
             case RefreshVolumes(pod):
@@ -184,7 +187,8 @@ class World:
             if container.sidecar and (later or container.name in newest):
                 break  # it was its turn before
             health = self.health.get(state.id) if state else None
-            assert lifecycle.through(one, state, health) or (one.sidecar and state and later), (
+            known = (pod.uid, one.name) in self.through or (one.sidecar and state and later)
+            assert known or lifecycle.through(one, state, health), (
                 f"{container.name} was started before {one.name} was through"
             )
 
@@ -241,6 +245,12 @@ class World:
                 state, phase=ContainerPhase.EXITED, exit_code=code, finished_at=self.now
             )
 
+            if code == 0:
+                self.through.add((state.pod_uid, state.name))
+
+    def _forget(self, pod_uid: str) -> None:
+        self.through = {(uid, name) for uid, name in self.through if uid != pod_uid}
+
     def lose_trace(self, container_id: str) -> None:
         """Process and monitor are gone and nobody saw it."""
         state = self.containers[container_id]
@@ -249,6 +259,7 @@ class World:
 
     def lose_network(self, pod_uid: str) -> None:
         self.sandboxes[pod_uid] = replace(self.sandboxes[pod_uid], ready=False)
+        self._forget(pod_uid)
 
     def power_cut(self) -> None:
         self.containers.clear()
@@ -256,6 +267,7 @@ class World:
         self.services, self.host_ports = (), ()
         self.restart_daemon()
         self.tried.clear()
+        self.through.clear()
         self.now = 5.0
 
     def restart_daemon(self) -> None:
