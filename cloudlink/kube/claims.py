@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from cloudlink.kube.meta import Condition, KubeObject, Many, Model, Report, ResourceList, put
+from cloudlink.kube.meta import Condition, KubeObject, Many, Model, Report, ResourceList
 
 STORAGE_CLASS = "edged-local"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"  # annotation: where the data is; Kubernetes' own name
@@ -35,12 +35,6 @@ class PersistentVolumeClaimSpec(Model):
     volume_name: str = ""
 
     unsupported: ClassVar = frozenset({"dataSource", "dataSourceRef", "selector", "volumeAttributesClassName"})
-
-    @model_validator(mode="after")
-    def _one_class(self) -> PersistentVolumeClaimSpec:
-        if not self.storage_class_name:
-            put(self, storage_class_name=STORAGE_CLASS)
-        return self
 
 
 class PersistentVolumeClaimStatus(Report):

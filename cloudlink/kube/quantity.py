@@ -72,8 +72,8 @@ def to_int(quantity: str | int | float) -> int:
 
 
 def to_milli(quantity: str | int | float) -> int:
-    """Thousandths (of a core), rounded up: "0.5" -> 500. QuantityError names the text."""
-    return _ceil(exact(quantity) * 1000)
+    """Thousandths (of a core), rounded up: "0.5" -> 500; at most what 63 bits hold. QuantityError names the text."""
+    return max(-_MAX, min(_ceil(exact(quantity) * 1000), _MAX))
 
 
 @lru_cache(maxsize=4096)

@@ -177,7 +177,7 @@ def _claim(obj: core.PersistentVolumeClaim, found: Findings) -> None:
             found.unsupported(f"spec.accessModes[{i}]", mode, ACCESS_MODES)
     if "ReadWriteOncePod" in spec.access_modes and len(set(spec.access_modes)) > 1:
         found.forbidden("spec.accessModes", "may not use ReadWriteOncePod with other access modes")
-    if spec.storage_class_name != STORAGE_CLASS:
+    if spec.storage_class_name not in ("", STORAGE_CLASS):
         found.unsupported("spec.storageClassName", spec.storage_class_name, (STORAGE_CLASS,))
     path, requests = "spec.resources.requests", spec.resources.requests
     for name in requests:

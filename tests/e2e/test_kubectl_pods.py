@@ -86,7 +86,11 @@ CLAIM = {
     "apiVersion": "v1",
     "kind": "PersistentVolumeClaim",
     "metadata": {"name": "data"},
-    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "8Mi"}}},
+    "spec": {
+        "accessModes": ["ReadWriteOnce"],
+        "storageClassName": "",
+        "resources": {"requests": {"storage": "8Mi"}},
+    },
 }
 CONFIG = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"colour": "red"}}
 FIELDS = {"IP": "status.podIP", "NODE": "spec.nodeName", "NAME": "metadata.name", "APP": "metadata.labels['app']"}
@@ -137,7 +141,12 @@ def everything(notes: Path) -> dict[str, Any]:
             {
                 "name": "me",
                 "downwardAPI": {
-                    "items": [{"path": "colour", "fieldRef": {"fieldPath": "metadata.annotations['colour']"}}]
+                    "items": [
+                        {
+                            "path": "colour",
+                            "fieldRef": {"apiVersion": "v1", "fieldPath": "metadata.annotations['colour']"},
+                        }
+                    ]
                 },
             },
         ],
@@ -165,6 +174,9 @@ def test_a_pod_with_everything_lives_follows_its_config_and_leaves_its_data_behi
     assert said(notes, "visits") == "1"
     (row,) = kubectl(house, "get", "pod", "all", "--no-headers").splitlines()
     assert row.split()[1:4] == ["2/2", "Running", "0"]
+    for manifest in (CLAIM, CONFIG, pod):
+        again = kubectl(house, "apply", "-f", "-", stdin=manifest)
+        assert again.endswith("unchanged\n"), again
     claim = get(house, "pvc", "data")
     assert (claim["status"]["phase"], claim["status"]["capacity"]) == ("Bound", {"storage": "8Mi"})
 
