@@ -212,7 +212,7 @@ class Reports:
             about = pods.get(e.pod) if e.pod else node
             if about is None:
                 continue
-            path = f"spec.containers{{{e.container}}}" if e.container else ""
+            path = _field_path(about, e.container)
             warns = e.kind == "Warning"
             notes.append(
                 Note(about, "Warning" if warns else "Normal", e.reason, e.message, COMPONENT, node.metadata.name, path)
@@ -247,6 +247,14 @@ class Reports:
 
     def _find_event(self, namespace: str, name: str) -> Event | None:
         return self._world.get(Event, namespace, name)
+
+
+def _field_path(about: Node | Pod, container: str) -> str:
+    """As the kubelet's events name a container."""
+    if not container:
+        return ""
+    first = isinstance(about, Pod) and any(c.name == container for c in about.spec.init_containers)
+    return f"spec.{'initContainers' if first else 'containers'}{{{container}}}"
 
 
 def _memory(raw: bytes | None) -> Memory:

@@ -106,6 +106,7 @@ class PodSpec(Model):
         "hostPID": "a pod that sees every process of the machine could end any of them; remove it",
         "hostIPC": "a pod that shares the machine's memory segments could read any of them; remove it",
         "resources": "give each container its own",
+        "shareProcessNamespace": "each container sees its own processes only; remove it",
         "runtimeClassName": "there is one runtime here, crun; remove it",
     }
 
