@@ -108,6 +108,21 @@ def test_it_sees_its_own_network_and_cgroup_and_can_not_touch_the_kernel() -> No
     run(scenario)
 
 
+def test_a_volume_whose_file_system_can_not_be_shifted_is_shown_as_it_is() -> None:
+    async def scenario(it: Node) -> None:
+        said = await it.output(
+            "/bin/sh",
+            "-c",
+            "ls -dan /k; cat /k/mm/transparent_hugepage/enabled > /dev/null; echo read",
+            mounts=(Mount("k", "/k", read_only=True),),
+            pod={**OWN_USERS, "volumes": (Volume("k", HostPath("/sys/kernel", "Directory")),)},
+        )
+        words = said.split()
+        assert (words[2:4], words[-1]) == (["65534", "65534"], "read")
+
+    run(scenario)
+
+
 def test_another_user_inside_has_its_own_number_outside() -> None:
     async def scenario(it: Node) -> None:
         state = await it.start(
