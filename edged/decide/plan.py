@@ -62,7 +62,8 @@ def plan(
     found.append(pulls.pull([p for p in desired.pods if p.uid not in refused and p.uid not in over], observed, now))
     found.append(claims.settle(desired, observed, present, now))
     if SERVICES not in out:
-        found.append(services.sync(desired, scenes, {*over, *refused}, observed))
+        gone = over | {uid for uid in refused if not scenes[uid].live}
+        found.append(services.sync(desired, scenes, gone, observed))
     return gather(found)
 
 
