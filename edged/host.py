@@ -104,10 +104,11 @@ def system_reserve(config: NodeConfig, total: int) -> int:
     return config.system_reserve if config.system_reserve >= 0 else min(max(total // 8, 64 * MIB), 256 * MIB)
 
 
-def margin(total: int) -> int:
+def margin(size: int) -> int:
     """Bytes between what pods may request together and where the kernel kills: the room in which the degradation
-    ladder acts. Kubernetes' eviction threshold (100 MiB), to the scale of boards."""
-    return min(max(total // 50, 8 * MIB), 64 * MIB)
+    ladder acts. Kubernetes' eviction threshold (100 MiB), to the scale of boards. :param size: of the board, or of the
+    part of it that the settings give to pods."""
+    return min(max(size // 50, 8 * MIB), 64 * MIB)
 
 
 def memory_for_pods(config: NodeConfig, total: int) -> int:

@@ -226,7 +226,7 @@ def memory_pressure(config: NodeConfig, clock: Callable[[], float]) -> MemoryPre
     return MemoryPressure(
         config,
         host.memory_for_pods(config, total),
-        host.margin(total),
+        host.margin(config.memory_allocatable or total),
         PodCgroups(cgroups),
         Gauge(cgroups),
         Abilities(

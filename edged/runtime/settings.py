@@ -41,6 +41,8 @@ class PodSettings(Value, frozen=True):
 
     :ivar memory_min: not taken away even when the board is short.
     :ivar memory_low: not taken away as long as others have something left.
+    :ivar cpu_idle: as little CPU as the least weight (sched(7), SCHED_IDLE), and no other pod ever waits for its
+        turn to end: that is what neighbours of a fork bomb feel.
     """
 
     memory_min: int = 0
@@ -49,6 +51,7 @@ class PodSettings(Value, frozen=True):
     swap_max: int = 0
     cpu_request: int = 0
     cpu_limit: int | None = None
+    cpu_idle: bool = False
     io_weight: int = 100
     pids_max: int | None = None
 
@@ -64,6 +67,7 @@ def pod_settings(pod: Pod, swap: Swap) -> PodSettings:
         swap_max=sum(swap.share(c.limits) for c in pod.all_containers) if qos is Qos.BURSTABLE else 0,
         cpu_request=at_busiest(pod, lambda limits: limits.cpu_request) or 0,
         cpu_limit=at_busiest(pod, lambda limits: limits.cpu_limit),
+        cpu_idle=qos is Qos.BEST_EFFORT,
         io_weight=IO_WEIGHTS[qos],
         pids_max=at_busiest(pod, lambda limits: limits.pids_limit or None),
     )
@@ -106,6 +110,7 @@ def unified_pod(pod: PodSettings) -> dict[str, str]:
         "memory.low": str(page(pod.memory_low)),
         "memory.max": NO_LIMIT if pod.memory_max is None else str(page(pod.memory_max)),
         "memory.swap.max": str(page(pod.swap_max)),
+        "cpu.idle": str(int(pod.cpu_idle)),  # before the weight, which an idle cgroup does not take
         "cpu.weight": str(1 + (min(shares, 262_144) - 2) * 9999 // 262_142),  # Kubernetes' and crun's formula
         "cpu.max": f"{quota} {CPU_PERIOD}",
         "io.weight": f"default {pod.io_weight}",
@@ -135,6 +140,7 @@ def legacy_pod(pod: PodSettings) -> Mapping[str, tuple[tuple[str, str], ...]]:
             ("memory.soft_limit_in_bytes", str(page(soft)) if soft else "-1"),
         ),
         "cpu": (
+            ("cpu.idle", str(int(pod.cpu_idle))),
             ("cpu.shares", str(min(cpu_shares(pod.cpu_request), 262_144))),
             ("cpu.cfs_period_us", str(CPU_PERIOD)),
             ("cpu.cfs_quota_us", "-1" if pod.cpu_limit is None else str(cpu_quota(pod.cpu_limit))),

@@ -22,6 +22,7 @@ def test_a_guaranteed_pods_memory_is_not_taken_away() -> None:
         "memory.low": "0",
         "memory.max": str(128 * MIB),
         "memory.swap.max": "0",
+        "cpu.idle": "0",
         "cpu.weight": "39",  # 1024 shares
         "cpu.max": "100000 100000",
         "io.weight": "default 200",
@@ -39,7 +40,7 @@ def test_a_burstable_pod_keeps_what_it_asked_for_as_long_as_others_have_somethin
 def test_a_best_effort_pod_comes_last_everywhere() -> None:
     files = settings.unified_pod(pod_settings(pod(Limits()), Swap(1 << 30, 1 << 30)))
     assert (files["memory.low"], files["memory.max"], files["memory.swap.max"]) == ("0", "max", "0")
-    assert (files["cpu.weight"], files["io.weight"]) == ("1", "default 25")
+    assert (files["cpu.idle"], files["cpu.weight"], files["io.weight"]) == ("1", "1", "default 25")
 
 
 def test_limits_hold_for_the_busiest_moment_of_a_pod() -> None:
@@ -83,7 +84,12 @@ def test_legacy_files_come_in_the_order_in_which_the_kernel_takes_them() -> None
         ("memory.memsw.limit_in_bytes", str(64 * MIB)),
         ("memory.soft_limit_in_bytes", str(64 * MIB)),
     )
-    assert dict(files["cpu"]) == {"cpu.shares": "512", "cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "50000"}
+    assert dict(files["cpu"]) == {
+        "cpu.idle": "0",
+        "cpu.shares": "512",
+        "cpu.cfs_period_us": "100000",
+        "cpu.cfs_quota_us": "50000",
+    }
     free = settings.legacy_pod(PodSettings())
     assert dict(free["memory"]) == {
         "memory.limit_in_bytes": "-1",
