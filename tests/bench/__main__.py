@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 
 from cloudlink.cli.house import House
 from tests.bench import alone, floors
@@ -216,7 +217,7 @@ def module(name: str) -> None:
     subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=False)
 
 
-PARTS = {
+PARTS: dict[str, Callable[[], None]] = {
     "house": house,
     **{name: functools.partial(alone.measure, [name]) for name in alone.PARTS},
     **{name: functools.partial(module, name) for name in ("pull", "neighbours")},
