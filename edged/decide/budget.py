@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 
-from edged.model import Capacity, ContainerPhase, Desired, Observed, Pod, Value
+from edged.model import Capacity, Desired, Pod, Value
 
 UNBOUNDED = 1 << 62
 
@@ -62,16 +62,6 @@ def storage_request(pod: Pod) -> int:
 def set_aside(desired: Desired) -> int:
     """Bytes of the disk that persistent volumes may fill."""
     return sum(claim.size for claim in desired.claims)
-
-
-def admission(desired: Desired, observed: Observed, budget: Budget) -> Admission:
-    """Who of the document's pods may run, given what is on the machine."""
-    live = {c.pod_uid for c in observed.containers if c.phase not in (ContainerPhase.EXITED, ContainerPhase.UNKNOWN)}
-    over = {s.pod_uid for s in observed.sandboxes if s.evicted and s.pod_uid not in live}
-    wanted = {p.uid for p in desired.pods}
-    present = {s.pod_uid for s in observed.sandboxes} | {c.pod_uid for c in observed.containers}
-    leaving = sum(s.memory_request for s in observed.sandboxes if s.pod_uid not in wanted)
-    return admit([p for p in desired.pods if p.uid not in over], present, budget, leaving, set_aside(desired))
 
 
 def admit(

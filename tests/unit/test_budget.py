@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from edged import host
 from edged.config import NodeConfig
 from edged.decide import budget as budgets
+from edged.decide.admission import admission
 from edged.decide.budget import Budget, admit
 from edged.model import Capacity, Claim, Container, Desired, Limits, Observed, Pod, SandboxState
 
@@ -44,7 +45,7 @@ def test_storage_is_admitted_like_memory() -> None:
 
 def test_what_persistent_volumes_may_fill_is_set_aside() -> None:
     wanted = desired(pod("a", storage=2 * GIB), claims=(Claim("default", "data", "u", 3 * GIB),))
-    told = budgets.admission(wanted, Observed(), Budget(MIB, storage=4 * GIB))
+    told = admission(wanted, Observed(), Budget(MIB, storage=4 * GIB))
     assert told.refused == {"uid-a": "needs 2 GiB of storage, 1 GiB free"}
 
 
@@ -56,13 +57,13 @@ def test_a_board_that_cannot_tell_the_size_of_its_disk_refuses_nobody_for_it() -
 def test_an_evicted_pod_gives_its_place_to_another() -> None:
     old, new = pod("old", 48 * MIB), pod("new", 48 * MIB)
     observed = Observed(sandboxes=(sandbox(old, evicted="Evicted"),))
-    assert budgets.admission(desired(old, new), observed, Budget(64 * MIB)).refused == {}
+    assert admission(desired(old, new), observed, Budget(64 * MIB)).refused == {}
 
 
 def test_a_pod_that_is_leaving_keeps_its_place_until_it_is_gone() -> None:
     old, new = pod("old", 48 * MIB), pod("new", 48 * MIB)
     observed = Observed(sandboxes=(sandbox(old),))
-    told = budgets.admission(desired(new), observed, Budget(64 * MIB))
+    told = admission(desired(new), observed, Budget(64 * MIB))
     assert told.refused == {"uid-new": "needs 48 MiB of memory, 16 MiB free"}
 
 
