@@ -178,8 +178,8 @@ class Crun:
             await self._call("start", container_id, timeout=self._start_timeout)
             return
         try:
-            fifo.unlink()  # first, as crun does: from here on it counts as started
             os.write(fd, b"\0")
+            fifo.unlink()  # from here on it counts as started: whoever is cut in between finds one half made
         finally:
             os.close(fd)
 
