@@ -94,4 +94,4 @@ def _words(image: str, setback: Setback) -> tuple[str, str]:
         return INVALID_NAME, setback.message
     if setback.count == 1:
         return ERR_PULL, setback.message
-    return BACKOFF, f'back-off pulling image "{image}": {setback.message}'
+    return BACKOFF, f'back-off pulling image "{image}": {ERR_PULL}: {setback.message}'  # as kubelet since 1.31

@@ -101,8 +101,8 @@ def test_an_image_that_does_not_come_is_told_in_the_kubelets_words() -> None:
         world.now = plan(world, desired).wake_at
     assert seen == [
         ("ErrImagePull", "no route to host"),
-        ("ImagePullBackOff", 'back-off pulling image "x": no route to host'),
-        ("ImagePullBackOff", 'back-off pulling image "x": no route to host'),
+        ("ImagePullBackOff", 'back-off pulling image "x": ErrImagePull: no route to host'),
+        ("ImagePullBackOff", 'back-off pulling image "x": ErrImagePull: no route to host'),
     ], "and each try says the same, so that nothing is sent for it"
 
 
