@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import tempfile
@@ -39,7 +40,7 @@ def notes() -> Iterator[Path]:
 def kubectl(house: House, *arguments: str, stdin: object = None, check: bool = True) -> str:
     command = ["kubectl", "--kubeconfig", str(house.kubeconfig), *arguments]
     text = "" if stdin is None else json.dumps(stdin)
-    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(command, input=text, capture_output=True, text=True, timeout=150, check=False)
     assert not check or done.returncode == 0, f"{' '.join(arguments)}: {done.stderr}"
     return done.stdout if done.returncode == 0 else done.stderr
 
@@ -165,7 +166,7 @@ def test_a_pod_with_everything_lives_follows_its_config_and_leaves_its_data_behi
     pod = everything(notes)
     kubectl(house, "apply", "-f", "-", stdin=pod)
     until(house, "the config as a file", notes, "colour", "red")
-    kubectl(house, "wait", "--for=condition=Ready", "pod/all", "--timeout=60s")
+    kubectl(house, "wait", "--for=condition=Ready", "pod/all", "--timeout=120s")
     assert said(notes, "second") == "first second"
     assert said(notes, "user") == "1234"
     assert said(notes, "root") == "read-only"
@@ -180,6 +181,10 @@ def test_a_pod_with_everything_lives_follows_its_config_and_leaves_its_data_behi
     claim = get(house, "pvc", "data")
     assert (claim["status"]["phase"], claim["status"]["capacity"]) == ("Bound", {"storage": "8Mi"})
 
+    told = kubectl(house, "describe", "pvc", "data")
+    assert re.search(r"Used By: +all\n", told), told
+    assert "WaitForFirstConsumer" in told
+
     changed = CONFIG | {"data": {"colour": "blue"}}
     kubectl(house, "apply", "-f", "-", stdin=changed)
     until(house, "the changed config in the running pod", notes, "colour", "blue")
@@ -191,7 +196,7 @@ def test_a_pod_with_everything_lives_follows_its_config_and_leaves_its_data_behi
     (row,) = kubectl(house, "get", "pod", "all", "--no-headers").splitlines()
     assert row.split()[3] == "0", "it was restarted for it"
 
-    kubectl(house, "delete", "pod", "all", "--timeout=60s")
+    kubectl(house, "delete", "pod", "all", "--timeout=120s")
     assert said(notes, "pre-stop") == "stopping"
     (notes / "main").unlink()
     kubectl(house, "apply", "-f", "-", stdin=pod)
@@ -202,8 +207,8 @@ def test_a_pod_with_everything_lives_follows_its_config_and_leaves_its_data_behi
 
     kubectl(house, "delete", "pvc", "data", "--wait=false")
     assert "Terminating" in kubectl(house, "get", "pvc", "data", "--no-headers")
-    kubectl(house, "delete", "pod", "all", "--timeout=60s")
-    kubectl(house, "wait", "--for=delete", "pvc/data", "--timeout=60s")
+    kubectl(house, "delete", "pod", "all", "--timeout=120s")
+    kubectl(house, "wait", "--for=delete", "pvc/data", "--timeout=120s")
 
 
 LOOK = "; ".join(
@@ -269,7 +274,7 @@ def test_what_a_pod_asks_for_is_what_its_processes_find(house: House, notes: Pat
         ],
     )
     kubectl(house, "apply", "-f", "-", stdin=pod)
-    kubectl(house, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/look", "--timeout=60s")
+    kubectl(house, "wait", "--for=jsonpath={.status.phase}=Succeeded", "pod/look", "--timeout=120s")
     found = {f.name: f.read_text().strip() for f in notes.iterdir()}
     assert "3333" in found.pop("groups").split()
     assert found == {
@@ -288,7 +293,7 @@ def test_what_a_pod_asks_for_is_what_its_processes_find(house: House, notes: Pat
     status = get(house, "pod", "look")["status"]
     assert status["containerStatuses"][0]["state"]["terminated"]["message"].strip() == "last words"
     assert (status["qosClass"], status["conditions"][-1]["reason"]) == ("Burstable", "PodCompleted")
-    kubectl(house, "delete", "pod", "look", "--timeout=60s")
+    kubectl(house, "delete", "pod", "look", "--timeout=120s")
 
 
 def test_the_hosts_network_is_the_hosts_and_users_of_their_own_are_not(house: House, notes: Path) -> None:
@@ -309,7 +314,7 @@ def test_the_hosts_network_is_the_hosts_and_users_of_their_own_are_not(house: Ho
             lambda name=name: get(house, "pod", name)["status"]["phase"] == "Succeeded",  # type: ignore[misc]
             lambda name=name: kubectl(house, "describe", "pod", name),  # type: ignore[misc]
         )
-        kubectl(house, "delete", "pod", name, "--timeout=60s")
+        kubectl(house, "delete", "pod", name, "--timeout=120s")
     assert said(notes, "net") == str(Path("/proc/self/ns/net").readlink())
     inside, outside, _ = said(notes, "users").split()
     assert (inside, said(notes, "root")) == ("0", "0")
@@ -340,7 +345,7 @@ def test_an_init_container_that_fails_is_what_get_shows(house: House, notes: Pat
     ended = get(house, "pod", "broken")["status"]["initContainerStatuses"][0]["state"]["terminated"]
     assert (ended["exitCode"], ended["message"].strip()) == (3, "the disk is missing")
     assert not (notes / "never").exists()
-    kubectl(house, "delete", "pod", "broken", "--timeout=60s")
+    kubectl(house, "delete", "pod", "broken", "--timeout=120s")
 
 
 def test_a_shorter_grace_period_than_the_pods_own_reaches_the_node(house: House, notes: Path) -> None:
@@ -348,7 +353,7 @@ def test_a_shorter_grace_period_than_the_pods_own_reaches_the_node(house: House,
     patient = a_pod("patient", notes, containers=[deaf], terminationGracePeriodSeconds=3600)
     kubectl(house, "apply", "-f", "-", stdin=patient)
     house.wait("the pod to run", lambda: (notes / "up").exists())
-    kubectl(house, "delete", "pod", "patient", "--grace-period=1", "--timeout=60s")
+    kubectl(house, "delete", "pod", "patient", "--grace-period=1", "--timeout=120s")
 
 
 def test_many_slips_are_told_at_once_with_their_paths(house: House, notes: Path) -> None:

@@ -60,15 +60,17 @@ def test_a_claim_grows_and_never_shrinks_or_moves(client: Client, store: Store) 
     code, bound = client.request("GET", f"{CLAIMS}/data")
     assert (code, bound["status"]["phase"], bound["metadata"]["annotations"][SELECTED_NODE]) == (200, "Bound", "pi-1")
 
-    def patch(change: dict[str, Any]) -> tuple[int, Any]:
+    def merged(change: dict[str, Any]) -> tuple[int, Any]:
         return client.request("PATCH", f"{CLAIMS}/data", change, MERGE)
 
-    code, grown = patch({"spec": {"resources": {"requests": {"storage": "2Gi"}}}})
+    code, grown = merged({"spec": {"resources": {"requests": {"storage": "2Gi"}}}})
     assert (code, grown["spec"]["resources"]["requests"]["storage"]) == (200, "2Gi")
-    code, status = patch({"spec": {"resources": {"requests": {"storage": "1Gi"}}, "accessModes": ["ReadWriteOncePod"]}})
+    code, status = merged(
+        {"spec": {"resources": {"requests": {"storage": "1Gi"}}, "accessModes": ["ReadWriteOncePod"]}}
+    )
     assert code == 422
     assert [c["field"] for c in status["details"]["causes"]] == ["spec", "spec.resources.requests.storage"]
-    code, status = patch({"metadata": {"annotations": {SELECTED_NODE: "pi-2"}}})
+    code, status = merged({"metadata": {"annotations": {SELECTED_NODE: "pi-2"}}})
     assert (code, "the data is on pi-1" in status["message"]) == (422, True)
 
 
