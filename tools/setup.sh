@@ -8,10 +8,10 @@ purpose="${1:-demo}"
 
 # Each package with the program by which we notice that it is missing.
 runtime=(crun:crun conmon:conmon mosquitto:mosquitto nft:nftables dnsmasq:dnsmasq-base busybox:busybox-static
-    ip:iproute2 unshare:util-linux umount:mount)
+    ip:iproute2 unshare:util-linux umount:mount mke2fs:e2fsprogs)
 testing=(faketime:faketime skopeo:skopeo umoci:umoci docker-registry:docker-registry chromium:chromium nsenter:util-linux)
 benching=(dockerd:docker.io podman:podman containerd:containerd losetup:mount)
-machines=(mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86 mke2fs:e2fsprogs ssh:openssh-client)
+machines=(mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86 ssh:openssh-client)
 wanted=("${runtime[@]}")
 [ "$purpose" = test ] && wanted+=("${testing[@]}")
 [ "$purpose" = bench ] && wanted+=("${testing[@]}" "${benching[@]}")

@@ -19,10 +19,13 @@ def processes(folder: Path) -> dict[int, str]:
     ourselves = psutil.Process()
     mine = {ourselves.pid, *(p.pid for p in ourselves.parents())}
     found = {}
-    for process in psutil.process_iter(["cmdline", "cwd"]):
-        words = process.info["cmdline"] or []
+    for process in psutil.process_iter():
+        try:
+            words, place = process.cmdline(), process.cwd()
+        except (psutil.Error, OSError):  # it ends this moment: psutil lets the kernel's own words through
+            continue
         line = " ".join(words)
-        beside = process.info["cwd"] == os.fspath(folder.parent)
+        beside = place == os.fspath(folder.parent)
         relative = beside and any(w.removeprefix("./").startswith(f"{folder.name}/") for w in words)
         if process.pid not in mine and (f"{folder}/" in f"{line} " or relative):
             found[process.pid] = line
