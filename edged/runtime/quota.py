@@ -73,21 +73,6 @@ def release(folder: Path) -> None:
         os.close(fd)
 
 
-def used(folder: Path) -> int | None:
-    """Bytes in use in a folder that has a limit of ours; None where it has none."""
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError:
-        return None
-    try:
-        project = _project(fd)
-        return int(_quota(folder, project)[2]) if project else None
-    except OSError:
-        return None
-    finally:
-        os.close(fd)
-
-
 class ScratchQuotas:
     """Limits of emptyDirs on disk, where there are project quotas; elsewhere their size is only measured."""
 
