@@ -50,15 +50,8 @@ class Machine:
             *("-drive", f"file={self._disk},if=virtio,format=raw", "-device", "virtio-rng-pci"),
             *("-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{self._port}-:22"),
             *("-device", "virtio-net-pci,netdev=net,romfile="),
-            *(
-                "-display",
-                "none",
-                "-monitor",
-                f"unix:{self.folder}/monitor,server=on,wait=off",
-                "-serial",
-                f"file:{self.folder}/console.log",
-                "-no-reboot",
-            ),
+            *("-monitor", f"unix:{self.folder}/monitor,server=on,wait=off"),
+            *("-display", "none", "-serial", f"file:{self.folder}/console.log", "-no-reboot"),
         ]
         with (self.folder / "emulator.log").open("ab") as log:
             self._emulator = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
