@@ -36,11 +36,13 @@ class Services(Protocol):
 class Follower:
     """:param refresh_names: the machine may ask other name servers now.
     :param wake: something that is told or decided depends on what has changed.
+    :ivar problem: a sentence while something can't be put back, else "".
     """
 
     def __init__(
         self, network: PodNetwork, services: Services, refresh_names: Callable[[], None], wake: Callable[[], None]
     ) -> None:
+        self.problem = ""
         self._network = network
         self._services = services
         self._refresh_names = refresh_names
@@ -81,13 +83,16 @@ class Follower:
     async def _follow(self) -> None:
         while self._pending:
             self._pending = False
+            problem, lost = "", True
             try:
                 lost = await self._network.heal()
                 await self._services.network_changed()
             except EdgedError as e:
-                log.warning("the network can't be put back yet: %s", e)
+                problem = f"the network of pods can't be put back yet: {e}"
                 self._again = asyncio.get_running_loop().call_later(AGAIN, self._follow_soon)
-                lost = True
+            if problem and problem != self.problem:
+                log.warning("%s", problem)
+            lost, self.problem = lost or problem != self.problem, problem
             self._refresh_names()
             address = own_address()
             if address != self._address:

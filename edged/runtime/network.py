@@ -60,6 +60,16 @@ def masquerade_script(table: str, bridge: str, cidr: str, egress: bool) -> str:
     )
 
 
+def _firewall(bridge: str) -> str:
+    """A sentence where somebody else's rules are in the pods' way."""
+    if not nftables.forward_policy_drops():
+        return ""
+    return (
+        "the machine's firewall (iptables chain FORWARD, policy DROP; Docker sets it) may drop what pods send and get;"
+        f" let them through: iptables -I FORWARD -i {bridge} -j ACCEPT; iptables -I FORWARD -o {bridge} -j ACCEPT"
+    )
+
+
 class Network:
     """Namespaces for pods. One instance for a run_dir at a time; methods are called from one loop.
 
@@ -105,7 +115,7 @@ class Network:
         bridge, masquerade = await asyncio.gather(
             self._worker.call(EnsureBridge(self._config.bridge, self._range, veths)), self._apply_masquerade()
         )
-        self.degraded = tuple(s for s in (bridge.degraded, masquerade) if s)
+        self.degraded = tuple(s for s in (bridge.degraded, masquerade, _firewall(self._config.bridge)) if s)
         self._may_forward = not bridge.degraded
         await self._take_over()
         self._refill_soon(0.0)

@@ -16,7 +16,7 @@ import struct
 from collections.abc import Callable, Iterator
 
 from edged.runtime import process
-from edged.runtime.rtnetlink import ACK, NLMSG_ERROR, PACKET, REQUEST, attribute, attributes, messages
+from edged.runtime.rtnetlink import ACK, NLMSG_ERROR, PACKET, attribute, attributes, message, messages
 
 log = logging.getLogger(__name__)
 
@@ -26,10 +26,10 @@ SOL_NETLINK = 270
 NETLINK_ADD_MEMBERSHIP = 1
 NFNLGRP_NFTABLES = 7
 SUBSYSTEM = 10 << 8  # NFNL_SUBSYS_NFTABLES
-NEW_TABLE, GET_TABLE, DELETE_TABLE, DELETE_CHAIN, DELETE_RULE = (SUBSYSTEM | n for n in (0, 1, 2, 5, 8))
+NEW_TABLE, GET_TABLE, DELETE_TABLE, GET_CHAIN, DELETE_CHAIN, DELETE_RULE = (SUBSYSTEM | n for n in (0, 1, 2, 4, 5, 8))
 TABLE_NAME = 1  # NFTA_TABLE_NAME, and the same in chains and rules
+CHAIN_TABLE, CHAIN_NAME, CHAIN_POLICY = 1, 3, 5  # NFTA_CHAIN_*
 NFPROTO_IPV4 = 2
-HEADER = struct.Struct("=IHHII")  # nlmsghdr: length, type, flags, sequence, port
 FAMILY = struct.Struct("=BBH")  # nfgenmsg: family, version, resource id
 TIMEOUT = 2.0  # seconds; the kernel answers while it is asked
 GRACE = 0.2  # seconds: replacing a table looks like a loss until the second half of the news is here
@@ -51,16 +51,32 @@ async def apply(script: str) -> None:
 
 def table_there(table: str) -> bool:
     """The kernel is asked directly. :raises OSError: it can't be."""
+    return _ask(GET_TABLE, attribute(TABLE_NAME, table.encode() + b"\0")) is not None
+
+
+def forward_policy_drops() -> bool:
+    """iptables' chain FORWARD (Docker's, say) drops what its rules don't let through; no table can overrule it."""
+    wanted = attribute(CHAIN_TABLE, b"filter\0") + attribute(CHAIN_NAME, b"FORWARD\0")
+    try:
+        chain = _ask(GET_CHAIN, wanted)
+    except OSError:
+        return False
+    return chain is not None and chain.get(CHAIN_POLICY) == b"\0\0\0\0"  # NF_DROP
+
+
+def _ask(kind: int, wanted: bytes) -> dict[int, bytes] | None:
+    """Attributes of one thing of family ip; None where it isn't there. :raises OSError: the kernel can't be asked."""
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, NETLINK_NETFILTER) as link:
         link.settimeout(TIMEOUT)
         link.bind((0, 0))
-        body = FAMILY.pack(NFPROTO_IPV4, 0, 0) + attribute(TABLE_NAME, table.encode() + b"\0")
-        link.send(HEADER.pack(HEADER.size + len(body), GET_TABLE, REQUEST | ACK, 1, 0) + body)
-        kind, answer = next(messages(link.recv(PACKET)), (NLMSG_ERROR, b"\0" * 4))
-    number = -struct.unpack_from("=i", answer)[0] if kind == NLMSG_ERROR else 0
-    if number not in (0, errno.ENOENT):
-        raise OSError(number, os.strerror(number))
-    return number == 0
+        link.send(message(kind, ACK, FAMILY.pack(NFPROTO_IPV4, 0, 0) + wanted))
+        for answer, body in messages(link.recv(PACKET)):
+            if answer != NLMSG_ERROR:
+                return attributes(body[FAMILY.size :])
+            number = -struct.unpack_from("=i", body)[0]
+            if number not in (0, errno.ENOENT):
+                raise OSError(number, os.strerror(number))
+    return None
 
 
 def table_events(packet: bytes) -> Iterator[tuple[str, bool]]:

@@ -116,6 +116,7 @@ class PodRuntime:
             *self._cgroups.degraded,
             *self._network.degraded,
             *self._services.degraded,
+            *([self._follower.problem] if self._follower is not None and self._follower.problem else ()),
             *self._logs.degraded,
             *self._claims.degraded,
             *self._plugged.degraded,

@@ -205,6 +205,40 @@ print(network.observe() == {"pod": pod})
     assert said == ["healed"] * 4 + ["True"]
 
 
+def test_what_can_not_be_put_back_is_said_until_it_can(lab: Lab) -> None:
+    """Somebody puts an interface of another kind in the bridge's place, and takes it away again."""
+    said = play(
+        lab,
+        """
+pod = await network.attach("pod")
+run("ip", "link", "del", config.bridge)
+run("ip", "link", "add", config.bridge, "type", "ifb")
+await wait(lambda: follower.problem, "a sentence")
+print(follower.problem)
+run("ip", "link", "del", config.bridge)
+await wait(lambda: not follower.problem, "the bridge to be ours again")
+await wait(lambda: pings(pod.path, pod.gateway), "the bridge")
+print(network.observe() == {"pod": pod})
+""",
+    )
+    assert f"interface {lab.config.bridge} that is no bridge" in said[0]
+    assert said[1:] == ["True"]
+
+
+def test_a_firewall_that_is_in_the_pods_way_is_named(lab: Lab) -> None:
+    said = play(
+        lab,
+        """
+print(network.degraded)
+run("nft", "add table ip filter; add chain ip filter FORWARD { type filter hook forward priority 0; policy drop; }")
+await network.open()
+print(network.degraded)
+""",
+    )
+    assert said[0] == "()"
+    assert f"iptables -I FORWARD -i {lab.config.bridge} -j ACCEPT" in said[1]
+
+
 def test_a_pods_cable_cut_by_somebody_wakes_the_daemon(lab: Lab) -> None:
     said = play(
         lab,
@@ -243,6 +277,7 @@ def test_a_large_ruleset_loaded_by_somebody_is_not_taken_for_a_loss(lab: Lab) ->
         """
 from edged.runtime import nftables
 lost = []
+network._table._watch.close()  # which would put it back at once
 watch = nftables.TableWatch(config.nft_table, lambda: lost.append(1))
 watch.open()
 watch._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)

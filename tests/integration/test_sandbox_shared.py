@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from edged.addresses import own_address
-from edged.errors import PermanentError
+from edged.errors import PermanentError, RetryError
 from edged.model import (
     Container,
     Dns,
@@ -107,11 +107,15 @@ def test_shared_ipc_outlives_the_daemon_and_a_lost_pin_makes_the_sandbox_not_rea
                 again = await runtime.prepare_sandbox(pod("one", "two"), Material())
                 assert again.created_at == state.created_at > 0
                 assert await inside(runtime, "uid-1.two.0", "readlink /proc/self/ns/ipc") == before
-                pin = place.config.run / "pods" / "uid-1" / "ipc"
-                await process.run(["umount", os.fspath(pin)])
-                (state,), _ = runtime.observe()
-                assert not state.ready
-                assert (await runtime.prepare_sandbox(pod("one", "two"), Material())).ready
+                for part in ("ipc", "shm"):  # as where whoever made them was killed in between
+                    await process.run(["umount", os.fspath(place.config.run / "pods" / "uid-1" / part)])
+                    (state,), _ = runtime.observe()
+                    assert not state.ready
+                    with pytest.raises(RetryError, match="not ready"):
+                        await runtime.start_container(
+                            pod("one", "two"), pod("one").containers[0], place.image, Material(), 1, 0
+                        )
+                    assert (await runtime.prepare_sandbox(pod("one", "two"), Material())).ready
 
     asyncio.run(scenario())
 
