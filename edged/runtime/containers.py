@@ -266,9 +266,9 @@ class Containers:
         return found
 
     def note_post_started(self, container: str) -> None:
-        """:raises PermanentError: there is no such container any more."""
+        """Nothing, where it is gone by now."""
         if not self._places.container(container).is_dir():
-            raise PermanentError(f"{container} is gone")
+            return
         record = self._places.record(container)
         if not record.post_started:
             self._places.write(replace(record, post_started=True))

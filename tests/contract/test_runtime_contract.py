@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import pytest
 
-from edged.errors import RetryError
+from edged.errors import PermanentError, RetryError
 from edged.model import (
     Container,
     ContainerPhase,
@@ -391,6 +391,59 @@ def test_an_exec_probe_says_yes_no_and_that_nothing_runs(run: Run) -> None:
         gone = await runtime.probe(state.id, Probe(ExecAction(("true",)), timeout=10.0), "127.0.0.1")
         assert gone.verdict is Verdict.FAILURE
         assert "does not run" in gone.message
+
+    run(scenario)
+
+
+def test_a_pre_stop_hook_comes_before_the_stop_signal_and_both_are_recorded(run: Run) -> None:
+    async def scenario(lab: Lab) -> None:
+        hook = ExecAction(("true",))
+        runtime, _ = await lab.daemon()
+        state = await up(runtime, lab, pod_of(busy(pre_stop=hook)))
+        await runtime.stop_container(state.id, "rollout")
+        assert (only(runtime).pre_stop, only(runtime).signalled, only(runtime).stop_reason) == (hook, False, "rollout")
+        await runtime.run_hook(state.id, hook, "127.0.0.1", WAIT)
+        runtime, exits = await lab.daemon()
+        assert (only(runtime).phase, only(runtime).signalled) == (ContainerPhase.RUNNING, False)
+        await runtime.signal_container(state.id)
+        assert await next_exit(exits) == state.id
+        assert (only(runtime).signalled, only(runtime).exit_code) == (True, 143)
+        await runtime.signal_container(state.id)
+        await runtime.signal_container("uid-9.main.0")
+
+    run(scenario)
+
+
+def test_a_post_start_hook_counts_once_it_is_noted(run: Run) -> None:
+    async def scenario(lab: Lab) -> None:
+        runtime, _ = await lab.daemon()
+        state = await up(runtime, lab, pod_of(busy(post_start=ExecAction(("true",)))))
+        assert not state.post_started
+        with pytest.raises(PermanentError, match="ended with 1"):
+            await runtime.run_hook(state.id, ExecAction(("false",)), "127.0.0.1", WAIT)
+        await runtime.note_post_started(state.id)
+        await runtime.note_post_started(state.id)
+        runtime, _ = await lab.daemon()
+        assert only(runtime).post_started
+        await runtime.note_post_started("uid-9.main.0")
+        with pytest.raises(PermanentError, match="does not run"):
+            await runtime.run_hook("uid-9.main.0", ExecAction(("true",)), "127.0.0.1", WAIT)
+
+    run(scenario)
+
+
+def test_a_pod_that_is_ended_for_good_stays_so_until_it_is_removed(run: Run) -> None:
+    async def scenario(lab: Lab) -> None:
+        runtime, _ = await lab.daemon()
+        pod = pod_of(busy())
+        await up(runtime, lab, pod)
+        await runtime.end_pod(pod.uid, "Evicted", "the node needs its memory")
+        await runtime.prepare_sandbox(pod, Material())
+        runtime, _ = await lab.daemon()
+        (sandbox,) = runtime.observe()[0]
+        assert (sandbox.evicted, sandbox.evicted_message) == ("Evicted", "the node needs its memory")
+        await runtime.remove_sandbox(pod.uid)
+        assert runtime.observe() == ((), ())
 
     run(scenario)
 
