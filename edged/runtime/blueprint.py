@@ -13,7 +13,18 @@ from msgspec.structs import replace
 from edged.config import PolicyConfig
 from edged.errors import PermanentError
 from edged.model import Container, Image, Material, Pod, Value
-from edged.runtime import bundle, environment, host_devices, last_words, mounts, resources, seccomp, security, userns
+from edged.runtime import (
+    bundle,
+    environment,
+    host_devices,
+    last_words,
+    mount_points,
+    mounts,
+    resources,
+    seccomp,
+    security,
+    userns,
+)
 from edged.runtime.crun import Creation, Crun
 from edged.runtime.given_devices import GivenDevices
 from edged.runtime.records import ContainerRecord, Places
@@ -106,7 +117,11 @@ class Drawing:
         volumes = Volumes(pod, self._places.pod(pod.uid) / "volumes", self._places.scratch(pod.uid) / "volumes")
         inside = volumes.mounts_of(container, folder / "mounts", design.env)
         binds = self._binds(record, container, sandbox, inside.binds)
-        overlay = mounts.Overlay(image.layers, f"{layer}/upper", f"{layer}/work", os.fspath(rootfs))
+        layers = image.layers
+        missing = f"{folder}/mount-points"
+        if not sandbox.users and mount_points.make(layers, ((b.source, b.path) for b in binds), missing):
+            layers = (*layers, missing)
+        overlay = mounts.Overlay(layers, f"{layer}/upper", f"{layer}/work", os.fspath(rootfs))
         contents: tuple[mounts.Content, ...] = (overlay, *inside.staged)
         sysfs = ""
         if sandbox.users:
