@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from edged.decide.pulls import BACKOFF
 from edged.decide.restart import describe_end
 from edged.decide.steps import (
+    CLAIMS,
+    IMAGES,
     EndPod,
     FreezePod,
     GiveDevices,
@@ -69,6 +71,8 @@ def between(before: Observed, after: Observed) -> tuple[Happening, ...]:
 def of_setback(owner: str, setback: Setback) -> list[Happening]:
     """:param owner: Step.owner. Failed pulls are told by `pulled`, to each of their pods."""
     kind, _, subject = owner.rpartition(" ")
+    if owner in (IMAGES, CLAIMS):
+        subject = ""
     if kind == "image":
         return []
     if kind == "hook":
