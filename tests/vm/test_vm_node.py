@@ -271,6 +271,7 @@ def test_the_daemon_keeps_to_its_memory_budget(node: Node) -> None:
 SUITES = ("tests/contract", "tests/integration/test_runtime_*.py", "tests/integration/test_network_*.py")
 SUITES += ("tests/integration/test_services_*.py",)
 SUITES += ("tests/integration/test_volume_*.py", "tests/integration/test_quota_*.py")
+SUITES += ("tests/integration/test_claims_*.py",)
 
 
 @pytest.mark.parametrize("suite", SUITES, ids=lambda s: Path(s).stem.strip("_*"))
