@@ -58,7 +58,10 @@ def repository(image: str) -> str:
 
 def step_of(count: int) -> int:
     """The step that a number of bytes is rounded up to."""
-    return max(math.ceil(math.log2(max(count, LEAST) / LEAST) * STEPS - 1e-9), 0)
+    step = math.floor(math.log2(max(count, LEAST) / LEAST) * STEPS)
+    while size_of(step) < count:  # once at most: a logarithm is not exact
+        step += 1
+    return step
 
 
 def size_of(step: int) -> int:
