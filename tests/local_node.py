@@ -153,7 +153,11 @@ class LocalNode:
             return ""
 
     def lines(self, pod: Pod) -> int:
-        return (self.marks / pod.name).read_text().count("\n")
+        """How many its workload wrote: one for each life."""
+        try:
+            return (self.marks / pod.name).read_text().count("\n")
+        except FileNotFoundError:
+            return 0
 
     def hide_document(self) -> bytes:
         """As if nobody could be asked what is wanted; `show_document` brings it back."""
@@ -212,7 +216,8 @@ def local_node(folder: Path, state: Path) -> Iterator[LocalNode]:
 
 
 def belongings(node: LocalNode) -> dict[str, int]:
-    """Everything that must not grow with the number of pods that came and went."""
+    """Everything that must not grow with the number of pods that came and went. It may shrink: the worker for networks
+    ends after its idle time."""
     parents = (*Path("/sys/fs/cgroup").glob(f"*/{node.cgroup}"), Path("/sys/fs/cgroup", node.cgroup))
     rules = subprocess.run(["nft", "list", "table", "inet", node.bridge], capture_output=True, text=True, check=False)
     return {
@@ -221,7 +226,7 @@ def belongings(node: LocalNode) -> dict[str, int]:
         "mounts": Path(f"/proc/{node.pid}/mountinfo").read_text().count(str(node.folder)),
         "files in run_dir": sum(1 for _ in node.run.rglob("*")),
         "files in state_dir": sum(1 for _ in node.state.rglob("*")),
-        "cgroups": sum(1 for p in parents if p.is_dir() for _ in p.rglob("cgroup.procs")),
+        "cgroups": sum(1 for p in parents if p.is_dir() for _ in p.glob("uid-*/**/cgroup.procs")),
         "interfaces": sum(node.bridge in name for _, name in socket.if_nameindex()),
         "lines of nftables rules": rules.stdout.count("\n"),
         "processes": len(leftovers.processes(node.folder)),
@@ -240,12 +245,12 @@ def come_die_and_go(node: LocalNode, names: Sequence[str], others: Sequence[Pod]
     """Each of these pods is started, killed, started again and deleted; the others are wanted all the time."""
     pods = [node.pod(name, f"echo >> {node.marks_inside}/{name}; exec sleep 1d") for name in names]
     node.want([*others, *pods])
-    spin_until(lambda: node.marked(*names), CYCLE_PATIENCE)
+    spin_until(lambda: all(node.lines(pod) == 1 for pod in pods), CYCLE_PATIENCE)
     for pod in pods:
         for pid in node.container_pids(pod.uid):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
-    spin_until(lambda: all((node.marks / name).stat().st_size == 2 for name in names), CYCLE_PATIENCE)
+    spin_until(lambda: all(node.lines(pod) == 2 for pod in pods), CYCLE_PATIENCE)
     node.want(others)
     spin_until(lambda: all(node.gone(pod.uid) for pod in pods), CYCLE_PATIENCE)
     for name in names:
