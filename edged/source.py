@@ -47,19 +47,19 @@ class DaemonSource:
         state = self._find(container_id)
         if state is None:
             return None
-        if not previous:
-            return self._daemon.runtime.log_file(container_id)
-        older = [
-            c
-            for c in self._daemon.observed.containers
-            if (c.pod_uid, c.name) == (state.pod_uid, state.name) and c.attempt < state.attempt
-        ]
-        if not older:
-            raise PermanentError(f'container "{state.name}" has no previous attempt here: this is its first')
-        path = self._daemon.runtime.log_file(max(older, key=lambda c: c.attempt).id)
-        if not path.exists():
+        if previous:
+            older = [
+                c
+                for c in self._daemon.observed.containers
+                if (c.pod_uid, c.name) == (state.pod_uid, state.name) and c.attempt < state.attempt
+            ]
+            if not older:
+                raise PermanentError(f'container "{state.name}" has no previous attempt here: this is its first')
+            state = max(older, key=lambda c: c.attempt)
+        path = self._daemon.runtime.log_file(state.id)
+        if state.phase in (ContainerPhase.EXITED, ContainerPhase.UNKNOWN) and not path.exists():
             raise PermanentError(
-                f'the log of the previous attempt of "{state.name}" is gone: the memory for logs was used up '
+                f'the log of attempt {state.attempt} of "{state.name}" is gone: the memory for logs was used up '
                 "(log_node_bytes in node.toml)"
             )
         return path
