@@ -81,7 +81,7 @@ class StandInNetwork:
     async def attach(self, pod_uid: str, sysctls: Sequence[tuple[str, str]] = ()) -> StandInNetns:
         file = self._folder / pod_uid
         if pod_uid not in self.observe():  # the file may be there alone, where somebody was killed in between
-            file.touch()
+            os.close(os.open(file, os.O_RDONLY | os.O_CREAT))  # a killed daemon's helper may mount it this moment
             await process.run(["unshare", f"--net={file}", "ip", "link", "set", "lo", "up"])
         return StandInNetns(os.fspath(file), "127.0.0.1")
 
