@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from edged.apply import Executor, Images, Outcome, reason_of
 from edged.decide import happenings, pulls
+from edged.decide.attempts import NEVER
 from edged.decide.happenings import Happening
 from edged.decide.steps import (
     CLAIMS,
@@ -162,8 +163,12 @@ class Deeds:
             retry_at = self._boottime() + pulls.backoff(step.reference, count, outcome.retry_after)
             self.setbacks[owner] = Setback(outcome.reason or reason_of(step), error, count, retry_at)
             return
+        after = outcome.retry_after
+        if isinstance(step, ResizeClaim) and after == NEVER:  # it is told, and the other claims' turn comes
+            self.claim_sizes[step.claim.uid] = step.claim.size
+            after = FIRST_RETRY
         clearing = not isinstance(step, PrepareSandbox | StartContainer | RefreshVolumes | GiveDevices | RunHook)
-        self.set_back(owner, outcome.reason or reason_of(step), error, outcome.retry_after, clearing)
+        self.set_back(owner, outcome.reason or reason_of(step), error, after, clearing)
 
     def _asked(self, step: PullImage) -> None:
         self.asked |= {pulls.asked_key(pod.uid, step.reference) for pod in step.pods}

@@ -182,12 +182,12 @@ class World:
         names = [c.name for c in pod.init]
         before = pod.init[: names.index(container.name)] if container.name in names else pod.init
         later = any(c.name in newest for c in pod.init[len(before) + 1 :])
+        if container.name in names and (container.name in newest or (container.sidecar and later)):
+            return  # it was its turn before
         for one in before:
             state = newest.get(one.name)
-            if container.sidecar and (later or container.name in newest):
-                break  # it was its turn before
             health = self.health.get(state.id) if state else None
-            known = (pod.uid, one.name) in self.through or (one.sidecar and state and later)
+            known = (pod.uid, one.name) in self.through or (one.sidecar and state and one is not before[-1])
             assert known or lifecycle.through(one, state, health), (
                 f"{container.name} was started before {one.name} was through"
             )

@@ -10,6 +10,7 @@ from edged.apply import Outcome
 from edged.decide.steps import EndPod, Plan, Step
 from edged.errors import PermanentError, RetryError
 from edged.model import (
+    Claim,
     ConfigFiles,
     Container,
     Desired,
@@ -313,6 +314,20 @@ def test_the_next_daemon_asks_before_it_says_that_anybody_is_not_ready(tmp_path:
 
     in_the_lab(tmp_path, first, board)
     in_the_lab(tmp_path, second, board)
+
+
+def test_a_claim_that_can_not_be_resized_is_told_once_and_keeps_no_other_from_its_end(tmp_path: Path) -> None:
+    async def story(lab: Lab) -> None:
+        lab.runtime.board.claimed = {"small": 1 << 20, "gone": 1 << 20}
+        lab.runtime.fail_next("resize_claim", PermanentError("can't shrink"))
+        await lab.offer(Desired("fleet", "node", 1, claims=(Claim("default", "data", "small", 1 << 19),)))
+        await until(lambda: set(lab.runtime.board.claimed) == {"small"})
+        await lab.daemon.refresh()
+        await lab.offer(wanting("a", generation=2))
+        await lab.until(running(1))
+        assert [c for c, _ in lab.runtime.calls].count("resize_claim") == 1
+
+    in_the_lab(tmp_path, story)
 
 
 def test_what_was_learned_of_containers_is_told(tmp_path: Path) -> None:

@@ -192,14 +192,14 @@ def test_a_pre_stop_hook_comes_before_the_signal_and_gets_what_is_left_of_the_gr
     settle(world, wanting(hooked(pre_stop=HOOK)))
     gone = wanting(generation=2)
     begin(world, gone)
-    world.now += 10
+    world.now += 20
     (hook,) = plan(world, gone).steps
     assert isinstance(hook, RunHook)
-    assert hook.timeout == 20.0
+    assert hook.timeout == 10.0
     world.busy.add(hook.owner)
     waits = plan(world, gone)
-    assert (waits.steps, waits.wake_at) == ((), world.now + 20)
-    world.now += 20
+    assert (waits.steps, waits.wake_at) == ((), world.now + 10)
+    world.now += 10
     assert texts(plan(world, gone))[0].startswith("kill uid-web.c0.0: it did not end within 30 s")
 
 

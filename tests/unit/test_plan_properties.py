@@ -196,7 +196,7 @@ def befall(daemon: Daemon, desired: Desired, data: st.DataObject) -> None:
         daemon.under_way.clear()
         world.power_cut()
     elif mishap == "time":
-        world.now += data.draw(st.sampled_from([0.5, 10.0, 400.0]))
+        world.now += data.draw(st.sampled_from([0.5, 4.0, 20.0, 400.0]))
     elif mishap == "daemon":
         daemon.restart()
     elif mishap == "finish":
