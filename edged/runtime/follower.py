@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from edged.addresses import own_address
 from edged.errors import EdgedError
@@ -21,12 +21,23 @@ AGAIN = 5.0  # seconds after which what could not be put back is tried again
 SETTLED = 5.0  # seconds after which a DHCP client has also written the name servers that came with an address
 
 
+class Healed(NamedTuple):
+    """What `heal` found.
+
+    :ivar mended: something had to be put back.
+    :ivar lost: a pod has lost its network for good and must be made again.
+    """
+
+    mended: bool = False
+    lost: bool = False
+
+
 class PodNetwork(Protocol):
     def concerned(self, links: set[str]) -> bool:
         """The bridge or a pod's cable is among them."""
 
-    async def heal(self) -> bool:
-        """Put back what somebody took away. True if pods have lost their network for good and must be made again."""
+    async def heal(self) -> Healed:
+        """Put back what somebody took away."""
 
 
 class Services(Protocol):
@@ -53,6 +64,7 @@ class Follower:
         self._again: asyncio.TimerHandle | None = None
         self._settled: asyncio.TimerHandle | None = None
         self._pending = False
+        self._moved = False  # more has happened than cables of pods that come and go
 
     def open(self) -> None:
         self._address = own_address()
@@ -68,12 +80,18 @@ class Follower:
             await asyncio.wait([self._task])
 
     def _changed(self, change: rtnetlink.Change) -> None:
-        if change.addresses or change.forwarding or change.lost or self._network.concerned(change.links):
+        if change.addresses or change.forwarding or change.lost:
+            self._moved_soon()
+        elif self._network.concerned(change.links):
             self._follow_soon()
         if change.addresses:
             if self._settled is not None:
                 self._settled.cancel()
-            self._settled = asyncio.get_running_loop().call_later(SETTLED, self._follow_soon)
+            self._settled = asyncio.get_running_loop().call_later(SETTLED, self._moved_soon)
+
+    def _moved_soon(self) -> None:
+        self._moved = True
+        self._follow_soon()
 
     def _follow_soon(self) -> None:
         self._pending = True
@@ -82,18 +100,20 @@ class Follower:
 
     async def _follow(self) -> None:
         while self._pending:
-            self._pending = False
+            moved, self._pending, self._moved = self._moved, False, False
             problem, lost = "", True
             try:
-                lost = await self._network.heal()
-                await self._services.network_changed()
+                mended, lost = await self._network.heal()
+                if moved or mended:
+                    await self._services.network_changed()
             except EdgedError as e:
                 problem = f"the network of pods can't be put back yet: {e}"
-                self._again = asyncio.get_running_loop().call_later(AGAIN, self._follow_soon)
+                self._again = asyncio.get_running_loop().call_later(AGAIN, self._moved_soon)
             if problem and problem != self.problem:
                 log.warning("%s", problem)
             lost, self.problem = lost or problem != self.problem, problem
-            self._refresh_names()
+            if moved:
+                self._refresh_names()
             address = own_address()
             if address != self._address:
                 log.info("this machine's address is %s now (was %s)", address or "none", self._address or "none")

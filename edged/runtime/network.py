@@ -27,6 +27,7 @@ from edged.addresses import forwards, is_up_with
 from edged.config import NetworkConfig
 from edged.errors import EdgedError, PermanentError, RetryError
 from edged.runtime import nftables
+from edged.runtime.follower import Healed
 from edged.runtime.kept_table import KeptTable
 from edged.runtime.netns import UID, Netns, records, write
 from edged.runtime.wiring import (
@@ -199,18 +200,19 @@ class Network:
         pods = {netns.host_veth for netns in self._pods.values()}
         return self._config.bridge in links or not pods.isdisjoint(links)
 
-    async def heal(self) -> bool:
+    async def heal(self) -> Healed:
         """Put back the bridge, its address and the cables in it, where somebody took them away; a network manager,
-        say. True if a pod has lost its cable for good.
+        say.
 
         :raises PermanentError: somebody has put something else in its place.
         :raises RetryError: the kernel refused for now.
         """
-        if not (is_up_with(self._config.bridge, self._range.gateway) and (forwards() or not self._may_forward)):
+        whole = is_up_with(self._config.bridge, self._range.gateway) and (forwards() or not self._may_forward)
+        if not whole:
             log.warning("bridge %s or ip_forward was changed by somebody; putting it back", self._config.bridge)
             veths = tuple(netns.host_veth for netns in (*self._pods.values(), *self._spares.values()))
             await self._worker.call(EnsureBridge(self._config.bridge, self._range, veths))
-        return not all(map(self._alive, self._pods.values()))
+        return Healed(mended=not whole, lost=not all(map(self._alive, self._pods.values())))
 
     # ------------------------------------------------------------ inside
 

@@ -38,7 +38,7 @@ from edged.runtime.containers import Containers, remove_tree
 from edged.runtime.crun import Crun
 from edged.runtime.devices import Devices
 from edged.runtime.evicted import Evicted
-from edged.runtime.follower import Follower
+from edged.runtime.follower import Follower, Healed
 from edged.runtime.given_devices import GivenDevices
 from edged.runtime.network import Network
 from edged.runtime.pod_cgroups import PodCgroups, in_thread, swap_space
@@ -64,7 +64,7 @@ class NetworkRoom(Protocol):
     def observe(self) -> Mapping[str, Namespace]: ...
     def find(self, pod_uid: str) -> Namespace | None: ...
     def concerned(self, links: set[str]) -> bool: ...
-    async def heal(self) -> bool: ...
+    async def heal(self) -> Healed: ...
 
 
 class ServicesRoom(Protocol):
