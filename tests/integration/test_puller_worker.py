@@ -263,7 +263,7 @@ def test_a_large_image_of_many_files_goes_through_although_its_files_count_as_th
     assert len(files) == 5000
     assert sum(f.stat().st_size for f in files) == 200_000_000
     assert worker.degraded == ()
-    # The kernel lets some charges through that can't fail, so the peak may lie a little above the limit (cgroup-v2.rst).
+    # The kernel lets charges through that can't fail, so the peak may lie a little above the limit (cgroup-v2.rst).
     assert 0 < Cage(node.cgroup_parent, 64 << 20).peak() <= 72 << 20
     assert Cage(node.cgroup_parent, 64 << 20).oom_kills() == 0
 
