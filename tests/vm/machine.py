@@ -20,7 +20,7 @@ from tests.vm.image import Image
 
 MEMORY = 1024  # MB: a Pi's
 CORES = 2
-BOOT_PATIENCE = 180.0  # seconds until ssh must answer; 18 are usual
+BOOT_PATIENCE = 600.0  # seconds until ssh must answer; 18 are usual, more beside other emulators
 PROBE_PATIENCE = 20.0
 
 
