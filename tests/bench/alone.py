@@ -112,10 +112,10 @@ class Alone:
 
     def _quiet(self, node: LocalNode, place: Disk) -> None:
         """What a restart of a container and a minute of probes write: nothing."""
-        name = "probed"
-        pod = node.pod(name, "while :; do sleep 1d & wait $!; done")
-        node.want([node.with_probe(pod)])
-        time.sleep(5)
+        others = [path.name for path in (node.run / "pods").iterdir()]
+        node.want([node.with_probe(node.pod("probed"))])
+        spin_until(lambda: node.marked("probed") and all(node.gone(uid) for uid in others), 120.0)
+        time.sleep(12)  # the file system writes what is old enough on its own account
         place.settle()
         before = place.counters()
         time.sleep(15)
