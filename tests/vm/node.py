@@ -85,7 +85,7 @@ class Node:
     def install(self) -> None:
         self.machine.send_tree(ROOT, SOURCES, "/opt/edged/src")
         self.desire(PODS, reload=False)
-        self.machine.run(INSTALL)
+        self.machine.run(INSTALL, timeout=600.0)
         self.all_running()
 
     def desire(self, pods: Sequence[Pod], reload: bool = True) -> int:
