@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from tests.bench import bare
-from tests.bench.measure import median_ms, pss, spin_until, tell, total
+from tests.bench.measure import anonymous, median_ms, pss, spin_until, tell, total
 from tests.bench.peers import Containerd, Docker, Peer, Podman, running
 from tests.bench.place import Disk, disk
 from tests.local_node import LocalNode, belongings, build_archive, come_die_and_go, local_node
@@ -178,7 +178,7 @@ class Alone:
             for _ in range(3):
                 come_die_and_go(node, [f"m{n}" for n in range(AT_ONCE)])
             time.sleep(12)  # the network worker ends after its idle time
-            before, memory = belongings(node), pss(node.pid)
+            before, memory = belongings(node), anonymous(node.pid)
             begun = time.perf_counter()
             for _ in range(CYCLES // AT_ONCE):
                 come_die_and_go(node, [f"m{n}" for n in range(AT_ONCE)])
@@ -194,7 +194,7 @@ class Alone:
                 goal=0.0,
                 **grown,
             )
-            tell("the daemon's PSS after them", pss(node.pid), "MB", memory, floor_is="before them")
+            tell("the daemon's anonymous memory after them", anonymous(node.pid), "MB", memory, floor_is="before them")
             tell("one such life", took / CYCLES * 1000, "ms")
 
 

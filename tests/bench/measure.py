@@ -35,6 +35,11 @@ def rss(pid: int) -> float:
     return _rollup(pid, "Rss:")
 
 
+def anonymous(pid: int) -> float:
+    """Memory that is nobody else's and no file's, in MB: what a leak would add to."""
+    return _rollup(pid, "Pss_Anon:")
+
+
 def _rollup(pid: int, field: str) -> float:
     try:
         for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
