@@ -64,7 +64,9 @@ class Node:
     def log(self, state: ContainerState) -> str:
         file = self.runtime.log_file(state.id)
         lines = file.read_text().splitlines() if file.exists() else []
-        return "\n".join(line.split(" ", 3)[3] for line in lines)
+        parts = [line.split(" ", 3) for line in lines]
+        text = "".join(part[3] + ("\n" if part[2] == "F" else "") for part in parts)  # P: more of that line follows
+        return text.removesuffix("\n")
 
     def folder(self, state: ContainerState) -> Path:
         return self.place.config.run / "pods" / state.pod_uid / "containers" / state.name / str(state.attempt)
