@@ -18,7 +18,7 @@ from edged.addresses import own_address
 from edged.config import UsersConfig
 from edged.errors import RetryError
 from edged.model import EmptyDir, Material, Pod, SandboxState
-from edged.runtime import bundle, etc, ipc, mounts, userns
+from edged.runtime import bundle, etc, ipc, mounts, nfs, userns
 from edged.runtime.containers import Sandbox, remove_tree
 from edged.runtime.names import policy_of
 from edged.runtime.quota import ScratchQuotas
@@ -226,6 +226,7 @@ class Sandboxes:
         folder = self._places.pod(pod_uid)
         await self._network.detach(pod_uid)
         if folder.is_dir():
+            await nfs.unmount_below(folder)
             mounts.unmount_below(os.fspath(folder))
         if self._places.scratch(pod_uid).is_dir():  # what privileged containers mounted in an emptyDir, both ways
             mounts.unmount_below(os.fspath(self._places.scratch(pod_uid)))

@@ -372,6 +372,17 @@ def test_the_helper_is_told_server_path_and_options_and_its_words_come_back(tmp_
     assert (tmp_path / "told").read_text() == f"[fd00::1]:/export/a {target} -o nosuid,nodev,retry=0,ro\n"
 
 
+def test_what_a_server_exported_is_unmounted_by_a_child(tmp_path: Path) -> None:
+    """Memory stands in for an export: how it is unmounted doesn't depend on what it is."""
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        mounts.mount("tmpfs", os.fspath(tmp_path / name), "tmpfs")
+    asyncio.run(nfs.unmount_below(tmp_path))
+    assert len([p for p in mounts.mount_points() if p.path.startswith(f"{tmp_path}/")]) == 2
+    asyncio.run(nfs.unmount_below(tmp_path, ("tmpfs",)))
+    assert not [p for p in mounts.mount_points() if p.path.startswith(f"{tmp_path}/")]
+
+
 def test_a_part_of_an_nfs_volume_is_refused_for_nobody_here_may_touch_it() -> None:
     async def scenario(place: Corner, runtime: PodRuntime) -> None:
         pod = pod_of(Volume("n", NfsMount("127.0.0.1", "/x")), mounts=(Mount("n", "/n", sub_path="part"),))
