@@ -210,6 +210,16 @@ def linux(spec: ContainerSpec, machine: Machine) -> dict[str, Any]:
     return made
 
 
+class _Config(msgspec.Struct):
+    process: dict[str, Any]
+
+
+def process_json(config: bytes, command: Sequence[str]) -> bytes:
+    """`process` for a further command in the container of that config.json: same user, groups, capabilities and
+    environment, in the same folder."""
+    return msgspec.json.encode(msgspec.json.decode(config, type=_Config).process | {"args": command})
+
+
 def capabilities(user: User, bounding: Sequence[str] = CAPABILITIES) -> dict[str, Sequence[str]]:
     """A user other than root gets none that work, but may gain them where a file has them (bounding set).
 

@@ -324,9 +324,13 @@ class Containers:
             raise PermanentError(f"{container} does not run")
         uid, name, attempt = parse_id(container)
         path = self._cgroups.path(uid, name, attempt)
+        try:
+            config = (self._places.container(container) / "config.json").read_bytes()
+        except OSError as e:
+            raise PermanentError(f"{container} can't be entered: its config.json: {e.strerror}") from e
         return await self._crun.exec(
             container,
-            command,
+            bundle.process_json(config, command),
             pid_file=self._places.container(container) / f"exec-{time.monotonic_ns()}",
             timeout=timeout,
             owned=lambda pid: self._cgroups.owns(path, pid),

@@ -186,20 +186,24 @@ class Crun:
     async def exec(
         self,
         container_id: str,
-        command: Sequence[str],
+        process_json: bytes,
         *,
         pid_file: Path,
         timeout: float,
         owned: Callable[[int], bool],
     ) -> process.Completed:
-        """Run a command in a running container, as its own user and within its limits. `check` is the caller's.
+        """Run a command in a running container. `check` is the caller's.
 
+        :param process_json: runtime-spec's `process`, whole: what crun makes of a bare command line runs as root, and
+            may gain privileges, whatever the container itself may.
         :param pid_file: a file that doesn't exist; gone afterwards.
         :param owned: whether a pid is the container's own.
         :raises RetryError: it took longer; the command is then killed with its process group.
         """
-        arguments = ("exec", "--pid-file", os.fspath(pid_file), container_id, *command)
+        what = pid_file.with_name(f"{pid_file.name}.json")
+        arguments = ("exec", "--process", os.fspath(what), "--pid-file", os.fspath(pid_file), container_id)
         try:
+            write_atomically(what, process_json)
             return await self._call(*arguments, timeout=timeout, check=False)
         except (RetryError, asyncio.CancelledError):
             pid = read_number(pid_file)
@@ -207,7 +211,8 @@ class Crun:
                 process.kill_orphan(pid)
             raise
         finally:
-            pid_file.unlink(missing_ok=True)
+            for file in (pid_file, what):
+                file.unlink(missing_ok=True)
 
     def waits_for_start(self, container_id: str) -> bool:
         """Created and not yet started: crun's fifo is there until `start` has opened it."""
