@@ -97,7 +97,9 @@ def pod_line(pod: PodStatus) -> str:
     """As `kubectl get pods` would say it: how many of the init containers are through while they run."""
     everything = (*pod.init, *pod.containers)
     restarts = sum(c.restarts for c in everything)
-    ready = f"{sum(c.ready for c in pod.containers)}/{len(pod.containers)}"
+    sidecars = [c for c in pod.init if pod.initialized and c.state == "running"]
+    counted = (*sidecars, *pod.containers)
+    ready = f"{sum(c.ready for c in counted)}/{len(counted)}"
     reason = next((c.reason for c in everything if c.reason and c.state != "terminated"), pod.reason)
     reason = reason or next((c.reason for c in pod.containers if c.reason), "")
     if pod.phase is Phase.FAILED and pod.reason:
