@@ -57,7 +57,8 @@ def test_a_watchdog_is_fed(node: Node) -> None:
 
 
 def test_nothing_is_degraded_on_cgroup_v2(node: Node) -> None:
-    assert node.snapshot().status.degraded == ()
+    """But for what Debian 12's kernel (6.1) is too old for: id-mapped memory."""
+    assert [s for s in node.snapshot().status.degraded if "needs Linux 6.3" not in s] == []
 
 
 def test_limits_reach_the_kernel(node: Node) -> None:
