@@ -9,7 +9,8 @@ purpose="${1:-demo}"
 # Each package with the program by which we notice that it is missing.
 runtime=(crun:crun conmon:conmon mosquitto:mosquitto nft:nftables dnsmasq:dnsmasq-base busybox:busybox-static
     ip:iproute2 unshare:util-linux umount:mount mke2fs:e2fsprogs)
-testing=(faketime:faketime skopeo:skopeo umoci:umoci docker-registry:docker-registry chromium:chromium nsenter:util-linux)
+testing=(faketime:faketime htpasswd:apache2-utils skopeo:skopeo umoci:umoci docker-registry:docker-registry
+    chromium:chromium nsenter:util-linux)
 benching=(dockerd:docker.io podman:podman containerd:containerd losetup:mount)
 machines=(mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86 ssh:openssh-client)
 wanted=("${runtime[@]}")
