@@ -17,7 +17,7 @@ from cloudlink.hub.watch import EventType
 from cloudlink.kube.meta import KubeObject, ObjectMeta
 from cloudlink.kube.registry import RESOURCES
 
-Key = tuple[str, str, str]  # kind, namespace ("" outside of any), name
+Key = tuple[str, str, str]  # Resource.key (the kind, for those built in), namespace ("" outside of any), name
 Object = TypeVar("Object", bound=KubeObject)
 
 EVENTS_KEPT = 1000
@@ -26,7 +26,7 @@ _FIRST_PHASE = {"Pod": "Pending", "Namespace": "Active"}  # as Kubernetes' own c
 
 
 def key_of(obj: KubeObject) -> Key:
-    return obj.kind, obj.metadata.namespace, obj.metadata.name
+    return obj.key, obj.metadata.namespace, obj.metadata.name
 
 
 def with_meta(obj: Object, **values: object) -> Object:
@@ -43,7 +43,7 @@ class Objects:
     """All objects in memory, by kind, namespace and name. `get` and `list` are what the whole hub reads."""
 
     def __init__(self) -> None:
-        self._kinds: dict[str, dict[str, dict[str, KubeObject]]] = {kind: {} for kind in _RESOURCE}
+        self._kinds: dict[str, dict[str, dict[str, KubeObject]]] = {}
 
     def get(self, key: Key) -> KubeObject | None:
         kind, namespace, name = key
@@ -65,14 +65,15 @@ class Objects:
 
     def put(self, obj: KubeObject) -> None:
         kind, namespace, name = key_of(obj)
-        self._kinds[kind].setdefault(namespace, {})[name] = obj
+        self._kinds.setdefault(kind, {}).setdefault(namespace, {})[name] = obj
 
     def remove(self, key: Key) -> None:
         kind, namespace, name = key
-        space = self._kinds[kind].get(namespace, {})
+        spaces = self._kinds.get(kind, {})
+        space = spaces.get(namespace, {})
         space.pop(name, None)
         if not space:
-            self._kinds[kind].pop(namespace, None)
+            spaces.pop(namespace, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -166,6 +166,11 @@ class KubeObject(Model):
     metadata: ObjectMeta = ObjectMeta()
 
     @property
+    def key(self) -> str:
+        """What the store files it under: the kind, for those built in. See Resource.key."""
+        return self.kind
+
+    @property
     def title(self) -> str:
         """ "namespace/name", or the name alone."""
         meta = self.metadata

@@ -10,7 +10,12 @@ from cloudlink.kube.meta import KubeObject
 
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """One entry of API discovery (metav1.APIResource). `group` is "" for the core group."""
+    """One entry of API discovery (metav1.APIResource). `group` is "" for the core group.
+
+    :ivar inert: for kinds that are stored and served while nobody acts upon them (yet): the sentence that who writes
+        one gets as a Warning, and that docs/hub.md lists. "" where somebody does act.
+    :ivar definition: name of the CustomResourceDefinition that it comes from; "" for what is built in.
+    """
 
     group: str
     version: str
@@ -22,6 +27,13 @@ class Resource:
     subresources: tuple[str, ...]
     model: type[KubeObject]
     categories: tuple[str, ...] = ()
+    inert: str = ""
+    definition: str = ""
+
+    @property
+    def key(self) -> str:
+        """What the store files its objects under (KubeObject.key): other people's kinds may be called as ours are."""
+        return f"{self.kind}.{self.group}" if self.definition else self.kind
 
     @property
     def api_version(self) -> str:
