@@ -7,26 +7,22 @@ which one can't be done and nothing has happened.
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar, assert_never
 
 from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, Update, UpdateStatus
 from cloudlink.hub.errors import AlreadyExists, Conflict, NotFound, StoreError, Terminating
+from cloudlink.hub.shelves import Key, Objects, key_of
 from cloudlink.hub.watch import EventType
 from cloudlink.kube.meta import KubeObject, ObjectMeta
 from cloudlink.kube.registry import RESOURCES
 
-Key = tuple[str, str, str]  # Resource.key (the kind, for those built in), namespace ("" outside of any), name
 Object = TypeVar("Object", bound=KubeObject)
 
 EVENTS_KEPT = 1000
 _RESOURCE = {r.kind: r for r in RESOURCES}
 _FIRST_PHASE = {"Pod": "Pending", "Namespace": "Active"}  # as Kubernetes' own create strategies set it
-
-
-def key_of(obj: KubeObject) -> Key:
-    return obj.key, obj.metadata.namespace, obj.metadata.name
 
 
 def with_meta(obj: Object, **values: object) -> Object:
@@ -37,43 +33,6 @@ def with_meta(obj: Object, **values: object) -> Object:
 def timestamp(seconds: float) -> str:
     """Unix seconds as Kubernetes writes metav1.Time: RFC 3339, UTC, whole seconds."""
     return dt.datetime.fromtimestamp(int(seconds), dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-class Objects:
-    """All objects in memory, by kind, namespace and name. `get` and `list` are what the whole hub reads."""
-
-    def __init__(self) -> None:
-        self._kinds: dict[str, dict[str, dict[str, KubeObject]]] = {}
-
-    def get(self, key: Key) -> KubeObject | None:
-        kind, namespace, name = key
-        return self._kinds.get(kind, {}).get(namespace, {}).get(name)
-
-    def list(self, kind: str, namespace: str | None = None) -> list[KubeObject]:
-        """Ordered by namespace and name, as etcd has it."""
-        by_namespace = self._kinds.get(kind, {})
-        spaces = sorted(by_namespace) if namespace is None else [namespace]
-        return [obj for space in spaces for _, obj in sorted(by_namespace.get(space, {}).items())]
-
-    def count(self, kind: str) -> int:
-        return sum(map(len, self._kinds.get(kind, {}).values()))
-
-    def within(self, namespace: str) -> Iterator[KubeObject]:
-        """Everything that lives in a namespace."""
-        for by_namespace in self._kinds.values():
-            yield from by_namespace.get(namespace, {}).values()
-
-    def put(self, obj: KubeObject) -> None:
-        kind, namespace, name = key_of(obj)
-        self._kinds.setdefault(kind, {}).setdefault(namespace, {})[name] = obj
-
-    def remove(self, key: Key) -> None:
-        kind, namespace, name = key
-        spaces = self._kinds.get(kind, {})
-        space = spaces.get(namespace, {})
-        space.pop(name, None)
-        if not space:
-            spaces.pop(namespace, None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ from cloudlink.hub.changes import (
     UpdateStatus,
 )
 from cloudlink.hub.errors import AlreadyExists, Conflict, Gone, NotFound, StoreError, Terminating
-from cloudlink.hub.revisions import EVENTS_KEPT, Draft, Key, Objects, draft, key_of
+from cloudlink.hub.revisions import EVENTS_KEPT, Draft, draft
+from cloudlink.hub.shelves import Key, Objects, key_of
 from cloudlink.hub.tables import COUNTERS, OBJECTS, RECORDS, SCHEMA_VERSION, create_tables
 from cloudlink.hub.watch import HISTORY_EVENTS, READER_EVENTS, History, Subscription, WatchEvent
 from cloudlink.kube.core import Namespace
@@ -201,6 +202,14 @@ class Store:
     def list(self, kind: str, namespace: str | None = None) -> Stored:
         """All of a kind, or those of one namespace, ordered by namespace and name."""
         return self._objects.list(kind, namespace or None)
+
+    def page(self, kind: str, namespace: str | None, after: tuple[str, str] | None, limit: int) -> tuple[Stored, int]:
+        """Up to `limit` objects in the order of `list`, from behind (namespace, name) on, and how many follow them."""
+        found = self._objects.page(kind, namespace or None, after, limit)
+        if len(found) < limit:
+            return found, 0
+        last = found[-1].metadata
+        return found, self._objects.count_after(kind, namespace or None, (last.namespace, last.name))
 
     def raw(self, obj: KubeObject) -> bytes:
         """A stored object as JSON, encoded when it was written; encoded now if it is another revision."""

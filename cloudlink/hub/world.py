@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
-from cloudlink.hub.revisions import Key, key_of
+from cloudlink.hub.shelves import Key, key_of
 from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.kube.core import PersistentVolumeClaim, Pod
 from cloudlink.kube.meta import KubeObject

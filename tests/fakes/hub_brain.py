@@ -11,7 +11,8 @@ from cloudlink.hub.controllers import deployment as deployments
 from cloudlink.hub.controllers import replicaset as replica_sets
 from cloudlink.hub.decision import Decision
 from cloudlink.hub.objects import controller_of, is_active, is_ready, rfc3339, with_condition
-from cloudlink.hub.revisions import Objects, draft, key_of
+from cloudlink.hub.revisions import draft
+from cloudlink.hub.shelves import Objects, key_of
 from cloudlink.kube.apps import Deployment, ReplicaSet
 from cloudlink.kube.core import Namespace, Node, NodeCondition, NodeStatus, Pod, PodCondition
 from cloudlink.kube.meta import KubeObject, ObjectMeta

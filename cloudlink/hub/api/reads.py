@@ -105,19 +105,17 @@ def get_list(context: Context, call: Call) -> Answer:
     """A collection, whole or (limit, continue) in parts. Parts show objects as they are when asked for; the
     resourceVersion stays the first part's, so that a watch from there misses nothing."""
     check_revision(context, call)
-    objects = selected(context, call)
     metadata: dict[str, Any] = {"resourceVersion": str(context.store.revision)}
+    after: tuple[str, str] | None = None
     if token := call.query.get("continue", ""):
         page = Page.of(token)
         metadata["resourceVersion"] = page.revision
         after = (page.namespace, page.name)
-        objects = [o for o in objects if (o.metadata.namespace, o.metadata.name) > after]
-    limit = call.number("limit")
-    if limit and limit < len(objects):
-        last = objects[limit - 1].metadata
+    objects, left = _part(context, call, after, call.number("limit") or 0)
+    if left:
+        last = objects[-1].metadata
         metadata["continue"] = Page(metadata["resourceVersion"], last.namespace, last.name).token()
-        metadata["remainingItemCount"] = len(objects) - limit
-        objects = objects[:limit]
+        metadata["remainingItemCount"] = left
     form: Form = call.form
     if form == "table":
         return answer(as_table(context, call, objects, metadata))
@@ -128,6 +126,16 @@ def get_list(context: Context, call: Call) -> Answer:
         kind, version, items = resource.kind, resource.api_version, [context.store.raw(o) for o in objects]
     head = encode({"kind": f"{kind}List", "apiVersion": version, "metadata": metadata})
     return Answer(200, b"".join((head[:-1], b',"items":[', b",".join(items), b"]}")))
+
+
+def _part(context: Context, call: Call, after: tuple[str, str] | None, limit: int) -> tuple[Sequence[KubeObject], int]:
+    """Up to `limit` (0 = all) of the selected objects behind (namespace, name), and how many are left over."""
+    if limit and predicate(call) is None:
+        return context.store.page(call.target.resource.kind, call.target.namespace or None, after, limit)
+    objects = selected(context, call)
+    if after is not None:
+        objects = [o for o in objects if (o.metadata.namespace, o.metadata.name) > after]
+    return (objects[:limit], max(len(objects) - limit, 0)) if limit else (objects, 0)
 
 
 def check_revision(context: Context, call: Call) -> None:
