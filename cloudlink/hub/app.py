@@ -23,6 +23,7 @@ from cloudlink import link, trust
 from cloudlink.hub import broker as brokers
 from cloudlink.hub import enroll
 from cloudlink.hub.api import create_app, listen
+from cloudlink.hub.api.protocol import Protocol
 from cloudlink.hub.changes import Create
 from cloudlink.hub.config import HubConfig
 from cloudlink.hub.exchange import Exchange, Link
@@ -205,7 +206,7 @@ def _server(premises: Premises, app: FastAPI, end_watches: Callable[[], None]) -
     certificate, key = premises.server_files
     config = uvicorn.Config(
         app,
-        http="httptools",
+        http=Protocol,
         ws="none",
         loop="asyncio",
         lifespan="off",

@@ -18,6 +18,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from cloudlink.hub.api.protocol import Protocol
 from cloudlink.hub.api.server import create_app, listen
 from cloudlink.hub.store import Store
 
@@ -95,7 +96,13 @@ current-context: x
         self._store = Store.open(f"sqlite:///{self._folder}/hub.db")
         app = create_app(self._store, {TOKEN: "tester"}.get, **self._options)  # type: ignore[arg-type]
         config = uvicorn.Config(
-            app, ssl_certfile=self.certificate, ssl_keyfile=self._key, log_level="warning", lifespan="off"
+            app,
+            http=Protocol,
+            ws="none",
+            ssl_certfile=self.certificate,
+            ssl_keyfile=self._key,
+            log_level="warning",
+            lifespan="off",
         )
         self._server = uvicorn.Server(config)
         self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
