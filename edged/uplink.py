@@ -1,6 +1,7 @@
 """Where desired state comes from and where status goes: the Uplink protocol, its inbox, and the local one.
 
-An uplink may do what it likes with networks; the daemon only ever sees the newest document it accepted.
+An uplink may do what it likes with networks; the daemon only ever sees the newest document it accepted, and what it is
+asked in conversations (edged.model.remote).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import msgspec
 
 from edged.errors import PermanentError
 from edged.model import Desired, HubLink, NodeStatus
+from edged.model.remote import AnyRequest, End
 
 
 class Inbox:
@@ -51,6 +53,25 @@ class Inbox:
     def take(self) -> Desired | None:
         newest, self._newest = self._newest, None
         return newest
+
+
+class Talk(Protocol):
+    """The node's end of one conversation. Bounded both ways: nobody can make the other side keep more than a little."""
+
+    async def send(self, channel: int, data: bytes) -> None:
+        """Waits until the other side has taken most of what was sent before. Larger bodies than MAX_FRAME are cut."""
+
+    async def receive(self) -> tuple[int, bytes]:
+        """(channel, body) of the next frame; an empty body on STDIN: there will be no more. Waits for ever where none
+        comes: who answers is cancelled when the other side goes away."""
+
+
+class Asked(Protocol):
+    """What a node can be asked from far away."""
+
+    async def answer(self, request: AnyRequest, talk: Talk) -> End:
+        """Carry it out; how it ended. Cancelled when nobody is interested any more: whatever was started for it is
+        then ended too. May raise PermanentError or RetryError, which become an End with the same sentence."""
 
 
 class Uplink(Protocol):
