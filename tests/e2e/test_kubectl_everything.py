@@ -98,8 +98,11 @@ def test_apply_diff_get_and_describe_as_a_person_does_them(kubectl: Kubectl, tmp
 
 def test_edit_patch_replace_set_label_annotate_and_scale_change_what_they_say(kubectl: Kubectl, tmp_path: Path) -> None:
     running(kubectl, tmp_path)
-    
-    assert "edited" in kubectl.ok("edit", "deployment", "web", env=editor)
+
+    editor = tmp_path / "editor"
+    editor.write_text("#!/bin/sh\nsed -i 's/replicas: 1$/replicas: 2/' $1\n")
+    editor.chmod(0o755)
+    assert "edited" in kubectl.ok("edit", "deployment", "web", env={"KUBE_EDITOR": str(editor)})
     assert kubectl.json("get", "deployment", "web")["spec"]["replicas"] == 2
     kubectl.ok("patch", "deployment", "web", "-p", '{"spec":{"replicas":1}}')
     kubectl.ok("patch", "deployment", "web", "--type=merge", "-p", '{"metadata":{"labels":{"tier":"front"}}}')
