@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cloudlink.cli.client import apply
 from cloudlink.cli.house import House, Names
+from cloudlink.cli.resources import apply
 
 
 def unique_names() -> Names:

@@ -7,9 +7,8 @@ import asyncio
 import os
 import sys
 from pathlib import Path
-from typing import Any
 
-from cloudlink.cli.client import HubClient, apply
+from cloudlink.cli.client import HubClient
 from edged import config as configs
 from edged.control import logcat
 from edged.errors import EdgedError, PermanentError
@@ -47,8 +46,9 @@ def parser() -> argparse.ArgumentParser:
     add_kubeconfig(applying)
     applying.set_defaults(run=run_apply)
 
-    get = commands.add_parser("get", help="list pods or nodes, for machines without kubectl")
-    get.add_argument("what", choices=["pods", "nodes", "deployments", "services", "events"])
+    get = commands.add_parser("get", help="list objects of any kind, for machines without kubectl")
+    get.add_argument("what", metavar="KIND", help="such as pods, nodes, deploy, or the name of somebody's own kind")
+    get.add_argument("-n", "--namespace", default="", help="default: all of them")
     add_kubeconfig(get)
     get.set_defaults(run=run_get)
 
@@ -89,6 +89,7 @@ def run_image(arguments: argparse.Namespace) -> None:
 
 
 def run_apply(arguments: argparse.Namespace) -> None:
+    from cloudlink.cli.resources import apply
     from cloudlink.kube.parse import load_yaml
 
     try:
@@ -100,33 +101,11 @@ def run_apply(arguments: argparse.Namespace) -> None:
         print(apply(client, document))
 
 
-LISTS = {
-    "pods": "/api/v1/pods",
-    "nodes": "/api/v1/nodes",
-    "services": "/api/v1/services",
-    "events": "/api/v1/events",
-    "deployments": "/apis/apps/v1/deployments",
-}
-
-
 def run_get(arguments: argparse.Namespace) -> None:
-    items = HubClient(arguments.kubeconfig).call("GET", LISTS[arguments.what])["items"]
-    for item in items:
-        print(line(item))
+    from cloudlink.cli.resources import table
 
-
-def line(item: dict[str, Any]) -> str:
-    meta, status = item["metadata"], item.get("status") or {}
-    where = f"{meta['namespace']}/{meta['name']}" if meta.get("namespace") else meta["name"]
-    conditions = {c["type"]: c["status"] for c in status.get("conditions") or []}
-    words = [
-        f"{where:48}",
-        str(status.get("phase") or item.get("reason") or ""),
-        f"ready={conditions['Ready']}" if "Ready" in conditions else "",
-        str(status.get("podIP") or ""),
-        str(status.get("message") or item.get("message") or ""),
-    ]
-    return " ".join(w for w in words if w)
+    for line in table(HubClient(arguments.kubeconfig), arguments.what, arguments.namespace):
+        print(line)
 
 
 def run_logs(arguments: argparse.Namespace) -> None:

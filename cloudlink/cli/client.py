@@ -36,9 +36,16 @@ class HubClient:
         self._context = ssl.create_default_context(cadata=authority)
         self._timeout = timeout
 
-    def call(self, method: str, path: str, body: JSON | None = None, content_type: str = "application/json") -> Any:
+    def call(
+        self,
+        method: str,
+        path: str,
+        body: JSON | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+    ) -> Any:
         """One request. PermanentError carries the hub's own sentence; RetryError means it can't be reached."""
-        headers = {"Authorization": f"Bearer {self._token}", "Accept": "application/json"}
+        headers = {"Authorization": f"Bearer {self._token}", "Accept": accept}
         data = None
         if body is not None:
             data, headers["Content-Type"] = json.dumps(body).encode(), content_type
@@ -69,32 +76,3 @@ def explain(error: urllib.error.HTTPError) -> str:
         return "\n".join([f'{details.get("kind", "object")} "{details.get("name", "")}" is invalid:', *lines])
     except (ValueError, KeyError, AttributeError, TypeError):
         return f"HTTP {error.code}: {raw[:200].decode(errors='replace')}"
-
-
-PLURALS = {  # kind -> (API prefix, plural, namespaced)
-    "Namespace": ("/api/v1", "namespaces", False),
-    "Pod": ("/api/v1", "pods", True),
-    "Service": ("/api/v1", "services", True),
-    "ConfigMap": ("/api/v1", "configmaps", True),
-    "Secret": ("/api/v1", "secrets", True),
-    "Deployment": ("/apis/apps/v1", "deployments", True),
-}
-
-
-def apply(client: HubClient, document: JSON, namespace: str = "default") -> str:
-    """Create the object, or merge it into the one that is there; "deployment/sensor created"."""
-    kind = str(document.get("kind", ""))
-    if kind not in PLURALS:
-        raise PermanentError(f'kind "{kind}" can\'t be applied; edgectl knows {", ".join(PLURALS)}')
-    prefix, plural, namespaced = PLURALS[kind]
-    meta = document.get("metadata") or {}
-    name = str(meta.get("name", ""))
-    where = f"{prefix}/namespaces/{meta.get('namespace', namespace)}/{plural}" if namespaced else f"{prefix}/{plural}"
-    try:
-        old = client.call("GET", f"{where}/{name}")
-    except PermanentError:
-        client.call("POST", where, document)
-        return f"{kind.lower()}/{name} created"
-    new = client.call("PATCH", f"{where}/{name}", document, "application/merge-patch+json")
-    same = new["metadata"]["resourceVersion"] == old["metadata"]["resourceVersion"]
-    return f"{kind.lower()}/{name} {'unchanged' if same else 'configured'}"

@@ -17,8 +17,8 @@ import time
 from collections.abc import Iterator
 
 from cloudlink.cli import leftovers
-from cloudlink.cli.client import apply
 from cloudlink.cli.house import CHECKOUT, House, Names, free_port
+from cloudlink.cli.resources import apply
 from edged import config as configs
 from edged.errors import EdgedError, PermanentError
 

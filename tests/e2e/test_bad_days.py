@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 
 from cloudlink.cli import leftovers
-from cloudlink.cli.client import apply
 from cloudlink.cli.house import House, is_ready
+from cloudlink.cli.resources import apply
 from edged.errors import EdgedError
 from tests.houses import (
     a_house,

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from cloudlink import link, mqtt, trust, wire
-from cloudlink.cli.client import apply
 from cloudlink.cli.house import CHECKOUT, House
+from cloudlink.cli.resources import apply
 from edged.model import Desired
 from tests.houses import a_house, apply_and_wait, container_pids, container_status, deployment, pods_of
 

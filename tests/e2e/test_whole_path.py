@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cloudlink.cli import leftovers
-from cloudlink.cli.client import apply
 from cloudlink.cli.house import House
+from cloudlink.cli.resources import apply
 from tests.houses import a_house, apply_and_wait, container_pids, container_status, deployment, pods_of
 
 pytestmark = pytest.mark.root
