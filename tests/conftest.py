@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from tests.postgres_lab import Cluster, a_cluster, programs
 
 CI = os.environ.get("CI") == "true"
 
@@ -31,6 +35,24 @@ def cannot_run(item: pytest.Item) -> str:
     if "browser" in item.keywords and shutil.which("chromium") is None:
         return "needs chromium (Debian package chromium)"
     return ""
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[Cluster]:
+    """One real PostgreSQL for all tests of a worker; each takes a database of its own."""
+    if programs() is None and not CI:
+        pytest.skip("needs PostgreSQL (Debian package postgresql)")
+    with a_cluster() as cluster:
+        yield cluster
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of an empty database, of each kind that the hub can use."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/hub.db"
+    cluster: Cluster = request.getfixturevalue("postgresql")
+    return cluster.database()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

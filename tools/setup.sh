@@ -10,7 +10,7 @@ purpose="${1:-demo}"
 runtime=(crun:crun conmon:conmon mosquitto:mosquitto nft:nftables dnsmasq:dnsmasq-base busybox:busybox-static
     ip:iproute2 unshare:util-linux umount:mount mke2fs:e2fsprogs)
 testing=(faketime:faketime htpasswd:apache2-utils skopeo:skopeo umoci:umoci docker-registry:docker-registry
-    chromium:chromium nsenter:util-linux)
+    chromium:chromium nsenter:util-linux initdb:postgresql)
 benching=(dockerd:docker.io podman:podman containerd:containerd losetup:mount)
 machines=(mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86 ssh:openssh-client)
 wanted=("${runtime[@]}")
@@ -24,6 +24,8 @@ for pair in "${wanted[@]}"; do
     program="${pair%%:*}" package="${pair#*:}"
     if [ "$package" = busybox-static ]; then # another package may bring a dynamic busybox
         dpkg -s busybox-static >/dev/null 2>&1 || missing+=("$package")
+    elif [ "$package" = postgresql ]; then # its programs are not on PATH
+        compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=("$package")
     elif ! command -v "$program" >/dev/null 2>&1; then
         missing+=("$package")
     fi
@@ -39,7 +41,16 @@ if [ "${#missing[@]}" -gt 0 ]; then
         exit 1
     fi
     as_root apt-get update -qq
-    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${missing[@]}" >/dev/null
+    install() { as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$@" >/dev/null; }
+    case " ${missing[*]} " in
+    *" postgresql "*) # tests start clusters of their own; the distribution's is neither made nor started
+        if ! dpkg -s postgresql-common >/dev/null 2>&1; then
+            install postgresql-common
+            as_root sed -ri 's/^#?create_main_cluster .*/create_main_cluster = false/' /etc/postgresql-common/createcluster.conf
+        fi
+        ;;
+    esac
+    install "${missing[@]}"
     # The hub runs a mosquitto of its own, tests run registries of their own; the packages' services are in the way.
     for service in mosquitto docker-registry; do
         case " ${missing[*]} " in

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edged.errors import EdgedError
+from edged.errors import EdgedError, RetryError
 
 
 class StoreError(EdgedError):
@@ -55,3 +55,7 @@ class Terminating(Conflict):
 
 class Gone(StoreError):  # noqa: N818
     """The history doesn't reach that far (or this reader fell behind): list again, then watch from there."""
+
+
+class NotLeader(RetryError):  # noqa: N818
+    """This hub no longer leads: what it decided as the leader is not done. Its successor decides anew."""

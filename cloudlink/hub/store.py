@@ -1,23 +1,20 @@
 """The hub's memory: Kubernetes objects and small records, on disk before anybody is told, in RAM for reading.
 
-One process writes; every commit is one transaction and one fsync, all or nothing. Reads never touch the
-database. What SQLite needs beyond SQL that every database speaks is in `_engine`, nowhere else.
+Every commit is one transaction, all or nothing. With SQLite one process is at work. On PostgreSQL several may be: each
+has everything in RAM, follows the log of commits, and catches up before it commits or answers (following.py keeps it
+near while nobody asks).
 """
 
 from __future__ import annotations
 
-import os
+import contextlib
+import logging
 import time
 import uuid
 from collections.abc import Callable, Sequence
-from typing import Any, Self
+from typing import Self
 
 import msgspec
-from nacl.exceptions import CryptoError
-from nacl.secret import SecretBox
-from sqlalchemy import Connection, Engine, bindparam, create_engine, delete, event, insert, select, update
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from cloudlink.hub.changes import (
     Change,
@@ -30,16 +27,16 @@ from cloudlink.hub.changes import (
     Update,
     UpdateStatus,
 )
-from cloudlink.hub.errors import AlreadyExists, Conflict, Gone, NotFound, StoreError, Terminating
+from cloudlink.hub.database import Database, open_database
+from cloudlink.hub.entries import Commit, Seal, Stored
+from cloudlink.hub.errors import AlreadyExists, Conflict, Gone, NotFound, NotLeader, StoreError, Terminating
+from cloudlink.hub.memory import Memory, RecordTold, Step
 from cloudlink.hub.revisions import EVENTS_KEPT, Draft, draft
-from cloudlink.hub.shelves import Key, Objects, key_of
-from cloudlink.hub.tables import COUNTERS, OBJECTS, RECORDS, SCHEMA_VERSION, create_tables
-from cloudlink.hub.watch import HISTORY_EVENTS, READER_EVENTS, History, Subscription, WatchEvent
+from cloudlink.hub.shelves import key_of
+from cloudlink.hub.watch import Subscription, WatchEvent
 from cloudlink.kube.core import Namespace
-from cloudlink.kube.errors import Invalid
 from cloudlink.kube.meta import KubeObject, ObjectMeta
-from cloudlink.kube.parse import dump, revive
-from edged.errors import PermanentError, RetryError
+from cloudlink.kube.parse import dump
 
 __all__ = [
     "AlreadyExists",
@@ -51,6 +48,7 @@ __all__ = [
     "Gone",
     "MarkDeleted",
     "NotFound",
+    "NotLeader",
     "PutRecord",
     "Store",
     "StoreError",
@@ -61,83 +59,51 @@ __all__ = [
     "WatchEvent",
 ]
 
+log = logging.getLogger(__name__)
+
 FIRST_NAMESPACES = ("default", "kube-system")
 
-Stored = list[KubeObject]  # a name of its own, because Store.list shadows the type inside the class
+Found = list[KubeObject]  # a name of its own, because Store.list shadows the type inside the class
 
 _encode = msgspec.json.Encoder().encode
 
 
-def _engine(url: str) -> Engine:
-    """The one place that knows which database it is."""
-    engine = create_engine(url, hide_parameters=True)  # errors are logged and answered; Secrets aren't
-    if make_url(url).get_backend_name() == "sqlite":
-        if file := make_url(url).database:
-            os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # the journal beside it gets the same mode
+class _Work:
+    """A commit worked out against what is in memory now."""
 
-        @event.listens_for(engine, "connect")
-        def _pragmas(connection: Any, _record: object) -> None:
-            # FULL: in WAL mode only this fsyncs each commit; NORMAL would lose acknowledged ones in a power cut.
-            for pragma in ("journal_mode=WAL", "synchronous=FULL", "busy_timeout=5000"):
-                connection.execute(f"PRAGMA {pragma}")
+    def __init__(self, work: Draft, results: Sequence[KubeObject | None], records: Sequence[RecordChange]) -> None:
+        self.revision = work.revision
+        self.results = [obj for obj in results if obj is not None]
+        self.records = records
+        self.steps = [Step(w.type, w.object, w.before, w.revision, _encode(dump(w.object))) for w in work.writes]
 
-    return engine
+    def __bool__(self) -> bool:
+        return bool(self.steps or self.records)
 
-
-class _Seal:
-    """Secrets at rest: encrypted with the hub's key where there is one."""
-
-    def __init__(self, key: bytes | None) -> None:
-        self._box = SecretBox(key) if key is not None else None
-
-    def close(self, kind: str, raw: bytes) -> tuple[bytes, bool]:
-        if kind == "Secret" and self._box is not None:
-            return bytes(self._box.encrypt(raw)), True
-        return raw, False
-
-    def open(self, row: Any) -> bytes:
-        if not row.sealed:
-            return bytes(row.data)
-        if self._box is None:
-            raise PermanentError("the hub's database holds encrypted Secrets; start the hub with its secret key file")
-        try:
-            return bytes(self._box.decrypt(row.data))
-        except CryptoError as e:
-            raise PermanentError(
-                f'Secret "{row.namespace}/{row.name}" was encrypted with another key than the one given;'
-                " start the hub with the key file that belongs to this database"
-            ) from e
-
-
-def _room(engine: Engine) -> float:
-    """Bytes free where the database's file is; infinite where it is a server's business."""
-    if engine.dialect.name != "sqlite" or not engine.url.database:
-        return float("inf")
-    stat = os.statvfs(engine.url.database)
-    return stat.f_bavail * stat.f_frsize
+    def at(self, position: int) -> Commit:
+        writes = [Stored(s.type, key_of(s.object), s.revision, s.raw) for s in self.steps]
+        return Commit(position, self.revision, writes, self.records)
 
 
 class Store:
-    """Use from one thread at a time: the event loop's. See changes.py for what can be committed."""
+    """Use from one thread at a time: the event loop's. See changes.py for what can be committed.
 
-    def __init__(self, engine: Engine, now: Callable[[], float], secret_key: bytes | None, events_kept: int) -> None:
+    :ivar term: of a handle that `for_leader` gave; its commits end with that term. None = anybody's.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        database: Database,
+        now: Callable[[], float],
+        events_kept: int = EVENTS_KEPT,
+        term: int | None = None,
+    ) -> None:
+        self._memory = memory
+        self._database = database
         self._now = now
         self._events_kept = events_kept
-        self._seal = _Seal(secret_key)
-        self._objects = Objects()
-        self._raw: dict[Key, bytes] = {}
-        self._records: dict[str, dict[str, bytes]] = {}
-        self._readers: set[Subscription] = set()
-        self._engine = engine
-        self._db: Connection = engine.connect()
-        self.revision = 0
-        self._refused = ""  # what the database said when it took nothing last
-        try:
-            self._load()
-        except BaseException:
-            self._db.close()
-            raise
-        self._history = History(self.revision, HISTORY_EVENTS)
+        self.term = term
 
     @classmethod
     def open(
@@ -147,196 +113,165 @@ class Store:
         secret_key: bytes | None = None,
         events_kept: int = EVENTS_KEPT,
     ) -> Self:
-        """Open or make the database at an SQLAlchemy URL ("sqlite:////var/lib/cloudlink/hub.db").
+        """Open or make the database at an SQLAlchemy URL ("sqlite:////var/lib/cloudlink/hub.db",
+        "postgresql://user:password@host/name").
 
         :param now: wall clock, Unix seconds.
         :param secret_key: 32 bytes; Secrets are then encrypted at rest.
         :raises PermanentError: wrong key, a newer schema, a row that can't be read.
         :raises RetryError: the database can't be reached.
         """
+        store = cls(Memory(), open_database(url, Seal(secret_key)), now, events_kept)
         try:
-            engine = _engine(url)
-            try:
-                create_tables(engine)
-                store = cls(engine, now, secret_key, events_kept)
-            except BaseException:
-                engine.dispose()
-                raise
-        except (SQLAlchemyError, OSError) as e:
-            raise RetryError(f"the hub's database can't be opened ({url.rpartition('@')[2]}): {e}") from e
-        missing = [n for n in FIRST_NAMESPACES if store.get("Namespace", None, n) is None]
-        store.commit([Create(Namespace(metadata=ObjectMeta(name=n))) for n in missing])
+            store.reload()
+            store._make_first_namespaces()
+        except BaseException:
+            store._database.close()
+            raise
         return store
 
-    def _load(self) -> None:
-        with self._db.begin():
-            counters = {row.name: row.value for row in self._db.execute(select(COUNTERS.c.name, COUNTERS.c.value))}
-            if not counters:
-                fresh = [{"name": "revision", "value": 0}, {"name": "schema", "value": SCHEMA_VERSION}]
-                self._db.execute(insert(COUNTERS), fresh)
-                return
-            if counters["schema"] > SCHEMA_VERSION:
-                raise PermanentError(
-                    f"the hub's database has schema {counters['schema']}, this hub knows up to {SCHEMA_VERSION};"
-                    " start the newer hub"
-                )
-            self.revision = counters["revision"]
-            for row in self._db.execute(select(OBJECTS)):
-                self._take(self._seal.open(row), f'{row.kind} "{row.namespace}/{row.name}"')
-            for row in self._db.execute(select(RECORDS)):
-                self._records.setdefault(row.bucket, {})[row.key] = bytes(row.value)
+    def _make_first_namespaces(self) -> None:
+        for name in FIRST_NAMESPACES:
+            if self.get("Namespace", None, name) is None:
+                try:
+                    self.commit([Create(Namespace(metadata=ObjectMeta(name=name)))])
+                except AlreadyExists:
+                    continue  # another hub opens the same new database
 
-    def _take(self, raw: bytes, title: str) -> None:
-        try:
-            obj = revive(msgspec.json.decode(raw))
-        except (Invalid, msgspec.DecodeError) as e:
-            raise PermanentError(f"the hub's database holds {title}, which this hub can't read: {e}") from e
-        self._objects.put(obj)
-        self._raw[key_of(obj)] = raw
+    def for_leader(self, term: int) -> Store:
+        """The same store; its commits fail with NotLeader once this hub's `term` as the leader is over."""
+        return Store(self._memory, self._database, self._now, self._events_kept, term)
 
     # ------------------------------------------------------------ reading
 
+    @property
+    def revision(self) -> int:
+        """The newest resourceVersion."""
+        return self._memory.revision
+
+    @property
+    def database(self) -> Database:
+        """For following.py, which keeps its session."""
+        return self._database
+
     def get(self, kind: str, namespace: str | None, name: str) -> KubeObject | None:
-        return self._objects.get((kind, namespace or "", name))
+        return self._memory.objects.get((kind, namespace or "", name))
 
-    def list(self, kind: str, namespace: str | None = None) -> Stored:
+    def list(self, kind: str, namespace: str | None = None) -> Found:
         """All of a kind, or those of one namespace, ordered by namespace and name."""
-        return self._objects.list(kind, namespace or None)
+        return self._memory.objects.list(kind, namespace or None)
 
-    def page(self, kind: str, namespace: str | None, after: tuple[str, str] | None, limit: int) -> tuple[Stored, int]:
+    def page(self, kind: str, namespace: str | None, after: tuple[str, str] | None, limit: int) -> tuple[Found, int]:
         """Up to `limit` objects in the order of `list`, from behind (namespace, name) on, and how many follow them."""
-        found = self._objects.page(kind, namespace or None, after, limit)
+        objects = self._memory.objects
+        found = objects.page(kind, namespace or None, after, limit)
         if len(found) < limit:
             return found, 0
         last = found[-1].metadata
-        return found, self._objects.count_after(kind, namespace or None, (last.namespace, last.name))
+        return found, objects.count_after(kind, namespace or None, (last.namespace, last.name))
 
     def raw(self, obj: KubeObject) -> bytes:
         """A stored object as JSON, encoded when it was written; encoded now if it is another revision."""
-        there = self._objects.get(key_of(obj))
-        return self._raw[key_of(obj)] if there is obj else _encode(dump(obj))
+        return self._memory.raw(obj)
 
     def subscribe(self, kinds: frozenset[str] | None = None, since: int | None = None) -> Subscription:
         """Follow changes after revision `since` (None: from now on). Gone if that is no longer known."""
-        past: Sequence[WatchEvent] = ()
-        if since is not None:
-            if since > self.revision:
-                raise Gone(f"resource version {since} is in the future ({self.revision}); list again")
-            past = self._history.since(since, kinds)
-        return Subscription(self._readers, kinds, past, READER_EVENTS)
+        return self._memory.subscribe(kinds, since)
+
+    def refresh(self) -> None:
+        """See to it that everything acknowledged by any hub until now is in memory; costs nothing on SQLite.
+
+        :raises RetryError: the database can't be reached, so that nobody knows what is newest.
+        """
+        self._database.ensure(self.catch_up)
+        if self._database.newest(self._memory.position) != self._memory.position:
+            self.catch_up()
 
     # ------------------------------------------------------------ writing
 
-    def commit(self, changes: Sequence[Change]) -> Stored:
+    def commit(self, changes: Sequence[Change]) -> Found:
         """Do all changes in one transaction, or none.
 
         Returns what became of each object named by a change, in order; records (and Events whose namespace is
         gone) have no place in it. Readers hear of it only once it is on disk.
 
         :raises StoreError: NotFound, AlreadyExists, Conflict, Terminating; nothing has happened.
-        :raises RetryError: the database failed; nothing has happened.
+        :raises RetryError: the database failed; nothing has happened, unless the message says that it may have.
         """
-        of_records = [c for c in changes if isinstance(c, RecordChange) and self._differs(c)]
-        work, results = self._draft(changes)
-        if work.writes or of_records:
-            encoded = [_encode(dump(w.object)) for w in work.writes]
-            self._persist(work, encoded, of_records)
-            self._publish(work, encoded, of_records)
-        return [obj for obj in results if obj is not None]
+        self._database.ensure(self.catch_up)
+        while True:
+            work = self._work(changes)
+            if not work:
+                return work.results
+            try:
+                return self._carry_out(work, changes)
+            except _BehindError:
+                self.reload()
 
-    def preview(self, changes: Sequence[Change]) -> Stored:
+    def preview(self, changes: Sequence[Change]) -> Found:
         """What commit() would return, and its errors; nothing is done."""
-        return [obj for obj in self._draft(changes)[1] if obj is not None]
+        return self._work(changes).results
 
-    def _draft(self, changes: Sequence[Change]) -> tuple[Draft, Sequence[KubeObject | None]]:
+    def _work(self, changes: Sequence[Change]) -> _Work:
         of_objects = [c for c in changes if not isinstance(c, RecordChange)]
-        return draft(
-            self._objects, of_objects, self.revision, self._now(), lambda: str(uuid.uuid4()), self._events_kept
+        of_records = [c for c in changes if isinstance(c, RecordChange) and self._memory.differs(c)]
+        done, results = draft(
+            self._memory.objects,
+            of_objects,
+            self._memory.revision,
+            self._now(),
+            lambda: str(uuid.uuid4()),
+            self._events_kept,
         )
+        return _Work(done, results, of_records)
 
-    def _differs(self, change: RecordChange) -> bool:
-        there = self._records.get(change.bucket, {}).get(change.key)
-        return there != change.value if isinstance(change, PutRecord) else there is not None
+    def _carry_out(self, work: _Work, changes: Sequence[Change]) -> Found:
+        """Where another hub was faster, it is worked out again while nobody else can commit: nobody starves."""
+        memory, database = self._memory, self._database
+        with contextlib.suppress(_NothingLeftError), database.writing() as there:
+            self._check_term()
+            if there != memory.position:
+                self._take(database.since(memory.position, there))
+                work = self._work(changes)
+                if not work:
+                    raise _NothingLeftError
+            commit = work.at(there + 1)
+            database.write(commit)
+        if work:
+            memory.take(commit.position, commit.revision, work.steps, work.records)
+        return work.results
 
-    def _persist(self, work: Draft, encoded: Sequence[bytes], records: Sequence[RecordChange]) -> None:
-        rows: dict[Key, dict[str, Any] | None] = {}
-        for write, raw in zip(work.writes, encoded, strict=True):
-            key = key_of(write.object)
-            data, sealed = self._seal.close(key[0], raw)
-            row = {"key_kind": key[0], "key_namespace": key[1], "key_name": key[2]}
-            row |= {"revision": write.revision, "sealed": sealed, "data": data}  # type: ignore[dict-item]
-            rows[key] = None if write.type == "DELETED" else row
-        there = {key for key in rows if self._objects.get(key) is not None}
-        updates = [row for key, row in rows.items() if row and key in there]
-        inserts = [row for key, row in rows.items() if row and key not in there]
-        deletes = [
-            dict(zip(("key_kind", "key_namespace", "key_name"), key, strict=True))
-            for key, row in rows.items()
-            if row is None and key in there
-        ]
-        db = self._db
+    def _check_term(self) -> None:
+        if self.term is not None and self._database.term != self.term:
+            raise NotLeader("another hub leads now")
+
+    # ------------------------------------------------------------ other hubs
+
+    def catch_up(self) -> None:
+        """Take in what other hubs have committed since.
+
+        :raises RetryError: the database can't be reached.
+        """
         try:
-            with db.begin():
-                moved = db.execute(_MOVE_REVISION, {"was": self.revision, "becomes": work.revision})
-                if moved.rowcount != 1:
-                    raise PermanentError(
-                        "another process has written to this hub's database; only one hub may use it: stop one of them"
-                    )
-                for statement, batch in ((_DELETE, deletes), (_UPDATE, updates), (_INSERT, inserts)):
-                    if batch:
-                        db.execute(statement, batch)
-                for change in records:
-                    self._persist_record(change)
-        except SQLAlchemyError as e:
-            told = e.orig if isinstance(e, DBAPIError) else e  # without the statement and SQLAlchemy's own links
-            self._refused = str(told)
-            raise RetryError(f"the hub's database refused a commit, nothing of it was done: {told}") from e
-        self._refused = ""
+            self._take(self._database.since(self._memory.position))
+        except _BehindError:
+            self.reload()
+
+    def _take(self, commits: Sequence[Commit] | None) -> None:
+        if commits is None:
+            log.warning("this hub has missed commits that are no longer in the log; reading everything anew")
+            raise _BehindError
+        for commit in commits:
+            self._memory.take_foreign(commit)
+
+    def reload(self) -> None:
+        """Read everything."""
+        with self._database.reading() as content:
+            self._memory.fill(content.position, content.revision, content.objects, content.records)
 
     def trouble(self) -> str:
-        """Why changes can't be saved, "" while all is well.
-
-        Looked at anew only after a refusal, by writing the revision that is there: a hub that is well writes nothing
-        for being asked. On a disk without room for one large object the refusal stands.
-        """
-        if self._refused:
-            try:
-                with self._db.begin():
-                    self._db.execute(_MOVE_REVISION, {"was": self.revision, "becomes": self.revision})
-            except SQLAlchemyError as e:
-                self._refused = str(e.orig if isinstance(e, DBAPIError) else e)
-            else:
-                if _room(self._engine) >= ROOM:
-                    self._refused = ""
-        return self._refused
-
-    def _persist_record(self, change: RecordChange) -> None:
-        where = {"key_bucket": change.bucket, "key_key": change.key}
-        if isinstance(change, DeleteRecord):
-            self._db.execute(_DELETE_RECORD, where)
-        elif self._db.execute(_UPDATE_RECORD, where | {"value": change.value}).rowcount == 0:
-            self._db.execute(_INSERT_RECORD, where | {"value": change.value})
-
-    def _publish(self, work: Draft, encoded: Sequence[bytes], records: Sequence[RecordChange]) -> None:
-        self.revision = work.revision
-        for record in records:
-            bucket = self._records.setdefault(record.bucket, {})
-            if isinstance(record, PutRecord):
-                bucket[record.key] = record.value
-            else:
-                bucket.pop(record.key, None)
-        for write, raw in zip(work.writes, encoded, strict=True):
-            key = key_of(write.object)
-            if write.type == "DELETED":
-                self._objects.remove(key)
-                self._raw.pop(key, None)
-            else:
-                self._objects.put(write.object)
-                self._raw[key] = raw
-            told = WatchEvent(write.type, key[0], write.object, write.revision, write.before, raw)
-            self._history.add(told)
-            for reader in tuple(self._readers):
-                reader.offer(told)
+        """Why changes can't be saved, "" while all is well."""
+        return self._database.trouble()
 
     # ------------------------------------------------------------ records
 
@@ -344,43 +279,29 @@ class Store:
         self.commit([PutRecord(bucket, key, value)])
 
     def get_record(self, bucket: str, key: str) -> bytes | None:
-        return self._records.get(bucket, {}).get(key)
+        return self._memory.records.get(bucket, {}).get(key)
 
     def records(self, bucket: str) -> dict[str, bytes]:
-        return dict(self._records.get(bucket, {}))
+        return dict(self._memory.records.get(bucket, {}))
 
     def delete_record(self, bucket: str, key: str) -> None:
         self.commit([DeleteRecord(bucket, key)])
 
+    def on_record(self, bucket: str, told: RecordTold) -> Callable[[], None]:
+        """Call `told` with the key of each record of a bucket that changes, whichever hub changed it; returns what
+        ends that. It is called in the middle of a commit and must not commit anything itself."""
+        return self._memory.on_record(bucket, told)
+
     def close(self) -> None:
         """End every subscription and let go of the database."""
-        for reader in tuple(self._readers):
+        for reader in tuple(self._memory.readers):
             reader.close()
-        self._db.close()
-        self._engine.dispose()
+        self._database.close()
 
 
-# Compiled once. Parameters are named apart from the columns, because an UPDATE would take those as new values.
-_THIS_OBJECT = (
-    OBJECTS.c.kind == bindparam("key_kind"),
-    OBJECTS.c.namespace == bindparam("key_namespace"),
-    OBJECTS.c.name == bindparam("key_name"),
-)
-_CONTENT: dict[str, Any] = {"revision": bindparam("revision"), "sealed": bindparam("sealed"), "data": bindparam("data")}
-_INSERT = insert(OBJECTS).values(
-    kind=bindparam("key_kind"), namespace=bindparam("key_namespace"), name=bindparam("key_name"), **_CONTENT
-)
-_UPDATE = update(OBJECTS).where(*_THIS_OBJECT).values(**_CONTENT)
-_DELETE = delete(OBJECTS).where(*_THIS_OBJECT)
-_THIS_RECORD = (RECORDS.c.bucket == bindparam("key_bucket"), RECORDS.c.key == bindparam("key_key"))
-_INSERT_RECORD = insert(RECORDS).values(
-    bucket=bindparam("key_bucket"), key=bindparam("key_key"), value=bindparam("value")
-)
-_UPDATE_RECORD = update(RECORDS).where(*_THIS_RECORD).values(value=bindparam("value"))
-_DELETE_RECORD = delete(RECORDS).where(*_THIS_RECORD)
-ROOM = 2 << 20  # bytes: the largest object that is taken, and its index
-_MOVE_REVISION = (
-    update(COUNTERS)
-    .where(COUNTERS.c.name == "revision", COUNTERS.c.value == bindparam("was"))
-    .values(value=bindparam("becomes"))
-)
+class _BehindError(Exception):
+    """The log no longer has what this hub has missed."""
+
+
+class _NothingLeftError(Exception):
+    """What was to be done is done already: by another hub, as we see now."""

@@ -92,11 +92,16 @@ class Subscription:
         if self._kinds is not None and event.kind not in self._kinds:
             return
         if len(self._waiting) >= self._most:
-            self._waiting.clear()
-            self._behind = True
-            self._readers.discard(self)
+            self.fall_behind()
         else:
             self._waiting.append(event)
+            self._wake.set()
+
+    def fall_behind(self) -> None:
+        """Called by the store: this reader has missed something and hears of it, once, as Gone."""
+        self._waiting.clear()
+        self._behind = True
+        self._readers.discard(self)
         self._wake.set()
 
     def close(self) -> None:

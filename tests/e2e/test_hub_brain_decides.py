@@ -275,7 +275,7 @@ def test_a_manager_that_fell_behind_looks_at_everything_again(hub: Hub) -> None:
     [pi] = hub.all(Node)
     hub.add(deployment(replicas=1))
     event = WatchEvent("MODIFIED", "Node", pi, hub.store.revision, pi, b"")
-    for reader in tuple(hub.store._readers):
+    for reader in tuple(hub.store._memory.readers):
         for _ in range(READER_EVENTS + 1):  # as many commits would take a minute
             reader.offer(event)
     hub.manager.settle()

@@ -27,7 +27,7 @@ def play(folder: Path, scenario: Scenario) -> None:
             async with asyncio.TaskGroup() as group:
                 await scenario(store, create_app(store, {TOKEN: "t"}.get), group)
         finally:
-            assert not store._readers  # every watch has let go
+            assert not store._memory.readers  # every watch has let go
             store.close()
 
     asyncio.run(main())

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
@@ -26,9 +25,9 @@ for i in itertools.count(int(sys.argv[2])):
 
 @pytest.mark.parametrize("acknowledged_before_the_kill", [1, 7, 40])
 def test_a_kill_in_the_middle_of_commits_loses_nothing_acknowledged(
-    tmp_path: Path, acknowledged_before_the_kill: int
+    database: str, acknowledged_before_the_kill: int
 ) -> None:
-    url = f"sqlite:///{tmp_path}/hub.db"
+    url = database
     env = os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = 0
     for _ in range(2):  # the second writer starts on what the first one's death left behind

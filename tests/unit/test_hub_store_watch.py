@@ -14,8 +14,8 @@ from tests.fakes.hub_objects import config, pod
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Store]:
-    opened = Store.open(f"sqlite:///{tmp_path}/hub.db")
+def store(database: str) -> Iterator[Store]:
+    opened = Store.open(database)
     yield opened
     opened.close()
 
@@ -77,7 +77,7 @@ def test_history_is_bounded_by_number_and_by_size() -> None:
 
 
 def test_a_slow_reader_is_dropped_with_gone_and_forgotten(store: Store) -> None:
-    slow, readers = store.subscribe(), store._readers
+    slow, readers = store.subscribe(), store._memory.readers
     [made] = store.commit([Create(config("a", {}))])
     event = WatchEvent("MODIFIED", "ConfigMap", made, 1, None, b"")
     for _ in range(READER_EVENTS):

@@ -1,0 +1,1 @@
+"""One module a schema, oldest first. Never changed once released: databases have been through them."""
