@@ -23,7 +23,6 @@ from sqlalchemy import (
     select,
     update,
 )
-from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from cloudlink.hub import entries, migrate
@@ -255,24 +254,6 @@ class Database:
             return float("inf")
         stat = os.statvfs(self._engine.url.database)
         return stat.f_bavail * stat.f_frsize
-
-
-def open_database(url: str, seal: Seal) -> Database:
-    """The right kind of Database for an SQLAlchemy URL, opened."""
-    if make_url(url).get_backend_name() == "sqlite":
-        database = Database(url, seal)
-    elif make_url(url).get_backend_name() == "postgresql":
-        from cloudlink.hub.postgresql import PostgreSQL
-
-        database = PostgreSQL(url, seal)
-    else:
-        raise PermanentError(f"the hub keeps its objects in SQLite or PostgreSQL, not in {url.partition(':')[0]!r}")
-    try:
-        database.open()
-    except BaseException:
-        database.close()
-        raise
-    return database
 
 
 def _rows(sealed: Sequence[SealedWrite]) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[dict[str, Any]]]:

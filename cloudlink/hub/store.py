@@ -27,7 +27,8 @@ from cloudlink.hub.changes import (
     Update,
     UpdateStatus,
 )
-from cloudlink.hub.database import Database, open_database
+from cloudlink.hub.database import Database
+from cloudlink.hub.databases import open_database
 from cloudlink.hub.entries import Commit, Seal, Stored
 from cloudlink.hub.errors import AlreadyExists, Conflict, Gone, NotFound, NotLeader, StoreError, Terminating
 from cloudlink.hub.memory import Memory, RecordTold, Step
