@@ -1,6 +1,8 @@
 """The hub put together: the only place that knows all of its rooms.
 
-    folder -> store -> { broker, exchange, manager, HTTPS } under one task group, until SIGTERM or SIGINT
+    folder -> store -> { HTTPS, following; while this hub leads: broker, exchange, manager } until SIGTERM or SIGINT
+
+Several hubs may share a PostgreSQL and a broker: all of them answer, one of them leads (docs/hub.md).
 
 Containers and nodes depend on nothing here: killed at any moment, the hub comes back to what it had committed.
 """
@@ -27,6 +29,7 @@ from cloudlink.hub.api.protocol import Protocol
 from cloudlink.hub.changes import Create
 from cloudlink.hub.config import HubConfig
 from cloudlink.hub.exchange import Exchange, Link
+from cloudlink.hub.following import Following
 from cloudlink.hub.manager import Manager
 from cloudlink.hub.premises import USER, Premises
 from cloudlink.hub.schedule.admit import impossible
@@ -84,21 +87,14 @@ class Hub:
         door = _listen(config.host, config.port, "port")
         store = Store.open(config.database_url, secret_key=premises.secrets_key)
         try:
-            broker, hub_port = await self._broker(premises)
-            exchange = Exchange(
-                store,
-                config.fleet,
-                Link("127.0.0.1", hub_port, lambda: _tls(premises)),
-                premises.signing_key,
-                lambda node: _node_key(store, node),
-                on_change=broker.save,
-            )
-            server = _server(premises, self._app(premises, store, exchange), store.close)
+            premises.check_identity(store)
+            following = Following(store)
+            broker = await self._broker(premises) if self.config.external_broker is None else None
+            server = _server(premises, self._app(premises, store), store.close)
             async with asyncio.TaskGroup() as tasks:
                 around = [
-                    tasks.create_task(broker.run(), name="broker"),
-                    tasks.create_task(_after(broker.ready, exchange), name="exchange"),
-                    tasks.create_task(Manager(store).run(), name="manager"),
+                    tasks.create_task(following.run(), name="following"),
+                    tasks.create_task(self._lead(premises, store, broker, following), name="leading"),
                 ]
                 http = tasks.create_task(server.serve([door]), name="http")
                 log.info("fleet %s: API at %s, broker at port %d", config.fleet, config.url, config.broker_port)
@@ -112,8 +108,44 @@ class Hub:
             door.close()
             store.close()
 
-    async def _broker(self, premises: Premises) -> tuple[brokers.Broker, int]:
-        """The broker, not yet started, and the hub's own port to it; its ports are known to be free."""
+    async def _lead(
+        self, premises: Premises, store: Store, broker: brokers.Broker | None, following: Following
+    ) -> None:
+        """Whenever it is this hub's turn: what only one hub may do."""
+        while True:
+            term = await following.term()
+            async with asyncio.TaskGroup() as tasks:
+                leading = tasks.create_task(self._term(premises, store.for_leader(term), broker), name=f"term {term}")
+                await following.over(term)
+                leading.cancel()
+
+    async def _term(self, premises: Premises, store: Store, broker: brokers.Broker | None) -> None:
+        """Decide and speak with nodes until cancelled. All commits through this store end with the term."""
+        place = self.config.external_broker or ("127.0.0.1", broker.hub_port if broker is not None else 0)
+        exchange = Exchange(
+            store,
+            self.config.fleet,
+            Link(*place, lambda: _tls(premises)),
+            premises.signing_key,
+            lambda node: _node_key(store, node),
+            on_change=broker.save if broker is not None else lambda: None,
+        )
+
+        def on_join(node: str) -> None:  # in the middle of the commit that says so
+            asyncio.get_running_loop().call_soon(exchange.rekeyed, node)
+
+        forget = store.on_record(enroll.NODES, on_join)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                if broker is not None:
+                    tasks.create_task(broker.run(), name="broker")
+                tasks.create_task(_after(broker.ready if broker is not None else None, exchange), name="exchange")
+                tasks.create_task(Manager(store).run(), name="manager")
+        finally:
+            forget()
+
+    async def _broker(self, premises: Premises) -> brokers.Broker:
+        """The broker, not yet started; its ports are known to be free."""
         config = self.config
         folder = premises.folder / "broker"
         await brokers.end_leftovers(folder / "mosquitto.conf")
@@ -123,12 +155,11 @@ class Hub:
         own.close()
         listener = brokers.Listener(config.broker_host, config.broker_port, hub_port)
         identity = brokers.Identity(premises.ca_file, *premises.server_files)
-        return brokers.Broker(folder, config.fleet, listener, identity), hub_port
+        return brokers.Broker(folder, config.fleet, listener, identity)
 
-    def _app(self, premises: Premises, store: Store, exchange: Exchange) -> FastAPI:
+    def _app(self, premises: Premises, store: Store) -> FastAPI:
         def on_join(node: str, facts: Mapping[str, str]) -> None:
             _add_node(store, node, facts)
-            exchange.rekeyed(node)
 
         def admit(obj: KubeObject, old: KubeObject | None) -> None:
             nodes = [n for n in store.list("Node") if isinstance(n, Node)]
@@ -190,8 +221,9 @@ async def running(config: HubConfig) -> AsyncIterator[Hub]:
         await task
 
 
-async def _after(ready: asyncio.Event, exchange: Exchange) -> None:
-    await ready.wait()
+async def _after(ready: asyncio.Event | None, exchange: Exchange) -> None:
+    if ready is not None:
+        await ready.wait()
     await exchange.run()
 
 

@@ -8,6 +8,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -27,9 +28,12 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     broker_host: str = "0.0.0.0"  # likewise; clients need a certificate of this fleet
     broker_port: int = 8883  # IANA's secure-mqtt
     broker_hub_port: int = 0  # the hub's own way to its broker, on loopback; 0 = any free one
+    broker_url: str = (
+        ""  # "mqtts://host:port": a broker that is there already, as hubs reach it; "" = the hub starts one
+    )
     advertise: str = ""  # name or address that tokens and kubeconfigs carry; "" = this machine's own address
     names: tuple[str, ...] = ()  # further names and addresses for the API's certificate
-    database: str = ""  # SQLAlchemy URL; "" = an SQLite file in data_dir
+    database: str = ""  # "postgresql://user:password@host/name", for several hubs; "" = an SQLite file in data_dir
     service_network: str = "10.96.0.0/16"  # Services get their addresses out of it; as kubeadm's
 
     @property
@@ -55,7 +59,19 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def broker_seen_at(self) -> str:
         """The broker's host for nodes; "" = the one under which they found the hub."""
-        return "" if ipaddress_is_any(self.broker_host) else self.broker_host
+        if not ipaddress_is_any(self.broker_host):
+            return self.broker_host
+        return self.external_broker[0] if self.external_broker else ""
+
+    @property
+    def external_broker(self) -> tuple[str, int] | None:
+        """Host and port of `broker_url`. ValueError where it is none."""
+        if not self.broker_url:
+            return None
+        parts = urlsplit(self.broker_url)
+        if parts.scheme != "mqtts" or not parts.hostname or parts.path not in ("", "/"):
+            raise ValueError('broker_url must look like "mqtts://host:port": the hub speaks TLS with its broker')
+        return parts.hostname, parts.port or 8883
 
     @property
     def certificate_names(self) -> tuple[str, ...]:
@@ -85,6 +101,7 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> HubConfig:
     try:
         config = msgspec.convert(settings | dict(flags), HubConfig)
         ipaddress.IPv4Network(config.service_network)
+        _ = config.external_broker
     except (msgspec.ValidationError, ValueError) as e:
         raise PermanentError(f"{where}: {e}") from e
     if not valid_name(config.fleet):

@@ -58,14 +58,18 @@ _SERVER = (
 
 
 class PostgreSQL(Database):
-    """:ivar noticed: called when the server has said something: another hub has committed, or the session is over."""
+    """:ivar noticed: called when the server has said something: another hub has committed, or the session is over.
+    :ivar ending: called before the session's socket is closed; its number may be another's right after that.
+    """
 
     shared = True
 
     def __init__(self, url: str, seal: entries.Seal) -> None:
         super().__init__(url, seal)
         self.noticed: Callable[[], None] = lambda: None
+        self.ending: Callable[[], None] = lambda: None
         self.followed = False  # somebody keeps the session: then nobody else waits for a new one
+        self._pid = 0
         self._terms = 0
         self._leads = False
 
@@ -82,38 +86,63 @@ class PostgreSQL(Database):
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION})
 
     def connect(self) -> None:
-        super().connect()
+        self.adopt(self.new_session())
+
+    def new_session(self) -> Connection:
+        """A connection that is set up, not yet used; may be called in a thread, and blocks for up to CONNECT seconds.
+
+        :raises RetryError: it can't be reached.
+        """
         try:
-            with self._raw() as raw:
+            connection = self._engine.connect()
+            try:
+                raw = connection.connection.driver_connection
+                assert isinstance(raw, psycopg.Connection)
+                raw.autocommit = True
                 for words in _SERVER:
                     raw.execute(words)
                 _be_honest(raw)
                 raw.execute(f"LISTEN {CHANNEL}")
-                raw.add_notify_handler(lambda _: self.noticed())
-        except RetryError as e:
-            self.lose(e)
-            raise
+                raw.autocommit = False
+            except BaseException:
+                connection.invalidate()
+                connection.close()
+                raise
+        except (SQLAlchemyError, psycopg.Error) as e:
+            raise RetryError(f"the hub's database can't be reached: {str(getattr(e, 'orig', e)).strip()}") from e
+        return connection
+
+    def adopt(self, session: Connection) -> None:
+        """From now on everything is done with this one."""
+        self._db = session
+        self.lost = ""
+        with self._raw() as raw:
+            self._pid = raw.info.backend_pid
+            raw.add_notify_handler(lambda notify: self._notice(notify.pid))
+
+    def _notice(self, pid: int) -> None:
+        """A hub has committed, or given up the lead; what this one did is known here already."""
+        if pid != self._pid:
+            self.noticed()
 
     def lose(self, why: object) -> None:
         if self._leads:
             log.warning("this hub no longer leads: %s", why)
         self._leads = False
+        self.ending()
         super().lose(why)
         self.noticed()
 
+    def close(self) -> None:
+        self.resign()
+        self.ending()
+        super().close()
+
     def ensure(self, caught_up: Callable[[], None]) -> None:
         if self.lost and not self.followed and self.lost != "closed":
-            self.reconnect()
+            self.connect()
             caught_up()
         super().ensure(caught_up)
-
-    def reconnect(self) -> None:
-        """Blocks for up to CONNECT seconds. :raises RetryError: it can't be reached."""
-        try:
-            self.connect()
-        except SQLAlchemyError as e:
-            self.lost = str(getattr(e, "orig", e)).strip()
-            raise RetryError(f"the hub's database can't be reached: {self.lost}") from e
 
     @contextlib.contextmanager
     def _raw(self) -> Iterator[psycopg.Connection[Any]]:
@@ -141,8 +170,8 @@ class PostgreSQL(Database):
         """Take in what the server has said by itself, without waiting for anything."""
         with contextlib.suppress(RetryError), self._raw() as raw:
             raw.pgconn.consume_input()
-            while raw.pgconn.notifies() is not None:
-                self.noticed()
+            while (notify := raw.pgconn.notifies()) is not None:
+                self._notice(notify.be_pid)
 
     def heartbeat(self, wants_to_lead: bool) -> None:
         """Say that this hub is alive; become the leader if it wants to and nobody is.

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import base64
 import fcntl
+import hashlib
 import os
 import secrets
 from pathlib import Path
@@ -21,9 +22,11 @@ from typing import NamedTuple, Self
 
 from cloudlink import certs, trust
 from cloudlink.hub.config import HubConfig
+from cloudlink.hub.store import Store
 from edged.errors import PermanentError
 
 USER = "admin"
+IDENTITY = ("hub", "identity")  # record: a digest of the keys that belong to the database
 
 
 class Premises(NamedTuple):
@@ -60,6 +63,23 @@ class Premises(NamedTuple):
             return cls(folder, authority, signing_key, secrets_key, admin_token(folder), lock)
         except OSError as e:
             raise PermanentError(f"{e.filename or folder}: {e.strerror}; name another data_dir, or run as root") from e
+
+    def check_identity(self, store: Store) -> None:
+        """Hubs that share a database must share what nodes and people believe; the first one leaves its mark.
+
+        :raises PermanentError: this folder's keys are another fleet's.
+        """
+        parts = (self.authority.fingerprint, trust.verify_key_of(self.signing_key), self.secrets_key)
+        mine = hashlib.blake2b(b"".join(parts), digest_size=32).digest()
+        store.refresh()
+        known = store.get_record(*IDENTITY)
+        if known is None:
+            store.put_record(*IDENTITY, mine)
+        elif known != mine:
+            raise PermanentError(
+                f"the database belongs to a hub with other keys than those in {self.folder}; bring that hub's keys here"
+                " (`edgehub keys export` there, `edgehub keys import` here, into an empty data_dir)"
+            )
 
     @property
     def server_files(self) -> tuple[Path, Path]:

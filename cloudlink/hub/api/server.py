@@ -18,6 +18,7 @@ from cloudlink.hub.api.addresses import DEFAULT_NETWORK
 from cloudlink.hub.api.answers import Answer, ApiError, answer, bad_request, from_error, no_such_path
 from cloudlink.hub.api.calls import MAX_BODY, Admit, Call, Context
 from cloudlink.hub.api.discovery import VERSION, discover
+from cloudlink.hub.api.fresh import Fresh
 from cloudlink.hub.api.paths import Target, target_of
 from cloudlink.hub.api.virtual import virtual
 from cloudlink.hub.api.watches import Watch
@@ -98,6 +99,7 @@ def create_app(
         app.router.add_route(path, _healthy, methods=["GET"])
     app.router.add_route("/readyz", ready, methods=["GET"])
     app.router.add_route("/version", _version, methods=["GET"])
+    app.add_middleware(Fresh, store=store)  # the outermost: whoever decides anything sees what is newest
     return app
 
 
