@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from cloudlink.kube.errors import Cause, Invalid, Reason
 from cloudlink.kube.manifest import load_yaml
-from cloudlink.kube.meta import KubeObject, Model
+from cloudlink.kube.meta import FieldsV1, KubeObject, Model
 from cloudlink.kube.registry import RESOURCES, Resource, by_kind
 from cloudlink.kube.schema import causes_of, json_type, without
 from cloudlink.kube.validate import validate
@@ -183,6 +183,8 @@ def dump(obj: Model) -> dict[str, Any]:
         elif kind is dict:
             if value:
                 document[alias] = value.copy()
+        elif kind is FieldsV1:
+            document[alias] = value.document()
         else:
             document[alias] = dump(value)
     return document
