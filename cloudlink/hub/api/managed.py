@@ -219,7 +219,7 @@ def before_apply(live: Document | None, owners: Owners, writer: Writer, shape: S
     one who came before."""
     if owners or live is None:
         return _reconciled(owners, shape)
-    return after_update(None, live, {}, replace(writer, manager=_BEFORE, subresource=""), shape)
+    return after_update(None, live, {}, replace(writer, manager=_BEFORE), shape)
 
 
 def merge_applied(live: Document, applied: Document, owners: Owners, writer: Writer, shape: Shape) -> dict[str, Any]:
