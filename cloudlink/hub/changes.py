@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cloudlink.kube.meta import KubeObject
+from cloudlink.kube.meta import KubeObject, ManagedFieldsEntry
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +32,14 @@ class Update:
 
 @dataclass(frozen=True, slots=True)
 class UpdateStatus:
-    """Replace `.status` and nothing else."""
+    """Replace `.status` and nothing else.
+
+    :ivar managed: metadata.managedFields after that; None = as they are (who writes isn't tracked).
+    """
 
     object: KubeObject
     expect: str | None = None
+    managed: tuple[ManagedFieldsEntry, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, Upd
 from cloudlink.hub.errors import AlreadyExists, Conflict, NotFound, StoreError, Terminating
 from cloudlink.hub.shelves import Key, Objects, key_of
 from cloudlink.hub.watch import EventType
-from cloudlink.kube.meta import KubeObject, ObjectMeta
+from cloudlink.kube.meta import KubeObject, ManagedFieldsEntry, ObjectMeta
 from cloudlink.kube.registry import RESOURCES
 
 Object = TypeVar("Object", bound=KubeObject)
@@ -87,8 +87,8 @@ class Draft:
                 return self._create(obj)
             case Update(obj, expect):
                 return self._update(obj, expect)
-            case UpdateStatus(obj, expect):
-                return self._update_status(obj, expect)
+            case UpdateStatus(obj, expect, managed):
+                return self._update_status(obj, expect, managed)
             case Delete(kind, namespace, name, uid, expect):
                 return self._remove(self._need(kind, namespace or "", name, uid, expect))
             case MarkDeleted(kind, namespace, name, grace, uid, expect):
@@ -138,11 +138,16 @@ class Draft:
             return self._remove(there)
         return self._write("MODIFIED", made, there)
 
-    def _update_status(self, obj: KubeObject, expect: str | None) -> KubeObject:
+    def _update_status(
+        self, obj: KubeObject, expect: str | None, managed: tuple[ManagedFieldsEntry, ...] | None
+    ) -> KubeObject:
         there = self._need(*key_of(obj), obj.metadata.uid, expect)
         if not hasattr(obj, "status"):
             raise StoreError(f"{obj.kind} has no status", *key_of(obj))
-        return self._write("MODIFIED", there.model_copy(update={"status": obj.status}), there)
+        made = there.model_copy(update={"status": obj.status})
+        if managed is not None:
+            made = with_meta(made, managed_fields=managed)
+        return self._write("MODIFIED", made, there)
 
     def _mark(self, there: KubeObject, grace: int) -> KubeObject:
         before = there.metadata.deletion_grace_period_seconds

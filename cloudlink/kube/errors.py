@@ -16,6 +16,7 @@ Reason = Literal[
     "FieldValueForbidden",  # not allowed together with something else
     "FieldValueTooLong",
     "FieldValueTypeInvalid",  # a number where a string belongs, and the like
+    "FieldManagerConflict",  # somebody else owns it
     "FieldValueNotFound",  # refers to something that isn't there
 ]
 

@@ -134,3 +134,20 @@ def strategy_of(model: type[Model], field: str) -> Strategy:
 def is_atomic(model: type[Model]) -> bool:
     """Whether its mappings change as a whole under server-side apply."""
     return any(base.__name__ in ATOMIC_TYPES for base in model.__mro__)
+
+
+def merge_extensions(model: type[Model], field: str, is_list: bool) -> dict[str, object]:
+    """The x-kubernetes-* extensions of a field's OpenAPI schema."""
+    strategy = strategy_of(model, field)
+    told: dict[str, object] = {}
+    if is_list:
+        told["x-kubernetes-list-type"] = strategy.list_type
+        if strategy.list_type == "map":
+            told["x-kubernetes-list-map-keys"] = list(strategy.keys)
+    elif strategy.atomic:
+        told["x-kubernetes-map-type"] = "atomic"
+    if strategy.patch:
+        told["x-kubernetes-patch-strategy"] = strategy.patch
+    if strategy.patch_key:
+        told["x-kubernetes-patch-merge-key"] = strategy.patch_key
+    return told

@@ -298,7 +298,7 @@ def test_server_side_apply_makes_or_merges(client: Client) -> None:
     apply = "application/apply-patch+yaml"
     code, made = client.request("PATCH", f"{MAPS}/m?fieldManager=me", a_map("m", a="1"), apply)
     assert (code, made["data"]) == (201, {"a": "1"})
-    code, merged = client.request("PATCH", f"{MAPS}/m?fieldManager=me", a_map("m", b="2"), apply)
+    code, merged = client.request("PATCH", f"{MAPS}/m?fieldManager=you", a_map("m", b="2"), apply)
     assert (code, merged["data"]) == (200, {"a": "1", "b": "2"})
 
 

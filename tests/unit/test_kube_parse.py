@@ -225,12 +225,12 @@ def test_plain_text_of_a_secret_becomes_data_and_shows_in_no_repr() -> None:
     assert "aHVudGVyMg" not in repr(parsed)
 
 
-def test_nulls_count_as_absent_and_managed_fields_are_dropped() -> None:
+def test_nulls_count_as_absent_and_self_links_are_dropped() -> None:
     parsed = parse(
         {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": "a", "creationTimestamp": None, "managedFields": [{"x": 1}], "labels": None},
+            "metadata": {"name": "a", "creationTimestamp": None, "selfLink": "/x", "labels": None},
             "data": None,
         }
     )

@@ -13,6 +13,8 @@ from cloudlink.hub.api.answers import ApiError, bad_request
 from cloudlink.hub.api.paths import Target
 from cloudlink.hub.api.protobuf import MEDIA_TYPE, ProtobufError, from_protobuf
 from cloudlink.hub.changes import Change
+from cloudlink.hub.revisions import with_meta
+from cloudlink.hub.shelves import key_of
 from cloudlink.hub.store import Store
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.parse import load_yaml
@@ -37,11 +39,15 @@ class Context:
     watches: int = 0
 
     def commit(self, changes: Sequence[Change], dry_run: bool) -> list[KubeObject]:
-        if dry_run:
-            return self.store.preview(changes)
+        if dry_run:  # nothing was stored, so there is no new resourceVersion to tell
+            return [with_meta(o, resource_version=self._revision_of(o)) for o in self.store.preview(changes)]
         done = self.store.commit(changes)
         self.on_change()
         return done
+
+    def _revision_of(self, obj: KubeObject) -> str:
+        there = self.store.get(*key_of(obj))
+        return there.metadata.resource_version if there is not None else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +61,7 @@ class Call:
     content_type: str = ""
     accept: str = ""
     user: str = ""
+    agent: str = ""  # User-Agent
 
     def flag(self, name: str) -> bool:
         return self.query.get(name, "") in ("true", "True", "1", "t")

@@ -47,9 +47,8 @@ class _Walk:
             self._mappings(old, new, shape, path)
         elif _both(old, new, list) and shape.keys is not None:
             self._lists(old, new, shape, path)
-        elif old is not MISSING and new is not MISSING:
-            if not same(old, new):
-                self.modified.add(path)
+        elif old is not MISSING and new is not MISSING and not same(old, new):
+            self.modified.add(path)
         if old is MISSING:
             self.added.add(path)
         elif new is MISSING:

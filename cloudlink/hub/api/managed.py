@@ -79,7 +79,7 @@ class Writer:
         return Owner(self.manager or "unknown", operation, self.subresource, version)
 
 
-class FieldConflicts(Exception):
+class FieldConflictsError(Exception):
     """Others own what an apply wants to change.
 
     :ivar conflicts: each field with its owner, in a stable order.
@@ -150,6 +150,9 @@ def owned_part(document: Document, subresource: str, has_status: bool) -> dict[s
     """
     if subresource == "status":
         return {"status": document["status"]} if "status" in document else {}
+    if subresource == "scale":
+        spec = document.get("spec")
+        return {"spec": {"replicas": spec["replicas"]}} if isinstance(spec, Mapping) and "replicas" in spec else {}
     passed_over = _NEVER_OWNED | ({"status"} if has_status else set())
     part = {name: value for name, value in document.items() if name not in passed_over}
     metadata = part.get("metadata")
@@ -244,7 +247,7 @@ def after_apply(
     """The owners once an apply is done.
 
     :param new: the whole outcome, defaults filled in.
-    :raises FieldConflicts: others own what would change, and force doesn't take it from them.
+    :raises FieldConflictsError: others own what would change, and force doesn't take it from them.
     """
     me = writer.owner("Apply")
     found = difference(live or {}, new, shape)
@@ -253,7 +256,7 @@ def after_apply(
         allowed = _made_by_client_side_apply(live or {}, writer, shape)
         conflicts = [(owner, path) for owner, path in conflicts if path not in allowed]
         if conflicts:
-            raise FieldConflicts(conflicts)
+            raise FieldConflictsError(conflicts)
     left = dict(_without_changed(owners, found, me))
     mine, before = fields_of(applied, shape), left.pop(me, None)
     if mine:

@@ -9,11 +9,27 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from cloudlink.hub.api.fields import same
+
+MERGE = "application/merge-patch+json"
+STRATEGIC = "application/strategic-merge-patch+json"
+JSON_PATCH = "application/json-patch+json"
+APPLY = "application/apply-patch+yaml"
+PATCH_TYPES = (JSON_PATCH, MERGE, STRATEGIC, APPLY)
+
 MAX_OPERATIONS = 10_000  # as in Kubernetes
 
 
 class PatchError(ValueError):
-    """The patch makes no sense, or not for this document; the message says where."""
+    """The patch makes no sense for this document; the message says where."""
+
+
+class MalformedPatchError(PatchError):
+    """It would make no sense for any document."""
+
+
+class TooManyOperationsError(PatchError):
+    """A JSON patch longer than MAX_OPERATIONS."""
 
 
 def merge_patch(document: Any, patch: Any) -> Any:
@@ -45,9 +61,11 @@ _NEEDS = {
 def json_patch(document: Any, operations: Any) -> Any:
     """RFC 6902, all or nothing."""
     if not isinstance(operations, list):
-        raise PatchError("a JSON patch is a list of operations")
+        raise MalformedPatchError("a JSON patch is a list of operations")
     if len(operations) > MAX_OPERATIONS:
-        raise PatchError(f"a JSON patch may have {MAX_OPERATIONS} operations, this has {len(operations)}")
+        raise TooManyOperationsError(
+            f"The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {len(operations)}"
+        )
     for number, operation in enumerate(operations):
         try:
             document = _operate(document, operation)
@@ -75,7 +93,7 @@ def _operate(document: Any, operation: Any) -> Any:
         case "remove":
             return _remove(document, path)
         case "test":
-            if not _same(_at(document, path), operation["value"]):
+            if not same(_at(document, path), operation["value"]):
                 raise PatchError(f"test failed: {operation['path']} is not that value")
             return document
         case "copy":
@@ -86,17 +104,6 @@ def _operate(document: Any, operation: Any) -> Any:
                 raise PatchError("can't move a value into itself")
             value = _at(document, source)
             return _put(_remove(document, source), path, value, insert=True)
-
-
-def _same(a: Any, b: Any) -> bool:
-    """Equality of JSON: true is not 1."""
-    if isinstance(a, bool) or isinstance(b, bool):
-        return a is b
-    if isinstance(a, Mapping) and isinstance(b, Mapping):
-        return a.keys() == b.keys() and all(_same(a[k], b[k]) for k in a)
-    if isinstance(a, list) and isinstance(b, list):
-        return len(a) == len(b) and all(map(_same, a, b))
-    return bool(a == b)
 
 
 def _pointer(text: Any) -> tuple[str, ...]:

@@ -16,10 +16,10 @@ from typing import Any, Literal, Union
 
 from cloudlink.hub.api.answers import encode
 from cloudlink.hub.api.discovery import VERSION
-from cloudlink.hub.api.strategic import STRATEGIES
-from cloudlink.hub.api.writes import PATCH_TYPES
+from cloudlink.hub.api.merge import PATCH_TYPES
 from cloudlink.kube.meta import KubeObject, Model
 from cloudlink.kube.registry import RESOURCES, Resource
+from cloudlink.kube.strategies import is_atomic, merge_extensions
 
 Schema = dict[str, Any]
 
@@ -72,13 +72,11 @@ def _model_schema(model: type[Model], models: dict[str, type[Model]]) -> Schema:
         if "$ref" in schema:
             referred = models[schema["$ref"].rpartition("/")[2]]
             schema = {"allOf": [schema], "default": {}} | ({"description": d} if (d := _sentence(referred)) else {})
-        strategy = STRATEGIES.get((model.__name__, alias))
-        if strategy is not None:
-            schema["x-kubernetes-patch-strategy"] = strategy.name
-            if strategy.key:
-                schema["x-kubernetes-patch-merge-key"] = strategy.key
+        schema |= merge_extensions(model, alias, schema.get("type") == "array")
         properties[alias] = schema
     document: Schema = {"type": "object", "description": _sentence(model), "properties": properties}
+    if is_atomic(model):
+        document["x-kubernetes-map-type"] = "atomic"
     required = [f.alias or n for n, f in model.model_fields.items() if f.is_required()]
     if required:
         document["required"] = required

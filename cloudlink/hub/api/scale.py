@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
-from cloudlink.hub.api.answers import Answer, ApiError, answer, bad_request
-from cloudlink.hub.api.calls import Call, Context, document_of, json_of
+from cloudlink.hub.api import tracking
+from cloudlink.hub.api.answers import Answer, answer, bad_request
+from cloudlink.hub.api.calls import Call, Context, document_of
 from cloudlink.hub.api.columns import selector_text
-from cloudlink.hub.api.merge import PatchError, json_patch, merge_patch
+from cloudlink.hub.api.merge import APPLY
+from cloudlink.hub.api.patches import applied_fields, patch_type, patched
 from cloudlink.hub.api.reads import existing
-from cloudlink.hub.api.writes import JSON_PATCH, MERGE, STRATEGIC
-from cloudlink.hub.changes import Update
+from cloudlink.hub.api.writes import store
+from cloudlink.hub.revisions import with_meta
 from cloudlink.kube.apps import Deployment, ReplicaSet
 from cloudlink.kube.errors import Cause, Invalid
+from cloudlink.kube.meta import ManagedFieldsEntry
 
 
 def get_scale(context: Context, call: Call) -> Answer:
@@ -20,26 +23,17 @@ def get_scale(context: Context, call: Call) -> Answer:
 
 
 def put_scale(context: Context, call: Call) -> Answer:
-    return _scaled(context, call, document_of(call.body, call.content_type))
+    tracking.check_options(call)
+    return _scaled(context, call, document_of(call.body, call.content_type), applies=False)
 
 
 def patch_scale(context: Context, call: Call) -> Answer:
     """Scale has no lists, so strategic merge and merge patch are the same here."""
-    kind = call.content_type.partition(";")[0].strip()
-    before = _scale(_scalable(context, call))
-    try:
-        if kind in (MERGE, STRATEGIC):
-            document = merge_patch(before, json_of(call.body))
-        elif kind == JSON_PATCH:
-            document = json_patch(before, json_of(call.body))
-        else:
-            message = f"a scale is patched with {MERGE}, {STRATEGIC} or {JSON_PATCH}"
-            raise ApiError(415, "UnsupportedMediaType", message)
-    except PatchError as e:
-        raise bad_request(f"the patch can't be applied: {e}") from None
-    if not isinstance(document, dict):
-        raise bad_request("the patch leaves no Scale behind")
-    return _scaled(context, call, document)
+    kind = patch_type(call)
+    tracking.check_options(call, applies=kind == APPLY)
+    if kind == APPLY:
+        return _scaled(context, call, document_of(call.body, "yaml"), applies=True)
+    return _scaled(context, call, patched(_scale(_scalable(context, call)), call, kind), applies=False)
 
 
 def _scalable(context: Context, call: Call) -> Deployment | ReplicaSet:
@@ -65,7 +59,7 @@ def _scale(obj: Deployment | ReplicaSet) -> dict[str, Any]:
     }
 
 
-def _scaled(context: Context, call: Call, document: dict[str, Any]) -> Answer:
+def _scaled(context: Context, call: Call, document: dict[str, Any], applies: bool) -> Answer:
     obj = _scalable(context, call)
     if document.get("kind", "Scale") != "Scale":
         raise bad_request("the body must be a Scale of autoscaling/v1")
@@ -77,6 +71,15 @@ def _scaled(context: Context, call: Call, document: dict[str, Any]) -> Answer:
     expect = metadata.get("resourceVersion") if isinstance(metadata, dict) else None
     new = obj.model_copy(update={"spec": obj.spec.model_copy(update={"replicas": replicas})})
     context.admit(new, obj)
-    [done] = context.commit([Update(new, expect or None)], call.dry_run)
+    new = with_meta(new, resource_version=expect or "")
+    done = store(context, call, new, _owners(context, call, new, obj, applies))
     assert isinstance(done, Deployment | ReplicaSet)
     return answer(_scale(done))
+
+
+def _owners(
+    context: Context, call: Call, new: Deployment | ReplicaSet, old: Deployment | ReplicaSet, applies: bool
+) -> tuple[ManagedFieldsEntry, ...]:
+    if not applies:
+        return tracking.after(context, call, new, old, None)
+    return applied_fields(context, call, {"spec": {"replicas": new.spec.replicas}}, new, old)

@@ -13,7 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp
 
-from cloudlink.hub.api import deletes, openapi, openapi_v2, reads, scale, writes
+from cloudlink.hub.api import deletes, openapi, openapi_v2, patches, reads, scale, writes
 from cloudlink.hub.api.addresses import DEFAULT_NETWORK
 from cloudlink.hub.api.answers import Answer, ApiError, answer, bad_request, from_error, no_such_path
 from cloudlink.hub.api.calls import MAX_BODY, Admit, Call, Context
@@ -38,10 +38,10 @@ _COLLECTION: Mapping[str, Handler] = {
 _OBJECT: Mapping[str, Handler] = {
     "GET": reads.get_one,
     "PUT": writes.replace,
-    "PATCH": writes.patch,
+    "PATCH": patches.patch,
     "DELETE": deletes.delete_one,
 }
-_STATUS: Mapping[str, Handler] = {"GET": reads.get_one, "PUT": writes.replace, "PATCH": writes.patch}
+_STATUS: Mapping[str, Handler] = {"GET": reads.get_one, "PUT": writes.replace, "PATCH": patches.patch}
 _SCALE: Mapping[str, Handler] = {"GET": scale.get_scale, "PUT": scale.put_scale, "PATCH": scale.patch_scale}
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _NOT_YET = {
@@ -180,6 +180,7 @@ async def _resource(context: Context, request: Request, user: str) -> ASGIApp:
         request.headers.get("content-type", "application/json"),
         accept,
         user,
+        request.headers.get("user-agent", ""),
     )
     if request.method == "GET" and not target.subresource and (target.watch or call.flag("watch")):
         return Watch(context, call)

@@ -1,30 +1,28 @@
-"""POST, PUT and PATCH of objects, their status and their scale."""
+"""POST and PUT of objects and their status, and what every write goes through."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from typing import Any
 
+from cloudlink.hub.api import tracking
 from cloudlink.hub.api.addresses import with_cluster_ip
 from cloudlink.hub.api.answers import Answer, ApiError, bad_request, conflict, forbidden, not_found
-from cloudlink.hub.api.calls import Call, Context, document_of, json_of
+from cloudlink.hub.api.calls import Call, Context, document_of
 from cloudlink.hub.api.immutable import check_update
-from cloudlink.hub.api.merge import PatchError, json_patch, merge_patch
 from cloudlink.hub.api.reads import existing, shown
-from cloudlink.hub.api.strategic import strategic_merge
 from cloudlink.hub.changes import Create, Update, UpdateStatus
+from cloudlink.hub.errors import AlreadyExists
 from cloudlink.hub.revisions import with_meta
 from cloudlink.kube.claims import BINDING, PROTECTION
 from cloudlink.kube.core import Namespace, PersistentVolumeClaim, Service
-from cloudlink.kube.errors import Cause, Invalid
-from cloudlink.kube.meta import KubeObject
-from cloudlink.kube.parse import dump, parse
+from cloudlink.kube.meta import KubeObject, ManagedFieldsEntry
+from cloudlink.kube.parse import parse
 
-MERGE = "application/merge-patch+json"
-STRATEGIC = "application/strategic-merge-patch+json"
-JSON_PATCH = "application/json-patch+json"
-APPLY = "application/apply-patch+yaml"
-PATCH_TYPES = (JSON_PATCH, MERGE, STRATEGIC, APPLY)
+Own = Callable[[KubeObject], tuple[ManagedFieldsEntry, ...]]  # whose the fields are of an object about to be stored
+
+NAMES_TRIED = 8  # for generateName, as in Kubernetes
 
 # As apimachinery's names.SimpleNameGenerator: no vowels, so that no word can come out.
 _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
@@ -34,16 +32,37 @@ _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
 
 def create(context: Context, call: Call) -> Answer:
-    return shown(context, call, _created(context, call, document_of(call.body, call.content_type)), 201)
+    tracking.check_options(call)
+    document = document_of(call.body, call.content_type)
+    given = tracking.given_in(document)
+
+    def own(new: KubeObject) -> tuple[ManagedFieldsEntry, ...]:
+        return tracking.after(context, call, new, None, given)
+
+    return shown(context, call, created(context, call, parsed(call, document), own), 201)
 
 
-def _created(context: Context, call: Call, document: dict[str, Any]) -> KubeObject:
-    obj = _parsed(call, document)
+def created(context: Context, call: Call, obj: KubeObject, own: Own) -> KubeObject:
+    """A new object, stored. A name that is made up anew for each try hits another one's now and then."""
     if obj.metadata.resource_version:
         raise bad_request("resourceVersion should not be set on objects to be created")
-    if not obj.metadata.name:
-        made_up = "".join(secrets.choice(_LETTERS) for _ in range(5))
-        obj = with_meta(obj, name=obj.metadata.generate_name[:58] + made_up)
+    for tries_left in reversed(range(NAMES_TRIED)):
+        try:
+            return _stored(context, call, _named(obj), own)
+        except AlreadyExists:
+            if obj.metadata.name or not tries_left:
+                raise
+    raise AssertionError("the last try returns or raises")
+
+
+def _named(obj: KubeObject) -> KubeObject:
+    if obj.metadata.name:
+        return obj
+    made_up = "".join(secrets.choice(_LETTERS) for _ in range(5))
+    return with_meta(obj, name=obj.metadata.generate_name[:58] + made_up)
+
+
+def _stored(context: Context, call: Call, obj: KubeObject, own: Own) -> KubeObject:
     _check_place(context, call, obj)
     if hasattr(obj, "status"):
         obj = obj.model_copy(update={"status": type(obj).model_fields["status"].get_default()})
@@ -52,7 +71,7 @@ def _created(context: Context, call: Call, document: dict[str, Any]) -> KubeObje
     if isinstance(obj, PersistentVolumeClaim):
         obj = _unbound(obj)
     context.admit(obj, None)
-    return context.commit([Create(obj)], call.dry_run)[0]
+    return context.commit([Create(with_meta(obj, managed_fields=own(obj)))], call.dry_run)[0]
 
 
 def _unbound(claim: PersistentVolumeClaim) -> PersistentVolumeClaim:
@@ -96,7 +115,7 @@ def from_missing_namespace(namespace: str) -> ApiError:
     return not_found(resource, namespace)
 
 
-def _parsed(call: Call, document: dict[str, Any]) -> KubeObject:
+def parsed(call: Call, document: dict[str, Any]) -> KubeObject:
     """The object of a body, in the namespace (and with the name) that the path says; 400 where they disagree."""
     target = call.target
     resource = target.resource
@@ -130,60 +149,27 @@ def _parsed(call: Call, document: dict[str, Any]) -> KubeObject:
 
 def replace(context: Context, call: Call) -> Answer:
     """PUT: the whole object, or only its status below /status."""
+    tracking.check_options(call)
     old = existing(context, call)
-    new = _parsed(call, document_of(call.body, call.content_type))
-    return shown(context, call, _updated(context, call, new, old))
+    document = document_of(call.body, call.content_type)
+    return shown(context, call, updated(context, call, parsed(call, document), old, tracking.given_in(document)))
 
 
-def patch(context: Context, call: Call) -> Answer:
-    kind = call.content_type.partition(";")[0].strip()
-    if kind == APPLY:
-        return _apply(context, call)
-    if kind not in PATCH_TYPES:
-        message = f"the body of the request was in an unknown format; accepted media types: {', '.join(PATCH_TYPES)}"
-        raise ApiError(415, "UnsupportedMediaType", message)
-    old = existing(context, call)
-    patched = _patched(dump(old), call, kind)
-    return shown(context, call, _updated(context, call, _parsed(call, patched), old))
+def updated(context: Context, call: Call, new: KubeObject, old: KubeObject, given: Any) -> KubeObject:
+    """The object as somebody wants it, stored; what he changed is his from now on.
 
-
-def _patched(document: dict[str, Any], call: Call, kind: str) -> dict[str, Any]:
-    content = document_of(call.body, "yaml") if kind == APPLY else json_of(call.body)
-    try:
-        if kind == JSON_PATCH:
-            result = json_patch(document, content)
-        elif kind == MERGE:
-            result = merge_patch(document, content)
-        else:
-            result = strategic_merge(document, content, call.target.resource.model)
-    except PatchError as e:
-        target = call.target
-        cause = Cause("", "FieldValueInvalid", f"the patch can't be applied: {e}")
-        raise Invalid([cause], target.resource.kind, target.name) from None
-    if not isinstance(result, dict):
-        raise bad_request("the patch leaves no object behind")
-    return result
-
-
-def _apply(context: Context, call: Call) -> Answer:
-    """Server-side apply, without the owners of fields: make the object, or merge into it what is given.
-
-    What an earlier apply gave and this one leaves out stays; kubectl's client-side apply knows the difference.
+    :param given: metadata.managedFields of the document as it came.
     """
-    target = call.target
-    old = context.store.get(target.resource.kind, target.namespace, target.name)
-    if old is None:
-        return shown(context, call, _created(context, call, document_of(call.body, "yaml")), 201)
-    patched = _patched(dump(old), call, APPLY)
-    return shown(context, call, _updated(context, call, _parsed(call, patched), old))
+    new = settled(context, call, new, old)
+    return store(context, call, new, tracking.after(context, call, new, old, given))
 
 
-def _updated(context: Context, call: Call, new: KubeObject, old: KubeObject) -> KubeObject:
-    expect = new.metadata.resource_version or None
-    if call.target.subresource == "status":
-        return context.commit([UpdateStatus(new, expect)], call.dry_run)[0]
+def settled(context: Context, call: Call, new: KubeObject, old: KubeObject) -> KubeObject:
+    """The object as it will be: with what the server keeps, and refused where it may not become that."""
+    if call.target.subresource:
+        return new
     if new.metadata.uid and new.metadata.uid != old.metadata.uid:
-        why = f"the UID in the precondition is {new.metadata.uid}, the UID in the object is {old.metadata.uid}"
+        why = f"Precondition failed: UID in precondition: {new.metadata.uid}, UID in object meta: {old.metadata.uid}"
         raise conflict(call.target.resource, call.target.name, why)
     if isinstance(new, Service) and isinstance(old, Service):
         new = _keep_address(context, new, old)
@@ -193,7 +179,14 @@ def _updated(context: Context, call: Call, new: KubeObject, old: KubeObject) -> 
         new = new.model_copy(update={"spec": old.spec})
     check_update(new, old)
     context.admit(new, old)
-    return context.commit([Update(new, expect)], call.dry_run)[0]
+    return new
+
+
+def store(context: Context, call: Call, new: KubeObject, managed: tuple[ManagedFieldsEntry, ...]) -> KubeObject:
+    expect = new.metadata.resource_version or None
+    if call.target.subresource == "status":
+        return context.commit([UpdateStatus(new, expect, managed)], call.dry_run)[0]
+    return context.commit([Update(with_meta(new, managed_fields=managed), expect)], call.dry_run)[0]
 
 
 def _keep_address(context: Context, new: Service, old: Service) -> Service:
