@@ -133,12 +133,14 @@ class FieldsV1:
 def _fields_v1(value: object) -> FieldsV1:
     if isinstance(value, FieldsV1):
         return value
-    if not isinstance(value, dict):
-        raise PydanticCustomError("dict_type", "must be a mapping")
-    try:
-        return FieldsV1(value)
-    except (TypeError, ValueError):  # a date that YAML made, say
-        raise PydanticCustomError("fields_v1", "must be a mapping of mappings") from None
+    if not _only_mappings(value):
+        raise PydanticCustomError("fields_v1", "must be a mapping of mappings")
+    return FieldsV1(value)  # type: ignore[arg-type]  # just seen
+
+
+def _only_mappings(value: object) -> bool:
+    """Recursion is bounded: documents are not nested deeper than parse.MAX_DEPTH."""
+    return isinstance(value, dict) and all(isinstance(k, str) and _only_mappings(v) for k, v in value.items())
 
 
 class ManagedFieldsEntry(Model):
