@@ -54,7 +54,66 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--node", default="", metavar="NAME", help="the only name it is good for")
     create.add_argument("--ttl", type=int, default=3600, metavar="SECONDS", help="how long it lives (default 3600)")
     create.set_defaults(act=_create_token)
+    _add_upkeep(commands, common)
     return parser
+
+
+def _add_upkeep(commands: Any, common: argparse.ArgumentParser) -> None:
+    backup = commands.add_parser(
+        "backup", parents=[common], help="everything that the hub has, in one file, while it runs or not"
+    )
+    backup.add_argument("file", type=Path, metavar="FILE")
+    backup.add_argument("--without-keys", action="store_true", help="leave CA, keys and tokens out")
+    backup.set_defaults(act=_back_up)
+    restore = commands.add_parser("restore", parents=[common], help="a backup into an empty data_dir and database")
+    restore.add_argument("file", type=Path, metavar="FILE")
+    restore.set_defaults(act=_restore)
+    keys = commands.add_parser("keys", help="what hubs that share a database must share").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    for name, act in (("export", _export_keys), ("import", _import_keys)):
+        command = keys.add_parser(name, parents=[common], help=f"{name} CA, keys and the administrator's token")
+        command.add_argument("file", type=Path, metavar="FILE")
+        command.set_defaults(act=act)
+    broker = commands.add_parser(
+        "broker-files", parents=[common], help="configuration and certificate for a mosquitto on another machine"
+    )
+    broker.add_argument("folder", type=Path, metavar="FOLDER", help="is filled with what that machine needs")
+    broker.add_argument("--name", action="append", required=True, metavar="X", help="how it is reached; more than once")
+    broker.add_argument("--place", type=Path, metavar="PATH", help="where the folder will be there (default: FOLDER)")
+    broker.add_argument("--hub-listener", type=int, default=8884, metavar="PORT", help="for hubs alone (default 8884)")
+    broker.set_defaults(act=_write_broker_files)
+
+
+def _back_up(arguments: argparse.Namespace, config: HubConfig) -> None:
+    from cloudlink.hub import upkeep
+
+    sys.stdout.write(f"{arguments.file}: {upkeep.back_up(config, arguments.file, not arguments.without_keys)}\n")
+
+
+def _restore(arguments: argparse.Namespace, config: HubConfig) -> None:
+    from cloudlink.hub import upkeep
+
+    sys.stdout.write(f"restored {upkeep.restore(config, arguments.file)}\n")
+
+
+def _export_keys(arguments: argparse.Namespace, config: HubConfig) -> None:
+    from cloudlink.hub import upkeep
+
+    upkeep.export_keys(config, arguments.file)
+
+
+def _import_keys(arguments: argparse.Namespace, config: HubConfig) -> None:
+    from cloudlink.hub import upkeep
+
+    upkeep.import_keys(config, arguments.file)
+
+
+def _write_broker_files(arguments: argparse.Namespace, config: HubConfig) -> None:
+    from cloudlink.hub import upkeep
+
+    place = (arguments.place or arguments.folder).absolute()
+    upkeep.write_broker_files(config, arguments.folder, place, tuple(arguments.name), arguments.hub_listener)
 
 
 def _flags(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -44,11 +44,15 @@ _NOISE = ("should not be run as root", "unexpected eof while reading")
 
 
 class Listener(NamedTuple):
-    """Where the broker listens. Nodes dial `host`:`port`; the hub itself 127.0.0.1:`hub_port` (0 = any free port)."""
+    """Where the broker listens. Nodes dial `host`:`port`; the hub itself `hub_port` (0 = any free port).
+
+    :ivar hub_host: loopback where the hub is on the same machine.
+    """
 
     host: str
     port: int
     hub_port: int = 0
+    hub_host: str = "127.0.0.1"
 
 
 class Identity(NamedTuple):
@@ -108,7 +112,7 @@ def broker_config(folder: Path, listener: Listener, identity: Identity) -> str:
             *common,
             "use_username_as_clientid true",
             "",
-            f"listener {listener.hub_port} 127.0.0.1",
+            f"listener {listener.hub_port} {listener.hub_host}",
             *common,
             "",
         ]

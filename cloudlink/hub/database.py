@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import (
@@ -58,6 +59,7 @@ class Database:
     def __init__(self, url: str, seal: Seal) -> None:
         self._url = url
         self.seal = seal
+        self._only_reads = False
         self._engine = self._make_engine()
         self._db: Connection | None = None
         self.lost = "not opened yet"
@@ -75,7 +77,7 @@ class Database:
 
         @event.listens_for(engine, "begin")
         def _begin(connection: Connection) -> None:
-            connection.exec_driver_sql("BEGIN IMMEDIATE")
+            connection.exec_driver_sql("BEGIN" if self._only_reads else "BEGIN IMMEDIATE")
 
         return engine
 
@@ -97,6 +99,29 @@ class Database:
             place = self._url.rpartition("@")[2]
             told = e.orig if isinstance(e, DBAPIError) else e
             raise RetryError(f"the hub's database can't be opened ({place}): {told}") from e
+
+    def open_to_read(self) -> None:
+        """For `reading` alone, beside a hub that may be at work.
+
+        :raises PermanentError: there is no hub's database, or its schema isn't today's.
+        :raises RetryError: it can't be reached.
+        """
+        place = self._url.rpartition("@")[2]
+        self._only_reads = True
+        if self._engine.dialect.name == "sqlite" and not Path(self._engine.url.database or "").is_file():
+            raise PermanentError(f"there is no hub's database at {place}")
+        try:
+            with self._engine.connect() as connection:
+                found = migrate.schema_of(connection)
+            self.connect()
+        except SQLAlchemyError as e:
+            told = e.orig if isinstance(e, DBAPIError) else e
+            raise RetryError(f"the hub's database can't be read ({place}): {told}") from e
+        if found != migrate.TODAY:
+            raise PermanentError(
+                f"the hub's database ({place}) has schema {found}, not {migrate.TODAY}; use the edgehub that belongs"
+                " to it, or start the hub once with this one"
+            )
 
     def _make_private(self) -> None:
         if file := self._engine.url.database:

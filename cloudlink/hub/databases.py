@@ -12,6 +12,17 @@ from edged.errors import PermanentError
 
 def open_database(url: str, seal: Seal) -> Database:
     """The right kind of Database for an SQLAlchemy URL, opened."""
+    database = database_for(url, seal)
+    try:
+        database.open()
+    except BaseException:
+        database.close()
+        raise
+    return database
+
+
+def database_for(url: str, seal: Seal) -> Database:
+    """The same, not opened yet."""
     try:
         name = make_url(url).get_backend_name()
     except ArgumentError as e:
@@ -24,9 +35,4 @@ def open_database(url: str, seal: Seal) -> Database:
         database = PostgreSQL(url, seal)
     else:
         raise PermanentError(f"the hub keeps its objects in SQLite or PostgreSQL, not in {url.partition(':')[0]!r}")
-    try:
-        database.open()
-    except BaseException:
-        database.close()
-        raise
     return database

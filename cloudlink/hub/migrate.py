@@ -12,6 +12,8 @@ from edged.errors import PermanentError
 
 log = logging.getLogger(__name__)
 
+TODAY = SCHEMA_VERSION
+
 
 def upgrade(connection: Connection) -> None:
     """Make or change the tables, in the caller's transaction; the caller holds a lock that keeps others out.

@@ -51,7 +51,7 @@ class Premises(NamedTuple):
         folder = config.data
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock = _lock(folder)
+            held = lock(folder)
             authority = certs.load_or_create_authority(folder / "ca", config.fleet)
             certs.ensure_server(authority, folder / "tls", config.certificate_names)
             certs.ensure_client(authority, folder / "tls")
@@ -60,7 +60,7 @@ class Premises(NamedTuple):
             token_file = folder / "admin.token"
             if not token_file.exists():
                 trust.write_file(token_file, (secrets.token_hex(32) + "\n").encode())
-            return cls(folder, authority, signing_key, secrets_key, admin_token(folder), lock)
+            return cls(folder, authority, signing_key, secrets_key, admin_token(folder), held)
         except OSError as e:
             raise PermanentError(f"{e.filename or folder}: {e.strerror}; name another data_dir, or run as root") from e
 
@@ -69,8 +69,7 @@ class Premises(NamedTuple):
 
         :raises PermanentError: this folder's keys are another fleet's.
         """
-        parts = (self.authority.fingerprint, trust.verify_key_of(self.signing_key), self.secrets_key)
-        mine = hashlib.blake2b(b"".join(parts), digest_size=32).digest()
+        mine = identity_of(self.folder)
         store.refresh()
         known = store.get_record(*IDENTITY)
         if known is None:
@@ -94,7 +93,8 @@ class Premises(NamedTuple):
         return self.folder / "ca" / "ca.pem"
 
 
-def _lock(folder: Path) -> int:
+def lock(folder: Path) -> int:
+    """A descriptor; closing it lets another in. PermanentError while another hub is there."""
     file = os.open(folder / "hub.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -119,6 +119,13 @@ def _read(file: Path) -> str:
     except OSError as e:
         hint = "start the hub once (`edgehub run`), or name its data_dir"
         raise PermanentError(f"can't read {file}: {e.strerror}; {hint}") from e
+
+
+def identity_of(folder: Path) -> bytes:
+    """A digest of what nodes believe and what opens the database's Secrets; tells nothing of either."""
+    parts = (ca_pem(folder).encode(), trust.verify_key_of(trust.load_key(folder / "signing.key")))
+    secret = trust.load_key(folder / "secrets.key")
+    return hashlib.blake2b(b"\0".join(parts), key=secret, digest_size=32).digest()
 
 
 def kubeconfig(config: HubConfig, server: str = "") -> str:
