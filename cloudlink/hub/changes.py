@@ -44,7 +44,10 @@ class UpdateStatus:
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Remove for good. `uid` and `expect` (a resourceVersion) guard against removing its successor."""
+    """Remove for good; where finalizers hold it, mark it with a grace period of 0: it goes with the last of them.
+
+    `uid` and `expect` (a resourceVersion) guard against removing its successor.
+    """
 
     kind: str
     namespace: str | None
@@ -59,6 +62,7 @@ class MarkDeleted:
 
     :ivar grace: seconds.
     :ivar uid: as with Delete; `expect` likewise.
+    :ivar finalizers: what holds it from now on, e.g. with `foregroundDeletion`; None = what held it before.
     """
 
     kind: str
@@ -67,6 +71,7 @@ class MarkDeleted:
     grace: int
     uid: str | None = None
     expect: str | None = None
+    finalizers: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,11 +26,10 @@ from cloudlink.hub.schedule.rooms import rooms
 from cloudlink.hub.schedule.storage import claims_of, places
 from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.hub.workqueue import Task, WorkQueue
-from cloudlink.hub.world import FOLLOWED, World
+from cloudlink.hub.world import UNFOLLOWED, World
 from cloudlink.kube.apps import Deployment, ReplicaSet
 from cloudlink.kube.core import Event, Namespace, Node, PersistentVolumeClaim, Pod
 from cloudlink.kube.meta import KubeObject
-from cloudlink.kube.registry import RESOURCES
 from edged.errors import EdgedError, RetryError
 
 log = logging.getLogger(__name__)
@@ -71,9 +70,9 @@ class Manager:
     def _begin(self) -> None:
         """Look at everything: at the start, and again should the watch ever fall behind."""
         self._queue = WorkQueue()
-        self._watch = self._store.subscribe(FOLLOWED)
+        self._watch = self._store.subscribe()
         self._world = World(self._store)
-        for kind in sorted(FOLLOWED):
+        for kind in sorted(self._store.kinds() - UNFOLLOWED):
             for obj in self._store.list(kind):
                 self._look_at(obj)
         self._queue.add(SCHEDULER)
@@ -137,14 +136,16 @@ class Manager:
     # ------------------------------------------------------------ who has to look
 
     def _notice(self, news: Iterable[WatchEvent]) -> None:
-        for event in news:
+        followed = [e for e in news if e.kind not in UNFOLLOWED]
+        for event in followed:
             self._world.notice(event)
-        for event in news:
+        for event in followed:
             if event.type == "DELETED":
                 self._look_around_the_gone(event.object)
             else:
                 self._queue.succeeded(_task(event.object))  # it may have been mended: no reason to wait any longer
                 self._look_at(event.object)
+            self._look_for_garbage(event)
 
     def _look_at(self, obj: KubeObject) -> None:
         match obj:
@@ -173,6 +174,19 @@ class Manager:
             above = self._world.get(ReplicaSet, obj.metadata.namespace, owner.name)
             if above is not None:
                 self._look_at_owners(above)
+
+    def _look_for_garbage(self, event: WatchEvent) -> None:
+        """Owners that wait for their dependents to go, and dependents of an owner that does."""
+        obj = event.object
+        refs = (*obj.metadata.owner_references, *(event.before.metadata.owner_references if event.before else ()))
+        if refs or is_deleted(obj):
+            self._queue.add(_task(obj))
+        for owner in {r.uid: self._world.owner(obj, r) for r in refs}.values():
+            if not isinstance(owner, str) and garbage.is_waiting(owner):
+                self._queue.add(_task(owner))
+        if garbage.is_waiting(obj):
+            for owned in self._world.owned(obj.metadata.uid, KubeObject):
+                self._queue.add(_task(owned))
 
     def _look_at_claims(self, pod: Pod) -> None:
         """A claim is bound by its first pod and let go by its last."""
@@ -215,13 +229,12 @@ class Manager:
 
     def _decide(self, obj: KubeObject, now: float) -> Decision:
         world, namespace = self._world, obj.metadata.namespace
-        orphan = garbage.orphan(obj, world.exists)
-        if orphan.changes:
-            return orphan
+        collected = garbage.collect(obj, world.owner, world.owned(obj.metadata.uid, KubeObject))
+        if collected.changes:
+            return collected
         match obj:
             case Namespace() if is_deleted(obj):
-                content = [o for r in RESOURCES if r.namespaced for o in self._store.list(r.kind, obj.metadata.name)]
-                return garbage.dying_namespace(obj, content)
+                return garbage.dying_namespace(obj, self._store.within(obj.metadata.name), now)
             case Pod():
                 return garbage.lost_pod(obj, world.get(Node, "", obj.spec.node_name) is not None)
             case PersistentVolumeClaim():
@@ -318,7 +331,7 @@ class Manager:
 
 
 def _task(obj: KubeObject) -> Task:
-    return Task(obj.kind, obj.kind, obj.metadata.namespace, obj.metadata.name)
+    return Task(obj.key, obj.key, obj.metadata.namespace, obj.metadata.name)
 
 
 def _placed(change: ObjectChange, placed: dict[tuple[str, str], Pod]) -> ObjectChange:

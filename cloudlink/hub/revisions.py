@@ -67,7 +67,8 @@ class Draft:
         if there is None:
             raise NotFound(kind, namespace, name)
         if uid and uid != there.metadata.uid:
-            raise Conflict(kind, namespace, name, f"its uid is {there.metadata.uid}, not {uid}: it was made anew")
+            why = f"Precondition failed: UID in precondition: {uid}, UID in object meta: {there.metadata.uid}"
+            raise Conflict(kind, namespace, name, f"{why}: it was made anew")
         if expect and expect != there.metadata.resource_version:
             raise Conflict(
                 kind,
@@ -90,9 +91,10 @@ class Draft:
             case UpdateStatus(obj, expect, managed):
                 return self._update_status(obj, expect, managed)
             case Delete(kind, namespace, name, uid, expect):
-                return self._remove(self._need(kind, namespace or "", name, uid, expect))
-            case MarkDeleted(kind, namespace, name, grace, uid, expect):
-                return self._mark(self._need(kind, namespace or "", name, uid, expect), grace)
+                there = self._need(kind, namespace or "", name, uid, expect)
+                return self._mark(there, 0, None) if there.metadata.finalizers else self._remove(there)
+            case MarkDeleted(kind, namespace, name, grace, uid, expect, finalizers):
+                return self._mark(self._need(kind, namespace or "", name, uid, expect), grace, finalizers)
             case _:
                 assert_never(change)
 
@@ -149,13 +151,15 @@ class Draft:
             made = with_meta(made, managed_fields=managed)
         return self._write("MODIFIED", made, there)
 
-    def _mark(self, there: KubeObject, grace: int) -> KubeObject:
-        before = there.metadata.deletion_grace_period_seconds
-        if there.metadata.deletion_timestamp and before is not None and before <= grace:
-            return there
-        made = with_meta(
-            there, deletion_timestamp=timestamp(self._now + grace), deletion_grace_period_seconds=max(grace, 0)
-        )
+    def _mark(self, there: KubeObject, grace: int, finalizers: tuple[str, ...] | None) -> KubeObject:
+        """registry.BeforeDelete and markAsDeleting: the first mark counts as a change of what is wanted."""
+        meta = there.metadata
+        grace, before = max(grace, 0), meta.deletion_grace_period_seconds
+        made = there if finalizers is None else with_meta(there, finalizers=finalizers)
+        if not meta.deletion_timestamp or before is None or grace < before:
+            made = with_meta(made, deletion_timestamp=timestamp(self._now + grace), deletion_grace_period_seconds=grace)
+        if not meta.deletion_timestamp and meta.generation:
+            made = with_meta(made, generation=meta.generation + 1)
         if there.kind == "Namespace":
             status = getattr(there, "status").model_copy(update={"phase": "Terminating"})  # noqa: B009
             made = made.model_copy(update={"status": status})
@@ -185,7 +189,8 @@ class Draft:
                 continue
             keys = {key_of(obj) for obj in self._objects.within(name)} | {k for k in self._changed if k[1] == name}
             left = [obj for key in sorted(keys) if (obj := self.get(key)) is not None]
-            if all(obj.kind == "Event" for obj in left):
+            held = (*namespace.metadata.finalizers, *_others_hold(namespace))
+            if not held and all(obj.kind == "Event" for obj in left):
                 for obj in [*left, namespace]:
                     self._remove(obj)
         self._forget_events(events_kept)
@@ -205,6 +210,12 @@ class Draft:
 
 # Kinds whose spec is worked off by somebody; `generation` tells them whether they have seen it.
 _WITH_GENERATION = frozenset({"Deployment", "ReplicaSet", "Pod"})
+
+
+def _others_hold(namespace: KubeObject) -> tuple[str, ...]:
+    """The finalizers in its spec (namespaces/{name}/finalize) but Kubernetes' own, which means: once it is empty."""
+    spec = getattr(namespace, "spec", None)
+    return tuple(f for f in getattr(spec, "finalizers", ()) if f != "kubernetes")
 
 
 def _only_waited_for_finalizers(obj: KubeObject) -> bool:

@@ -72,6 +72,10 @@ class Objects:
             if space in spaces and space >= after[0]
         )
 
+    def kinds(self) -> frozenset[str]:
+        """Those of which there is an object."""
+        return frozenset(kind for kind, spaces in self._kinds.items() if spaces)
+
     def within(self, namespace: str) -> Iterator[KubeObject]:
         """Everything that lives in a namespace."""
         for by_namespace in self._kinds.values():

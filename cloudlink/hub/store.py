@@ -171,6 +171,26 @@ class Store:
         last = found[-1].metadata
         return found, objects.count_after(kind, namespace or None, (last.namespace, last.name))
 
+    def count(self, kind: str) -> int:
+        return self._memory.objects.count(kind)
+
+    def past(self, kind: str, revision: int) -> dict[tuple[str, str], KubeObject | None]:
+        """By namespace and name: the objects of a kind that have changed since a revision, as they were then (None: not
+        there). Gone if that is no longer known."""
+        past: dict[tuple[str, str], KubeObject | None] = {}
+        for told in self._memory.history.since(revision, frozenset({kind})):
+            meta = told.object.metadata
+            past.setdefault((meta.namespace, meta.name), told.before)
+        return past
+
+    def kinds(self) -> frozenset[str]:
+        """What there is at least one object of (Resource.key)."""
+        return self._memory.objects.kinds()
+
+    def within(self, namespace: str) -> Found:
+        """Everything that lives in a namespace, of whatever kind."""
+        return sorted(self._memory.objects.within(namespace), key=key_of)
+
     def raw(self, obj: KubeObject) -> bytes:
         """A stored object as JSON, encoded when it was written; encoded now if it is another revision."""
         return self._memory.raw(obj)

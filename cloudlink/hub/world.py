@@ -8,15 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TypeVar
 
+from cloudlink.hub.controllers.garbage import Owner
 from cloudlink.hub.shelves import Key, key_of
 from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.kube.core import PersistentVolumeClaim, Pod
-from cloudlink.kube.meta import KubeObject
-from cloudlink.kube.registry import RESOURCES
+from cloudlink.kube.meta import KubeObject, OwnerReference
+from cloudlink.kube.registry import RESOURCES, Resource, by_kind
 
 T = TypeVar("T", bound=KubeObject)
 
-FOLLOWED = frozenset(r.kind for r in RESOURCES) - {"Event"}  # nobody decides anything because of an Event
+FOLLOWED = frozenset(r.kind for r in RESOURCES) - {"Event"}  # built in; a reader of documents needs no others
+UNFOLLOWED = frozenset({"Event"})  # nobody decides anything because of one; kinds defined at run time are followed
 
 
 class World:
@@ -34,11 +36,13 @@ class World:
         self._owned.clear()
         self._on_node.clear()
         self._claims_on.clear()
-        for kind in FOLLOWED:
+        for kind in self._store.kinds() - UNFOLLOWED:
             for obj in self._store.list(kind):
                 self._add(obj)
 
     def notice(self, event: WatchEvent) -> None:
+        if event.kind in UNFOLLOWED:
+            return
         if event.before is not None:
             self._drop(event.before)
         if event.type != "DELETED":
@@ -65,15 +69,17 @@ class World:
         """Claims whose data is on a node, or with "" those that are nowhere yet."""
         return self._read(self._claims_on.get(name, ()), PersistentVolumeClaim)
 
-    def exists(self, kind: str, namespace: str, name: str, uid: str) -> bool:
-        """Whether exactly this object is there; of kinds that we don't know, we can't say that they are gone.
+    def owner(self, obj: KubeObject, reference: OwnerReference) -> Owner:
+        """What an owner reference leads to: exactly that object, in the dependent's namespace or outside of any.
 
-        Owners may live in the namespace or, as Nodes do, outside of any.
+        Of kinds that aren't served here we can't say that they are gone. A namespaced owner can't own what lives
+        outside of namespaces; "unknown", too.
         """
-        if kind not in FOLLOWED:
-            return True
-        there = self._store.get(kind, namespace or None, name) or self._store.get(kind, None, name)
-        return there is not None and there.metadata.uid == uid
+        resource = by_kind(reference.api_version, reference.kind) or _by_group(reference)
+        if resource is None or (resource.namespaced and not obj.metadata.namespace):
+            return "unknown"
+        there = self._store.get(resource.key, obj.metadata.namespace if resource.namespaced else None, reference.name)
+        return there if there is not None and there.metadata.uid == reference.uid else "gone"
 
     def _read(self, keys: Iterable[Key], kind: type[T]) -> list[T]:
         found = (self._store.get(k, namespace or None, name) for k, namespace, name in sorted(keys))
@@ -105,3 +111,9 @@ def _discard(index: dict[str, set[Key]], at: str, key: Key) -> None:
     keys.discard(key)
     if not keys:
         index.pop(at, None)
+
+
+def _by_group(reference: OwnerReference) -> Resource | None:
+    """A kind that is served in another version than the one that the reference was written in."""
+    group = reference.api_version.rpartition("/")[0]
+    return next((r for r in RESOURCES if (r.group, r.kind) == (group, reference.kind)), None)

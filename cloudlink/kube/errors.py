@@ -18,6 +18,8 @@ Reason = Literal[
     "FieldValueTypeInvalid",  # a number where a string belongs, and the like
     "FieldManagerConflict",  # somebody else owns it
     "FieldValueNotFound",  # refers to something that isn't there
+    "ResourceVersionTooLarge",  # a reader has seen more than there is here
+    "DisruptionBudget",  # an eviction that a PodDisruptionBudget doesn't allow now
 ]
 
 MAX_CAUSES = 100  # a person can't use more; bounds the answer to a hostile document

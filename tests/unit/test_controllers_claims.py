@@ -6,7 +6,7 @@ from typing import Any
 
 from cloudlink.hub.changes import Create, MarkDeleted, ObjectChange, Update, UpdateStatus
 from cloudlink.hub.controllers.claims import reconcile
-from cloudlink.hub.controllers.garbage import dying_namespace, orphan
+from cloudlink.hub.controllers.garbage import collect, dying_namespace
 from cloudlink.hub.manager import Manager
 from cloudlink.hub.store import Store
 from cloudlink.kube.claims import PROTECTION, SELECTED_NODE
@@ -72,9 +72,10 @@ def test_neither_a_dying_namespace_nor_a_lost_owner_takes_a_claim_from_its_pods(
         finalizers=(PROTECTION,),
         owner_references=(OwnerReference(api_version="v1", kind="Pod", name="gone", uid="gone"),),
     )
-    assert orphan(owned, lambda *_: False).changes == (MarkDeleted("PersistentVolumeClaim", "default", "data", 0),)
+    marked = MarkDeleted("PersistentVolumeClaim", "default", "data", 0, uid="uid-data")
+    assert collect(owned, lambda *_: "gone", ()).changes == (marked,)
     dying = Namespace(metadata=ObjectMeta(name="default", deletion_timestamp="2025-01-01T00:00:00Z"))
-    assert dying_namespace(dying, [owned]).changes == (MarkDeleted("PersistentVolumeClaim", "default", "data", 0),)
+    assert dying_namespace(dying, [owned], 0.0).changes == (marked,)
 
 
 # ---------------------------------------------------------------- with the scheduler

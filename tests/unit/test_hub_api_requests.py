@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cloudlink.hub.api.server import create_app
+from cloudlink.hub.manager import Manager
 from cloudlink.hub.store import Create, Delete, Store, Update, UpdateStatus
 from cloudlink.kube.core import Pod
 from cloudlink.kube.errors import Cause, Invalid
@@ -89,13 +90,17 @@ def test_health_and_version_need_no_token(client: Client, path: str) -> None:
         ("POST", f"{PODS}/p/exec", 501, "NotImplemented"),
         ("PUT", PODS, 405, "MethodNotAllowed"),
         ("POST", "/api/v1/pods", 405, "MethodNotAllowed"),
-        ("DELETE", "/api/v1/pods", 400, "BadRequest"),
+        ("DELETE", "/api/v1/pods", 405, "MethodNotAllowed"),
+        ("DELETE", "/api/v1/namespaces", 405, "MethodNotAllowed"),
         ("GET", f"{PODS}?labelSelector=a+in+(", 400, "BadRequest"),
         ("GET", f"{PODS}?fieldSelector=spec.colour%3Dred", 400, "BadRequest"),
         ("GET", f"{PODS}?limit=many", 400, "BadRequest"),
         ("GET", f"{PODS}?limit=1&continue=garbage", 400, "BadRequest"),
         ("GET", f"{PODS}?resourceVersion=999999", 504, "Timeout"),
-        ("GET", f"{PODS}?watch=true&resourceVersion=999999", 410, "Expired"),
+        ("GET", f"{PODS}?watch=true&resourceVersionMatch=Exact", 422, "Invalid"),
+        ("GET", f"{PODS}?resourceVersionMatch=Exact&resourceVersion=0", 422, "Invalid"),
+        ("GET", f"{PODS}?resourceVersionMatch=NotOlderThan", 422, "Invalid"),
+        ("GET", f"{PODS}?sendInitialEvents=true", 422, "Invalid"),
         ("DELETE", f"{MAPS}/none", 404, "NotFound"),
         ("DELETE", "/api/v1/namespaces/default", 403, "Forbidden"),
     ],
@@ -420,17 +425,21 @@ def test_preconditions_guard_a_deletion(client: Client, store: Store) -> None:
     bound(store, "on")
     assert client.request("DELETE", f"{PODS}/on", {"preconditions": {"uid": "other"}})[0] == 409
     assert client.request("DELETE", f"{MAPS}/m", {"kind": "Pod"})[0] == 400
-    assert client.request("DELETE", f"{MAPS}/m", {"gracePeriodSeconds": -1})[0] == 400
-    assert client.request("DELETE", f"{MAPS}/m", {"propagationPolicy": "Sideways"})[0] == 400
+    assert client.request("DELETE", f"{MAPS}/m", {"gracePeriodSeconds": "soon"})[0] == 400
+    assert client.request("DELETE", f"{MAPS}/m", {"propagationPolicy": "Sideways"})[0] == 422
+    both = {"propagationPolicy": "Orphan", "orphanDependents": True}
+    assert client.request("DELETE", f"{MAPS}/m", both)[0] == 422
     assert client.request("DELETE", f"{MAPS}/m")[0] == 200
 
 
 def test_a_namespace_takes_what_is_in_it_and_waits_for_its_running_pods(client: Client, store: Store) -> None:
     client.request("POST", "/api/v1/namespaces", {"metadata": {"name": "room"}})
     bound(store, "on", namespace="room")
-    store.commit([Create(pod("off", namespace="room")), Create(config("m", {}, namespace="room"))])
+    store.commit([Create(node("n1")), Create(pod("off", namespace="room")), Create(config("m", {}, namespace="room"))])
     code, marked = client.request("DELETE", "/api/v1/namespaces/room")
     assert (code, marked["status"]["phase"]) == (200, "Terminating")
+    manager = Manager(store)
+    manager.settle()
     assert [o.metadata.name for o in store.list("Pod", "room")] == ["on"]
     assert store.list("ConfigMap", "room") == []
     code, status = client.request("POST", "/api/v1/namespaces/room/configmaps", a_map("late"))
@@ -439,11 +448,14 @@ def test_a_namespace_takes_what_is_in_it_and_waits_for_its_running_pods(client: 
     assert client.request("GET", "/api/v1/namespaces/room")[0] == 404
 
 
-def test_orphans_lose_their_owner_in_the_same_commit(client: Client, store: Store) -> None:
+def test_orphans_lose_their_owner_before_it_goes(client: Client, store: Store) -> None:
     [owner] = store.commit([Create(deployment("web", 1))])
     reference = {"apiVersion": "apps/v1", "kind": "Deployment", "name": "web", "uid": owner.metadata.uid}
     store.commit([Create(pod("child", ownerReferences=[reference])), Create(pod("stranger"))])
-    client.request("DELETE", f"{DEPLOYMENTS}/web", {"propagationPolicy": "Orphan"})
+    _, marked = client.request("DELETE", f"{DEPLOYMENTS}/web", {"propagationPolicy": "Orphan"})
+    assert marked["metadata"]["finalizers"] == ["orphan"]
+    Manager(store).settle()
+    assert store.get("Deployment", "default", "web") is None
     child = store.get("Pod", "default", "child")
     assert child is not None
     assert child.metadata.owner_references == ()

@@ -160,7 +160,7 @@ def test_a_watch_ends_when_the_hub_does(tmp_path: Path) -> None:
     play(tmp_path, scenario)
 
 
-def test_a_revision_that_is_no_longer_known_is_gone(tmp_path: Path) -> None:
+def test_a_revision_that_is_no_longer_known_is_told_as_an_event(tmp_path: Path) -> None:
     first = Store.open(f"sqlite:///{tmp_path}/hub.db")
     first.commit([Create(config("a", {}))])
     first.close()
@@ -169,6 +169,8 @@ def test_a_revision_that_is_no_longer_known_is_gone(tmp_path: Path) -> None:
         watch = open_watch(group, app, "watch=1&resourceVersion=1")
         line = await watch.line()
         assert line is not None
-        assert (watch.status, line["kind"], line["reason"]) == (410, "Status", "Expired")
+        assert (watch.status, line["type"]) == (200, "ERROR")
+        assert (line["object"]["kind"], line["object"]["reason"], line["object"]["code"]) == ("Status", "Expired", 410)
+        assert await watch.line() is None
 
     play(tmp_path, scenario)

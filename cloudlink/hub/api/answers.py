@@ -36,6 +36,7 @@ class ApiError(Exception):
 
     :ivar code: HTTP status.
     :ivar reason: metav1.StatusReason.
+    :ivar proceed: a continue token, with which a list may go on in spite of it.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class ApiError(Exception):
         name: str = "",
         causes: Sequence[Cause] = (),
         retry_after: int = 0,
+        proceed: str = "",
     ) -> None:
         super().__init__(message)
+        self.proceed = proceed
         self.code, self.reason, self.message = code, reason, message
         self.resource, self.name, self.causes, self.retry_after = resource, name, causes, retry_after
 
@@ -69,7 +72,7 @@ class ApiError(Exception):
         status = {
             "kind": "Status",
             "apiVersion": "v1",
-            "metadata": {},
+            "metadata": {"continue": self.proceed} if self.proceed else {},
             "status": "Failure",
             "message": self.message,
             "reason": self.reason,
@@ -109,6 +112,12 @@ def invalid(resource: Resource, name: str, causes: Sequence[Cause]) -> ApiError:
     return ApiError(422, "Invalid", message, resource, name, causes)
 
 
+def invalid_options(kind: str, causes: Sequence[Cause]) -> ApiError:
+    """422 about what came along with a request (metav1's ListOptions, DeleteOptions)."""
+    listed = str(causes[0]) if len(causes) == 1 else f"[{', '.join(map(str, causes))}]"
+    return ApiError(422, "Invalid", f'{kind}.meta.k8s.io "" is invalid: {listed}', causes=causes)
+
+
 def qualified(resource: Resource) -> str:
     return f"{resource.plural}.{resource.group}" if resource.group else resource.plural
 
@@ -119,7 +128,7 @@ def from_error(error: EdgedError, resource: Resource | None, name: str) -> ApiEr
         if resource is None:
             return ApiError(422, "Invalid", str(error), None, name, error.causes)
         return invalid(resource, error.name or name, error.causes)
-    if isinstance(error, StoreError):
+    if isinstance(error, StoreError) and not isinstance(error, Gone):
         about = _RESOURCE.get(error.kind, resource)
         if about is None:
             return ApiError(400, "BadRequest", str(error))

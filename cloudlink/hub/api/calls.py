@@ -5,11 +5,12 @@ from __future__ import annotations
 import ipaddress
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cloudlink.hub.api.addresses import DEFAULT_NETWORK
 from cloudlink.hub.api.answers import ApiError, bad_request
+from cloudlink.hub.api.lines import Lines
 from cloudlink.hub.api.paths import Target
 from cloudlink.hub.api.protobuf import MEDIA_TYPE, ProtobufError, from_protobuf
 from cloudlink.hub.changes import Change
@@ -37,6 +38,7 @@ class Context:
     on_change: Callable[[], None]
     network: ipaddress.IPv4Network = DEFAULT_NETWORK
     watches: int = 0
+    lines: Lines = field(default_factory=Lines)
 
     def commit(self, changes: Sequence[Change], dry_run: bool) -> list[KubeObject]:
         if dry_run:  # nothing was stored, so there is no new resourceVersion to tell

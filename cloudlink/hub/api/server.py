@@ -7,19 +7,21 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from inspect import isawaitable
 
 from fastapi import APIRouter, FastAPI
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from cloudlink.hub.api import deletes, openapi, openapi_v2, patches, reads, scale, writes
+from cloudlink.hub.api import deletes, health, listing, openapi, openapi_v2, patches, reads, scale, writes
 from cloudlink.hub.api.addresses import DEFAULT_NETWORK
 from cloudlink.hub.api.answers import Answer, ApiError, answer, bad_request, from_error, no_such_path
 from cloudlink.hub.api.calls import MAX_BODY, Admit, Call, Context
 from cloudlink.hub.api.discovery import VERSION, discover
 from cloudlink.hub.api.fresh import Fresh
 from cloudlink.hub.api.paths import Target, target_of
+from cloudlink.hub.api.sending import response
 from cloudlink.hub.api.virtual import virtual
 from cloudlink.hub.api.watches import Watch
 from cloudlink.hub.store import Store
@@ -28,10 +30,10 @@ from edged.errors import EdgedError
 log = logging.getLogger(__name__)
 
 Authenticate = Callable[[str], str | None]
-Handler = Callable[[Context, Call], Answer]
+Handler = Callable[[Context, Call], Answer | Awaitable[Answer]]
 
 _COLLECTION: Mapping[str, Handler] = {
-    "GET": reads.get_list,
+    "GET": listing.get_list,
     "POST": writes.create,
     "DELETE": deletes.delete_collection,
 }
@@ -89,16 +91,12 @@ def create_app(
         app.router.add_route(path, guarded(resource), methods=_METHODS)  # type: ignore[arg-type]
     app.router.add_route("/openapi/{rest:path}", guarded(_openapi), methods=["GET"])  # type: ignore[arg-type]
 
-    async def ready(_: Request) -> Response:
+    def database() -> str:
         trouble = store.trouble()
-        if not trouble:
-            return PlainTextResponse("ok")
-        return PlainTextResponse(f"the hub's database takes nothing now: {trouble}", status_code=503)
+        return f"the hub's database takes nothing now: {trouble}" if trouble else ""
 
-    for path in ("/healthz", "/livez"):  # a restart would not make room
-        app.router.add_route(path, _healthy, methods=["GET"])
-    app.router.add_route("/readyz", ready, methods=["GET"])
-    app.router.add_route("/version", _version, methods=["GET"])
+    health.add_routes(app, {"ping": lambda: ""}, {"database": database})  # a restart would not make room
+    app.router.add_route("/version", _version, methods=["GET"])  # type: ignore[arg-type]
     app.add_middleware(Fresh, store=store)  # the outermost: whoever decides anything sees what is newest
     return app
 
@@ -118,17 +116,8 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-async def _healthy(_: Request) -> Response:
-    return PlainTextResponse("ok")
-
-
-async def _version(_: Request) -> Response:
-    return _response(answer(VERSION))
-
-
-def _response(told: Answer) -> Response:
-    headers = dict(told.headers)
-    return Response(told.body, told.code, headers, None if "content-type" in headers else "application/json")
+async def _version(_: Request) -> ASGIApp:
+    return response(answer(VERSION))
 
 
 async def _guarded(
@@ -144,33 +133,33 @@ async def _guarded(
         target = target_of(request.url.path)
         return await endpoint(request, user)
     except ApiError as e:
-        return _response(e.answer())
+        return response(e.answer())
     except EdgedError as e:
         told = from_error(e, target.resource if target else None, target.name if target else "")
         if told.code >= 500:
             log.error("%s %s: %s", request.method, request.url.path, e)
-        return _response(told.answer())
+        return response(told.answer())
     except RecursionError:
-        return _response(bad_request("the request's body is nested too deeply").answer())
+        return response(bad_request("the request's body is nested too deeply").answer())
     except ClientDisconnect:
         return Response(status_code=499)
     except Exception:  # a bug of ours must not look like a broken connection
         log.exception("%s %s failed", request.method, request.url.path)
         message = "the hub failed to answer this; its log says more"
-        return _response(ApiError(500, "InternalError", message).answer())
+        return response(ApiError(500, "InternalError", message).answer())
 
 
 async def _resource(context: Context, request: Request, user: str) -> ASGIApp:
     path = request.url.path
     accept = request.headers.get("accept", "")
     if request.method == "GET" and (known := discover(path, accept)) is not None:
-        return _response(known)
+        return response(known)
     target = target_of(path)
     if target is None:
         worked_out = virtual(context.store, request.method, path, request.query_params, user)
         if worked_out is None:
             raise no_such_path(path)
-        return _response(worked_out)
+        return response(worked_out)
     body = await _body(request) if request.method != "GET" else b""
     call = Call(
         request.method,
@@ -184,7 +173,8 @@ async def _resource(context: Context, request: Request, user: str) -> ASGIApp:
     )
     if request.method == "GET" and not target.subresource and (target.watch or call.flag("watch")):
         return Watch(context, call)
-    return _response(_handler(call, path)(context, call))
+    told = _handler(call, path)(context, call)
+    return response(await told if isawaitable(told) else told, request.headers.get("accept-encoding", ""))
 
 
 async def _body(request: Request) -> bytes:
@@ -223,12 +213,12 @@ async def _openapi(request: Request, user: str) -> ASGIApp:
     if rest == "v2":
         if openapi_v2.ACCEPTED not in request.headers.get("accept", ""):
             raise ApiError(406, "NotAcceptable", "OpenAPI v2 can be had as protobuf only; read /openapi/v3")
-        return _response(Answer(200, openapi_v2.document(), (("content-type", openapi_v2.MEDIA_TYPE),)))
+        return response(Answer(200, openapi_v2.document(), (("content-type", openapi_v2.MEDIA_TYPE),)))
     if rest == "v3":
-        return _response(Answer(200, openapi.index()))
+        return response(Answer(200, openapi.index()))
     body = openapi.documents().get(rest.removeprefix("v3/")) if rest.startswith("v3/") else None
     if body is None:
         raise no_such_path(request.url.path)
     # The address carries a hash of the content, so it may be kept for good.
     kept = (("cache-control", "public, immutable"),) if request.query_params.get("hash") else ()
-    return _response(Answer(200, body, kept))
+    return response(Answer(200, body, kept))

@@ -40,35 +40,28 @@ AGE = Column("Age", description="Time since the object was created.")
 Cells = Callable[[KubeObject, float], Sequence[object]]
 
 
-def table(
-    columns: Sequence[Column],
-    cells: Cells,
-    objects: Sequence[KubeObject],
-    now: float,
-    metadata: dict[str, Any],
-    include: str = "Metadata",
-) -> dict[str, Any]:
-    """:param include: what each row carries besides its cells: None, Metadata or Object (includeObject=)."""
+def head(columns: Sequence[Column], metadata: dict[str, Any]) -> dict[str, Any]:
+    """A Table but for its rows."""
     return {
         "kind": "Table",
         "apiVersion": "meta.k8s.io/v1",
         "metadata": metadata,
         "columnDefinitions": [c.definition() for c in columns],
-        "rows": [_row(cells(obj, now), obj, include) for obj in objects],
     }
 
 
-def _row(cells: Sequence[object], obj: KubeObject, include: str) -> dict[str, Any]:
-    row: dict[str, Any] = {"cells": list(cells)}
+def row(cells: Sequence[object], obj: KubeObject, include: str = "Metadata") -> dict[str, Any]:
+    """:param include: what it carries besides its cells: None, Metadata or Object (includeObject=)."""
+    shown: dict[str, Any] = {"cells": list(cells)}
     if include == "Object":
-        row["object"] = dump(obj)
+        shown["object"] = dump(obj)
     elif include != "None":
-        row["object"] = {
+        shown["object"] = {
             "kind": "PartialObjectMetadata",
             "apiVersion": "meta.k8s.io/v1",
             "metadata": dump(obj.metadata),
         }
-    return row
+    return shown
 
 
 def seconds_of(timestamp: str) -> float | None:

@@ -1,31 +1,99 @@
-"""What nobody wants any more: objects whose owner is gone, what is left in a dying namespace, pods of lost nodes.
+"""What nobody wants any more: objects whose owners are gone, what is left in a dying namespace, pods of lost nodes.
 
-After Kubernetes' garbage collector (background policy), namespace controller and pod garbage collector. The store
-itself removes a dying namespace once it is empty.
+After Kubernetes' garbage collector, namespace controller and pod garbage collector. The store itself removes a dying
+namespace once it is empty.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Literal
 
-from cloudlink.hub.changes import Delete, MarkDeleted, ObjectChange
-from cloudlink.hub.controllers.replicaset import remove_pod
-from cloudlink.hub.decision import Decision
-from cloudlink.hub.objects import is_deleted
+from cloudlink.hub.changes import Delete, ObjectChange, Update, UpdateStatus
+from cloudlink.hub.decision import NEVER, Decision
+from cloudlink.hub.deletion import FOREGROUND, ORPHAN, Policy, deletion
+from cloudlink.hub.objects import is_deleted, rfc3339, with_condition
 from cloudlink.kube.core import Namespace, Pod
-from cloudlink.kube.meta import KubeObject
+from cloudlink.kube.meta import Condition, KubeObject, OwnerReference
 
-Exists = Callable[[str, str, str, str], bool]  # kind, namespace, name, uid
+AT_ONCE = 500  # objects of a dying namespace that one round asks to end: a commit of many thousands holds everybody up
+
+# What a reference leads to. "unknown": a kind that isn't served here, or that can't own this; never taken for gone.
+Owner = KubeObject | Literal["gone", "unknown"]
+OwnerOf = Callable[[KubeObject, OwnerReference], Owner]
 
 
-def orphan(obj: KubeObject, exists: Exists) -> Decision:
-    """Remove an object all of whose owners are gone, or have been made anew under the same names."""
-    owners = obj.metadata.owner_references
-    if not owners or is_deleted(obj):
+# ---------------------------------------------------------------- owners and dependents
+
+
+def collect(obj: KubeObject, owner_of: OwnerOf, dependents: Sequence[KubeObject]) -> Decision:
+    """The garbage collector's answer about one object, given whatever names it as an owner."""
+    if is_deleted(obj):
+        return _ending(obj, dependents)
+    references = obj.metadata.owner_references
+    if not references:
         return Decision()
-    if any(exists(o.kind, obj.metadata.namespace, o.name, o.uid) for o in owners):
-        return Decision()
-    return Decision((_remove(obj),))
+    owners = [(r, owner_of(obj, r)) for r in references]
+    loose = [r for r, owner in owners if owner == "gone" or is_waiting(owner)]
+    if len(loose) < len(references):
+        kept = tuple(r for r in references if r not in loose)
+        return Decision((_with(obj, owner_references=kept),) if loose else ())
+    if any(is_waiting(owner) for _, owner in owners) and dependents:
+        return _foreground(obj, dependents)
+    return _decided(deletion(obj, _own_policy(obj)))
+
+
+def is_waiting(owner: Owner) -> bool:
+    """Whether it is being deleted in the foreground: its dependents go first."""
+    return isinstance(owner, KubeObject) and is_deleted(owner) and FOREGROUND in owner.metadata.finalizers
+
+
+def _ending(obj: KubeObject, dependents: Sequence[KubeObject]) -> Decision:
+    """Its own finalizers: orphan lets go of the dependents first, foregroundDeletion waits for those that block."""
+    meta = obj.metadata
+    if ORPHAN in meta.finalizers:
+        freed = [_without_owner(d, meta.uid) for d in dependents]
+        return Decision((*freed, _without_finalizer(obj, ORPHAN)))
+    blocked = any(r.uid == meta.uid and r.block_owner_deletion for d in dependents for r in d.metadata.owner_references)
+    if FOREGROUND in meta.finalizers and not blocked:
+        return Decision((_without_finalizer(obj, FOREGROUND),))
+    return Decision()
+
+
+def _foreground(obj: KubeObject, dependents: Sequence[KubeObject]) -> Decision:
+    """It has dependents of its own: they go before it. In a circle of owners, nobody blocks anybody."""
+    if any(is_waiting(d) for d in dependents):
+        references = obj.metadata.owner_references
+        if any(r.block_owner_deletion for r in references):
+            free = tuple(r.model_copy(update={"block_owner_deletion": False}) for r in references)
+            return Decision((_with(obj, owner_references=free),))
+    return _decided(deletion(obj, "Foreground"))
+
+
+def _own_policy(obj: KubeObject) -> Policy:
+    finalizers = obj.metadata.finalizers
+    return "Orphan" if ORPHAN in finalizers else "Foreground" if FOREGROUND in finalizers else "Background"
+
+
+def _with(obj: KubeObject, **meta: object) -> Update:
+    changed = obj.model_copy(update={"metadata": obj.metadata.model_copy(update=meta)})
+    return Update(changed, expect=obj.metadata.resource_version or None)
+
+
+def _without_owner(obj: KubeObject, uid: str) -> Update:
+    return _with(obj, owner_references=tuple(r for r in obj.metadata.owner_references if r.uid != uid))
+
+
+def _without_finalizer(obj: KubeObject, name: str) -> Update:
+    return _with(obj, finalizers=tuple(f for f in obj.metadata.finalizers if f != name))
+
+
+def _decided(change: ObjectChange | None) -> Decision:
+    return Decision((change,) if change is not None else ())
+
+
+# ---------------------------------------------------------------- pods and namespaces
 
 
 def lost_pod(pod: Pod, node_exists: bool) -> Decision:
@@ -40,17 +108,52 @@ def lost_pod(pod: Pod, node_exists: bool) -> Decision:
     return Decision()
 
 
-def dying_namespace(namespace: Namespace, content: Sequence[KubeObject]) -> Decision:
-    """Empty a namespace that was asked to end. Events stay until the last: they tell how it went."""
+def dying_namespace(namespace: Namespace, content: Sequence[KubeObject], now: float) -> Decision:
+    """Empty a namespace that was asked to end, and say what it still waits for. Events stay until the last: they
+    tell how it went."""
     if not is_deleted(namespace):
         return Decision()
-    wanted = [o for o in content if o.kind != "Event" and not is_deleted(o)]
-    return Decision(tuple(_remove(o) for o in wanted))
+    content = [o for o in content if o.kind != "Event"]
+    wanted = [o for o in content if not is_deleted(o)]
+    changes = [c for o in wanted[:AT_ONCE] if (c := deletion(o, "Background")) is not None]
+    told = _waiting_for(namespace, [o for o in content if is_deleted(o)], now)
+    if told.status != namespace.status:
+        changes.append(UpdateStatus(told))  # type: ignore[arg-type]
+    return Decision(tuple(changes), wake_at=now if len(wanted) > AT_ONCE else NEVER)
 
 
-def _remove(obj: KubeObject) -> ObjectChange:
-    if isinstance(obj, Pod):
-        return remove_pod(obj)
-    if obj.metadata.finalizers:  # somebody (for a claim, its pods) isn't through with it
-        return MarkDeleted(obj.kind, obj.metadata.namespace or None, obj.metadata.name, 0)
-    return Delete(obj.kind, obj.metadata.namespace or None, obj.metadata.name, uid=obj.metadata.uid or None)
+def _waiting_for(namespace: Namespace, left: Sequence[KubeObject], now: float) -> Namespace:
+    """The conditions that Kubernetes' namespace controller sets, so that a namespace that won't go says why."""
+    kinds = Counter(o.kind for o in left)
+    finalizers = Counter(f for o in left for f in o.metadata.finalizers)
+    remaining = ", ".join(f"{kind} has {n} resource instances" for kind, n in sorted(kinds.items()))
+    holding = ", ".join(f"{name} in {n} resource instances" for name, n in sorted(finalizers.items()))
+    conditions = namespace.status.conditions
+    for name, found, reason, some, none in (
+        (
+            "NamespaceContentRemaining",
+            remaining,
+            "SomeResourcesRemain",
+            "Some resources are remaining",
+            "ContentRemoved",
+        ),
+        (
+            "NamespaceFinalizersRemaining",
+            holding,
+            "SomeFinalizersRemain",
+            "Some content in the namespace has finalizers remaining",
+            "ContentHasNoFinalizers",
+        ),
+    ):
+        message = f"{some}: {found}" if found else "All content successfully removed"
+        condition = Condition(
+            type=name,
+            status="True" if found else "False",
+            last_transition_time=rfc3339(now),
+            reason=reason if found else none,
+            message=message,
+        )
+        if found or any(c.type == name for c in conditions):
+            conditions = with_condition(conditions, condition)
+    status = namespace.status.model_copy(update={"conditions": conditions})
+    return namespace.model_copy(update={"status": status})
