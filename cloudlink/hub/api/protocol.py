@@ -97,7 +97,7 @@ class Taken(asyncio.Protocol):
         self._transport = transport
         self._received = bytearray(received)
         self._among = among
-        self._gone = False
+        self._gone = asyncio.Event()
         self._readable = asyncio.Event()
         self._writable = asyncio.Event()
         self._writable.set()
@@ -116,7 +116,7 @@ class Taken(asyncio.Protocol):
         await self._readable.wait()
         data = bytes(self._received)
         self._received.clear()
-        if not self._gone:
+        if not self._gone.is_set():
             self._readable.clear()
         if self._paused:
             self._paused = False
@@ -128,6 +128,10 @@ class Taken(asyncio.Protocol):
         await self._writable.wait()
         if not self._transport.is_closing():
             self._transport.write(data)
+
+    async def left(self) -> None:
+        """Waits until the other side has left: what was received and not read yet may still be read."""
+        await self._gone.wait()
 
     def close(self) -> None:
         """What was written before still gets there. Harmless the second time."""
@@ -148,7 +152,7 @@ class Taken(asyncio.Protocol):
         self._left()
 
     def _left(self) -> None:
-        self._gone = True
+        self._gone.set()
         self._readable.set()
         self._writable.set()
 
