@@ -14,6 +14,7 @@ from cloudlink.hub.api.lines import Lines
 from cloudlink.hub.api.paths import Target
 from cloudlink.hub.api.protobuf import MEDIA_TYPE, ProtobufError, from_protobuf
 from cloudlink.hub.changes import Change
+from cloudlink.hub.doors.ways import Nowhere, Ways
 from cloudlink.hub.revisions import with_meta
 from cloudlink.hub.shelves import key_of
 from cloudlink.hub.store import Store
@@ -30,6 +31,7 @@ MAX_BODY = 3 << 20  # bytes, as kube-apiserver's --max-request-bytes
 class Context:
     """:ivar admit: called with (new, old or None) before anything is stored; raises Invalid to refuse.
     :ivar on_change: called after each commit that came through the API.
+    :ivar ways: to the nodes.
     """
 
     store: Store
@@ -39,6 +41,7 @@ class Context:
     network: ipaddress.IPv4Network = DEFAULT_NETWORK
     watches: int = 0
     lines: Lines = field(default_factory=Lines)
+    ways: Ways = field(default_factory=lambda: Ways(Nowhere()))
 
     def commit(self, changes: Sequence[Change], dry_run: bool) -> list[KubeObject]:
         if dry_run:  # nothing was stored, so there is no new resourceVersion to tell

@@ -1,6 +1,7 @@
-"""HTTP/1.1 connections: uvicorn's own, with two things ASGI has no word for.
+"""HTTP/1.1 connections: uvicorn's own, with what ASGI has no word for.
 
     scope["extensions"]["tls"]      who is at the other end: ASGI's TLS extension, as far as the API needs it
+    scope["extensions"]["break_off"]  ends an answer in the middle, so that the client sees that it is not whole
     scope["extensions"]["upgrade"]  only where the client asks for another protocol: lets a handler take the connection
 
 So requests for WebSocket and SPDY go through the same guard as all others, are refused with the same Status, and
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import socket
 import ssl
 from collections.abc import Iterable
@@ -45,10 +47,12 @@ class Protocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
+        extensions = cast("dict[str, Any]", self.scope)["extensions"]
+        extensions["break_off"] = {"break_off": functools.partial(self._break_off, self.cycle)}
         if self.parser.should_upgrade():
             self._upgrading = self.cycle
             self.cycle.keep_alive = False  # the parser reads no second request from here
-            cast("dict[str, Any]", self.scope)["extensions"]["upgrade"] = {"take_over": self._take_over}
+            extensions["upgrade"] = {"take_over": self._take_over}
 
     def data_received(self, data: bytes) -> None:
         if self._through:
@@ -68,6 +72,10 @@ class Protocol(HttpToolsProtocol):
         self._rest += data
         if len(self._rest) > HIGH_WATER:
             self.transport.close()
+
+    def _break_off(self, cycle: RequestResponseCycle) -> None:
+        cycle.disconnected = True  # uvicorn need not wonder where the rest is
+        self.transport.close()
 
     def _take_over(self, headers: Headers) -> Taken:
         """Answer 101 and hand over the connection. The handler sees to the rest, and closes it.
@@ -185,6 +193,12 @@ def take_over(scope: Scope, headers: Headers) -> Taken:
     """For handlers: see Protocol._take_over. Only where `scope` has the extension (`wants_upgrade`)."""
     taken: Taken = scope["extensions"]["upgrade"]["take_over"](headers)
     return taken
+
+
+def break_off(scope: Scope) -> None:
+    """For handlers: end the connection in the middle of the answer. What was sent before still gets there."""
+    if extension := scope.get("extensions", {}).get("break_off"):
+        extension["break_off"]()
 
 
 def wants_upgrade(scope: Scope) -> bool:

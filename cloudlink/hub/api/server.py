@@ -19,11 +19,14 @@ from cloudlink.hub.api.addresses import DEFAULT_NETWORK
 from cloudlink.hub.api.answers import Answer, ApiError, answer, bad_request, from_error, no_such_path
 from cloudlink.hub.api.calls import MAX_BODY, Admit, Call, Context
 from cloudlink.hub.api.discovery import VERSION, discover
+from cloudlink.hub.api.doorways import doorway
 from cloudlink.hub.api.fresh import Fresh
 from cloudlink.hub.api.paths import Target, target_of
 from cloudlink.hub.api.sending import response
 from cloudlink.hub.api.virtual import virtual
 from cloudlink.hub.api.watches import Watch
+from cloudlink.hub.doors.ways import Ways
+from cloudlink.hub.remote import Remote
 from cloudlink.hub.store import Store
 from edged.errors import EdgedError
 
@@ -46,13 +49,7 @@ _OBJECT: Mapping[str, Handler] = {
 _STATUS: Mapping[str, Handler] = {"GET": reads.get_one, "PUT": writes.replace, "PATCH": patches.patch}
 _SCALE: Mapping[str, Handler] = {"GET": scale.get_scale, "PUT": scale.put_scale, "PATCH": scale.patch_scale}
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
-_NOT_YET = {
-    "log": "logs can't be read through the hub yet; read them on the node, with edgectl or on its dashboard",
-    "exec": "commands can't be run through the hub yet; run them on the node, with edgectl exec",
-    "attach": "attaching through the hub is not supported yet",
-    "portforward": "port-forwarding through the hub is not supported yet",
-    "proxy": "proxying through the hub is not supported yet",
-}
+_NOT_YET = {"proxy": "proxying through the hub is not supported yet; use kubectl port-forward"}
 
 
 def create_app(
@@ -63,6 +60,7 @@ def create_app(
     admit: Admit = lambda new, old: None,
     now: Callable[[], float] = time.time,
     service_network: str = str(DEFAULT_NETWORK),
+    remote: Remote | None = None,
 ) -> FastAPI:
     """The hub's ASGI application; handlers use the store in the loop's own thread.
 
@@ -72,8 +70,11 @@ def create_app(
     :param admit: called with (new, old or None) before a write; raises cloudlink.kube.errors.Invalid to refuse it.
     :param now: wall clock, Unix seconds; ages in tables are reckoned by it.
     :param service_network: CIDR out of which Services get their addresses.
+    :param remote: the way to the nodes; None = there is none, and logs and commands can't be had.
     """
     context = Context(store, now, admit, on_change, ipaddress.IPv4Network(service_network))
+    if remote is not None:
+        context.ways = Ways(remote)
     app = FastAPI(title="edged hub", openapi_url=None, docs_url=None, redoc_url=None)
     for router in extra_routers:
         app.include_router(router)
@@ -160,7 +161,8 @@ async def _resource(context: Context, request: Request, user: str) -> ASGIApp:
         if worked_out is None:
             raise no_such_path(path)
         return response(worked_out)
-    body = await _body(request) if request.method != "GET" else b""
+    door = doorway(target, request.method)
+    body = await _body(request) if request.method != "GET" and door is None else b""
     call = Call(
         request.method,
         target,
@@ -171,6 +173,8 @@ async def _resource(context: Context, request: Request, user: str) -> ASGIApp:
         user,
         request.headers.get("user-agent", ""),
     )
+    if door is not None:
+        return await door(context, call, request)
     if request.method == "GET" and not target.subresource and (target.watch or call.flag("watch")):
         return Watch(context, call)
     told = _handler(call, path)(context, call)

@@ -13,11 +13,11 @@ import struct
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from cloudlink.hub.doors.pipes import PING_EVERY, every
-from cloudlink.hub.doors.sessions import Session, Stream
+from cloudlink.hub.doors.pipes import PING_EVERY, Pipe, every
+from cloudlink.hub.doors.sessions import Session, Stream, serving
 from cloudlink.hub.doors.spdy import PROTOCOL_ERROR, RstStream
 from cloudlink.hub.doors.terminals import Channels
-from cloudlink.hub.doors.websocket import WebSocket
+from cloudlink.hub.doors.websocket import Tunnel, WebSocket
 from cloudlink.hub.remote import Conversation, Frame
 from edged.errors import EdgedError
 from edged.model.remote import STDIN, STDOUT
@@ -122,6 +122,18 @@ async def _exchange(data: Stream, conversation: Conversation) -> str:
         upwards.cancel()
         downwards.cancel()
         await asyncio.gather(upwards, downwards, return_exceptions=True)
+
+
+async def forward_session(pipe: Pipe, connect: Connect, pod: str) -> None:
+    """Until the client has left."""
+    async with serving(Session(pipe)) as session:
+        await Forwarding(session, connect, pod).run()
+
+
+async def forward_tunnel(websocket: WebSocket, connect: Connect, pod: str) -> None:
+    """The same inside of a WebSocket's messages."""
+    await forward_session(Tunnel(websocket), connect, pod)
+    await websocket.close()
 
 
 # ---------------------------------------------------------------- WebSocket

@@ -6,6 +6,8 @@ A stream that nobody reads holds up the session once its buffer is full: there i
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from collections.abc import AsyncIterator
 
 from cloudlink.hub.doors import spdy
 from cloudlink.hub.doors.pipes import LINGER, Pipe, linger
@@ -173,3 +175,15 @@ class Session:
         """After `run` was ended: say that this was all, and let the client hear it."""
         await self.say(GoAway(self._last))
         await linger(self._pipe.read)
+
+
+@contextlib.asynccontextmanager
+async def serving(session: Session) -> AsyncIterator[Session]:
+    """Runs it inside, and says goodbye at the end."""
+    running = asyncio.create_task(session.run(), name="spdy: session")
+    try:
+        yield session
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    await session.farewell()

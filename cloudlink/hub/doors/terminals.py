@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 import msgspec
 
-from cloudlink.hub.doors.pipes import PING_EVERY, every
-from cloudlink.hub.doors.sessions import Session, Stream
+from cloudlink.hub.doors.pipes import PING_EVERY, Pipe, every
+from cloudlink.hub.doors.sessions import Session, Stream, serving
 from cloudlink.hub.doors.websocket import WebSocket
 from cloudlink.hub.remote import Conversation, Frame
-from edged.model.remote import RESIZE, STDERR, STDIN, STDOUT, End, Size
+from edged.model.remote import RESIZE, STDERR, STDIN, STDOUT, AttachRequest, End, ExecRequest, Size
 
 ERROR, CLOSE = 3, 255  # channels that only the client's side has
 MAX_RESIZE = 4096  # bytes; more is no size of a terminal
@@ -254,3 +254,33 @@ class SpdyTerminal:
 
     async def ping(self) -> None:
         await self._session.ping()
+
+
+# ---------------------------------------------------------------- put together
+
+
+def _accepted(asked: ExecRequest | AttachRequest) -> frozenset[int]:
+    return frozenset({STDIN} if asked.stdin else ()) | frozenset({RESIZE} if asked.tty else ())
+
+
+async def over_websocket(
+    pipe: Pipe, protocol: str, conversation: Conversation, asked: ExecRequest | AttachRequest
+) -> None:
+    """Until it is over."""
+    terminal = WebSocketTerminal(WebSocket(pipe), protocol)
+    # As kube-apiserver does: an empty message says that the channels are there.
+    await terminal.show(STDOUT if asked.stdout else STDERR if asked.stderr else ERROR, b"")
+    await converse(terminal, conversation, _accepted(asked))
+
+
+async def over_spdy(pipe: Pipe, protocol: str, conversation: Conversation, asked: ExecRequest | AttachRequest) -> None:
+    """Until it is over."""
+    wanted = {ERROR} | _accepted(asked)
+    wanted |= {STDOUT} if asked.stdout else set()
+    wanted |= {STDERR} if asked.stderr else set()
+    if protocol not in SPDY[:2]:  # resizing came with v3
+        wanted -= {RESIZE}
+    async with serving(Session(pipe)) as session:
+        streams = await streams_of(session, frozenset(wanted))
+        if streams is not None:
+            await converse(SpdyTerminal(session, streams, protocol), conversation, _accepted(asked))
