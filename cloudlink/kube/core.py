@@ -56,6 +56,7 @@ from cloudlink.kube.probes import (
     SleepAction,
     TCPSocketAction,
 )
+from cloudlink.kube.references import ObjectReference
 from cloudlink.kube.security import Capabilities, PodSecurityContext, SeccompProfile, SecurityContext
 from cloudlink.kube.volumes import (
     ConfigMapVolume,
@@ -236,16 +237,6 @@ class Node(KubeObject):
 
 
 # ---------------------------------------------------------------- Event
-
-
-class ObjectReference(Model):
-    kind: str = ""
-    namespace: str = ""
-    name: str = ""
-    uid: str = ""
-    api_version: str = ""
-    resource_version: str = ""
-    field_path: str = ""
 
 
 class EventSource(Model):

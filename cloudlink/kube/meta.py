@@ -30,6 +30,8 @@ _INITIALS = {
     "cluster_ips": "clusterIPs",
     "container_id": "containerID",
     "downward_api": "downwardAPI",
+    "except_": "except",
+    "from_": "from",
     "host_ip": "hostIP",
     "host_ips": "hostIPs",
     "image_id": "imageID",

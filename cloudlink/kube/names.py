@@ -14,6 +14,7 @@ _QUALIFIED = re.compile(r"([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]", re.ASCII)
 _CONFIG_KEY = re.compile(r"[-._a-zA-Z0-9]+", re.ASCII)
 _ENV_NAME = re.compile(r"[-._a-zA-Z][-._a-zA-Z0-9]*", re.ASCII)
 _DEVICE = re.compile(r"[A-Za-z0-9][-A-Za-z0-9_.:+=@~#%\\/]*", re.ASCII)
+_PATH = re.compile(r"[A-Za-z0-9/\-._~%!$&'()*+,;=:]+", re.ASCII)
 _PORT_NAME = re.compile(r"[a-z0-9]([a-z0-9-]*[a-z0-9])?", re.ASCII)
 
 
@@ -51,6 +52,29 @@ def dns_subdomain(text: str) -> str:
         "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', "
         "and must start and end with an alphanumeric character (e.g. 'example.com')"
     )
+
+
+def cron_job(text: str) -> str:
+    """A CronJob's name: its Jobs add eleven characters, and a Job's name becomes a label."""
+    return "must be no more than 52 characters" if len(text) > 52 else dns_subdomain(text)
+
+
+def wildcard_subdomain(text: str) -> str:
+    """*.example.com: of an Ingress."""
+    if text.startswith("*.") and not dns_subdomain(text[2:]):
+        return ""
+    return (
+        "a wildcard DNS-1123 subdomain must start with '*.', followed by a valid DNS subdomain, which must consist of "
+        "lower case alphanumeric characters, '-' or '.' and end with an alphanumeric character (e.g. '*.example.com')"
+    )
+
+
+def qualified_path(text: str) -> str:
+    """A domain and a path, as controllers are named: k8s.io/ingress-nginx."""
+    domain, slash, path = text.partition("/")
+    if slash and path and not dns_subdomain(domain) and _PATH.fullmatch(path):
+        return ""
+    return 'must be a domain-prefixed path (such as "acme.io/foo")'
 
 
 def dns_subdomain_with_underscore(text: str) -> str:

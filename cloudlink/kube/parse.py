@@ -103,7 +103,7 @@ def _unknown_kind(api_version: str, kind: str) -> Cause:
             return Cause("apiVersion", "FieldValueNotSupported", message)
     kinds = {r.kind: r.api_version for r in RESOURCES}
     close = difflib.get_close_matches(kind[:64], kinds, n=1)
-    hint = f'did you mean "{close[0]}"?' if close else f"supported kinds: {', '.join(kinds)}"
+    hint = f'did you mean "{close[0]}"?' if close else "`kubectl api-resources` lists those that there are"
     return Cause("kind", "FieldValueNotSupported", f'no kind "{kind[:64]}" in "{api_version[:64]}"; {hint}')
 
 
