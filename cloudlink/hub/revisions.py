@@ -209,7 +209,10 @@ class Draft:
 
 
 # Kinds whose spec is worked off by somebody; `generation` tells them whether they have seen it.
-_WITH_GENERATION = frozenset({"Deployment", "ReplicaSet", "Pod"})
+_WITH_GENERATION = frozenset(
+    {"Deployment", "ReplicaSet", "Pod", "DaemonSet", "StatefulSet", "ReplicationController", "Job", "CronJob"}
+    | {"PodDisruptionBudget", "NetworkPolicy", "Ingress", "IngressClass", "EndpointSlice"}
+)
 
 
 def _others_hold(namespace: KubeObject) -> tuple[str, ...]:

@@ -158,7 +158,7 @@ class StatefulSetUpdateStrategy(Model):
         return self
 
 
-class ClaimRetentionPolicy(Model):
+class StatefulSetPersistentVolumeClaimRetentionPolicy(Model):
     """What becomes of the claims made from `volumeClaimTemplates`."""
 
     when_deleted: Literal["Retain", "Delete"] = "Retain"
@@ -183,7 +183,9 @@ class StatefulSetSpec(Model):
     update_strategy: StatefulSetUpdateStrategy = StatefulSetUpdateStrategy()
     min_ready_seconds: int = 0
     revision_history_limit: int = 10
-    persistent_volume_claim_retention_policy: ClaimRetentionPolicy = ClaimRetentionPolicy()
+    persistent_volume_claim_retention_policy: StatefulSetPersistentVolumeClaimRetentionPolicy = (
+        StatefulSetPersistentVolumeClaimRetentionPolicy()
+    )
     ordinals: StatefulSetOrdinals | None = None
 
 

@@ -29,21 +29,21 @@ OLD_CONTROLLER_UID = "controller-uid"  # what selectors of old still use
 OLD_JOB_NAME = "job-name"
 
 
-class PodFailurePolicyOnExitCodes(Model):
+class PodFailurePolicyOnExitCodesRequirement(Model):
     container_name: str | None = None
     operator: Literal["In", "NotIn"]
     values: Many[int] = ()
 
 
-class PodFailurePolicyOnPodCondition(Model):
+class PodFailurePolicyOnPodConditionsPattern(Model):
     type: str
     status: ConditionStatus = "True"
 
 
 class PodFailurePolicyRule(Model):
     action: Literal["FailJob", "FailIndex", "Ignore", "Count"]
-    on_exit_codes: PodFailurePolicyOnExitCodes | None = None
-    on_pod_conditions: Many[PodFailurePolicyOnPodCondition] = ()
+    on_exit_codes: PodFailurePolicyOnExitCodesRequirement | None = None
+    on_pod_conditions: Many[PodFailurePolicyOnPodConditionsPattern] = ()
 
 
 class PodFailurePolicy(Model):

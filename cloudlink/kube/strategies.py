@@ -115,7 +115,7 @@ STRATEGIES: Mapping[tuple[str, str], Strategy] = {
 
 # Mappings that change as a whole wherever they stand (`structType=atomic`).
 ATOMIC_TYPES = frozenset(
-    {"CrossVersionObjectReference", "EndpointAddress", "EndpointPort", "KeySelector", "LabelSelector"}
+    {"CrossVersionObjectReference", "EndpointAddress", "EndpointPort", "EndpointsPort", "KeySelector", "LabelSelector"}
     | {"LocalObjectReference", "NodeSelector", "NodeSelectorTerm", "ObjectFieldSelector", "ObjectReference"}
     | {"OwnerReference", "ResourceFieldSelector", "RoleRef", "ScopeSelector", "SecretReference", "ServiceBackendPort"}
     | {"Subject", "TopologySelectorTerm", "TypedLocalObjectReference"}

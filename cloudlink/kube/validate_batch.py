@@ -102,7 +102,9 @@ def _failure_policy(spec: batch.JobSpec, path: str, found: Findings) -> None:
             found.text(f"{here}.onPodConditions[{j}].type", condition.type, names.label_key)
 
 
-def _exit_codes(codes: batch.PodFailurePolicyOnExitCodes, containers: set[str], path: str, found: Findings) -> None:
+def _exit_codes(
+    codes: batch.PodFailurePolicyOnExitCodesRequirement, containers: set[str], path: str, found: Findings
+) -> None:
     if codes.container_name is not None and codes.container_name not in containers:
         found.invalid(
             f"{path}.containerName", codes.container_name, "must be one of the container or initContainer names"

@@ -82,7 +82,7 @@ def test_health_and_version_need_no_token(client: Client, path: str) -> None:
     ("method", "path", "code", "reason"),
     [
         ("GET", "/api/v1/nothing", 404, "NotFound"),
-        ("GET", "/apis/batch/v1/namespaces/default/jobs", 404, "NotFound"),
+        ("GET", "/apis/batch/v2/namespaces/default/jobs", 404, "NotFound"),
         ("GET", f"{PODS}/none", 404, "NotFound"),
         ("GET", "/api/v1/pods/none", 404, "NotFound"),
         ("GET", f"{PODS}/p/nothing", 404, "NotFound"),

@@ -21,6 +21,7 @@ from cloudlink.kube.core import Pod
 from cloudlink.kube.parse import parse
 from cloudlink.kube.registry import RESOURCES
 from tests.fakes.hub_objects import deployment, event, node, template
+from tests.unit.kube_documents import ACCEPTED
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 NOW = 1_700_000_000.0
@@ -115,21 +116,11 @@ def test_every_kind_fills_all_its_columns() -> None:
     assert cells(deployment("web", 3))["Ready"] == "0/3"
     assert cells(node("n"))["Status"] == "Unknown"
     assert cells(event("e", "p"))["Object"] == "pod/p"
+    documents = {d["kind"]: d for d in ACCEPTED}
     for resource in RESOURCES:
-        spec = {"selector": {"matchLabels": {"a": "b"}}, "template": template({"a": "b"})}
-        bodies: dict[str, dict[str, Any]] = {
-            "Deployment": {"spec": spec},
-            "ReplicaSet": {"spec": spec},
-            "Pod": {"spec": template({})["spec"]},
-            "Event": {"involvedObject": {}},
-            "Service": {"spec": {"ports": [{"port": 1}]}},
-            "PersistentVolumeClaim": {
-                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}}
-            },
-        }
+        document = documents[resource.kind]
         place = {"namespace": "default"} if resource.namespaced else {}
-        document = {"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": "x", **place}}
-        assert cells(parse(document | bodies.get(resource.kind, {})))
+        assert cells(parse(document | {"metadata": document["metadata"] | place}))
 
 
 # ---------------------------------------------------------------- selectors
@@ -218,11 +209,12 @@ def read(path: str, accept: str = "application/json") -> Any:
 
 
 def test_discovery_lists_every_kind_in_both_forms() -> None:
-    plain = {r["name"]: r for v in ("/api/v1", "/apis/apps/v1") for r in read(v)["resources"]}
+    versions = {f"/apis/{r.api_version}" if r.group else "/api/v1" for r in RESOURCES}
+    plain = {r["name"]: r for v in versions for r in read(v)["resources"]}
     assert {r.plural for r in RESOURCES} <= plain.keys()
     assert plain["deployments/scale"]["kind"] == "Scale"
     assert plain["pods"]["shortNames"] == ["po"]
-    assert [g["name"] for g in read("/apis")["groups"]] == ["apps"]
+    assert {g["name"] for g in read("/apis")["groups"]} == {r.group for r in RESOURCES} - {""}
     assert read("/apis/apps")["preferredVersion"]["groupVersion"] == "apps/v1"
     aggregated = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json"
     both = read("/api", aggregated)["items"] + read("/apis", aggregated)["items"]

@@ -73,6 +73,7 @@ def test_a_good_manifest_with_any_field_added_is_accepted_or_refused_cleanly(
 @given(st.sampled_from(ACCEPTED), st.data())
 def test_an_unknown_field_is_named_with_its_path_wherever_it_stands(document: Any, data: st.DataObject) -> None:
     free = {"data", "stringData", "labels", "annotations", "matchLabels", "selector", "limits", "requests"}
+    free |= {"nodeSelector", "hard", "max", "min", "default", "defaultRequest", "maxLimitRequestRatio"}
     skipped = free | {"status", "managedFields"}
     maps = [
         p

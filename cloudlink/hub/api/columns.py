@@ -5,19 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from cloudlink.hub.api import columns_network, columns_policy, columns_workloads
+from cloudlink.hub.api.cells import NONE, containers, pairs, selector_text, wide
 from cloudlink.hub.api.table import AGE, NAME, Cells, Column, duration, seconds_of, since
 from cloudlink.kube.apps import Deployment, ReplicaSet
-from cloudlink.kube.container import Container
 from cloudlink.kube.core import ConfigMap, Event, Namespace, Node, PersistentVolumeClaim, Pod, Secret, Service
-from cloudlink.kube.meta import KubeObject, LabelSelector
+from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.pod import ContainerStateTerminated, ContainerStatus
-
-NONE = "<none>"
-
-
-def _wide(*names: str) -> tuple[Column, ...]:
-    return tuple(Column(name, wide=True) for name in names)
-
 
 # ---------------------------------------------------------------- Pod
 
@@ -110,29 +104,10 @@ _POD = (
     Column("Status"),
     Column("Restarts"),
     AGE,
-    *_wide("IP", "Node", "Nominated Node", "Readiness Gates"),
+    *wide("IP", "Node", "Nominated Node", "Readiness Gates"),
 )
 
 # ---------------------------------------------------------------- Deployment, ReplicaSet
-
-
-def selector_text(selector: LabelSelector) -> str:
-    parts = [f"{k}={v}" for k, v in sorted(selector.match_labels.items())]
-    for e in selector.match_expressions:
-        values = ",".join(sorted(e.values))
-        parts.append(
-            {
-                "In": f"{e.key} in ({values})",
-                "NotIn": f"{e.key} notin ({values})",
-                "Exists": e.key,
-                "DoesNotExist": f"!{e.key}",
-            }[e.operator]
-        )
-    return ",".join(parts) or NONE
-
-
-def _containers(containers: Sequence[Container]) -> tuple[str, str]:
-    return ",".join(c.name for c in containers), ",".join(c.image for c in containers)
 
 
 def _deployment(obj: Deployment, now: float) -> Sequence[object]:
@@ -143,7 +118,7 @@ def _deployment(obj: Deployment, now: float) -> Sequence[object]:
         status.updated_replicas,
         status.available_replicas,
         since(obj.metadata.creation_timestamp, now),
-        *_containers(obj.spec.template.spec.containers),
+        *containers(obj.spec.template.spec.containers),
         selector_text(obj.spec.selector),
     )
 
@@ -154,7 +129,7 @@ _DEPLOYMENT = (
     Column("Up-to-date", "integer"),
     Column("Available", "integer"),
     AGE,
-    *_wide("Containers", "Images", "Selector"),
+    *wide("Containers", "Images", "Selector"),
 )
 
 
@@ -165,7 +140,7 @@ def _replica_set(obj: ReplicaSet, now: float) -> Sequence[object]:
         obj.status.replicas,
         obj.status.ready_replicas,
         since(obj.metadata.creation_timestamp, now),
-        *_containers(obj.spec.template.spec.containers),
+        *containers(obj.spec.template.spec.containers),
         selector_text(obj.spec.selector),
     )
 
@@ -176,14 +151,10 @@ _REPLICA_SET = (
     Column("Current", "integer"),
     Column("Ready", "integer"),
     AGE,
-    *_wide("Containers", "Images", "Selector"),
+    *wide("Containers", "Images", "Selector"),
 )
 
 # ---------------------------------------------------------------- Service, ConfigMap, Secret, Namespace
-
-
-def _pairs(pairs: Mapping[str, str]) -> str:
-    return ",".join(f"{k}={v}" for k, v in sorted(pairs.items())) or NONE
 
 
 def _service(obj: Service, now: float) -> Sequence[object]:
@@ -194,7 +165,7 @@ def _service(obj: Service, now: float) -> Sequence[object]:
         NONE,
         ",".join(f"{p.port}/{p.protocol}" for p in obj.spec.ports) or NONE,
         since(obj.metadata.creation_timestamp, now),
-        _pairs(obj.spec.selector),
+        pairs(obj.spec.selector),
     )
 
 
@@ -281,7 +252,7 @@ _NODE = (
     Column("Roles"),
     AGE,
     Column("Version"),
-    *_wide("Internal-IP", "External-IP", "OS-Image", "Kernel-Version", "Container-Runtime"),
+    *wide("Internal-IP", "External-IP", "OS-Image", "Kernel-Version", "Container-Runtime"),
 )
 
 # ---------------------------------------------------------------- Event
@@ -312,9 +283,9 @@ _EVENT = (
     Column("Type"),
     Column("Reason"),
     Column("Object"),
-    *_wide("Subobject", "Source"),
+    *wide("Subobject", "Source"),
     Column("Message"),
-    *_wide("First Seen"),
+    *wide("First Seen"),
     Column("Count", "integer", wide=True),
     Column("Name", wide=True, format="name"),
 )
@@ -330,6 +301,9 @@ _ALL: Mapping[type[KubeObject], tuple[tuple[Column, ...], Any]] = {
     PersistentVolumeClaim: (_CLAIM, _claim),
     Node: (_NODE, _node),
     Event: (_EVENT, _event),
+    **columns_workloads.COLUMNS,
+    **columns_network.COLUMNS,
+    **columns_policy.COLUMNS,
 }
 
 

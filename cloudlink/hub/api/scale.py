@@ -1,4 +1,4 @@
-"""The /scale subresource: autoscaling/v1 Scale over Deployments and ReplicaSets."""
+"""The /scale subresource: autoscaling/v1 Scale over whatever has replicas."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from typing import Any
 from cloudlink.hub.api import tracking
 from cloudlink.hub.api.answers import Answer, answer, bad_request
 from cloudlink.hub.api.calls import Call, Context, document_of
-from cloudlink.hub.api.columns import selector_text
+from cloudlink.hub.api.cells import selector_text
 from cloudlink.hub.api.merge import APPLY
 from cloudlink.hub.api.patches import applied_fields, patch_type, patched
 from cloudlink.hub.api.reads import existing
 from cloudlink.hub.api.writes import store
 from cloudlink.hub.revisions import with_meta
-from cloudlink.kube.apps import Deployment, ReplicaSet
+from cloudlink.kube.apps import Deployment, ReplicaSet, StatefulSet
 from cloudlink.kube.errors import Cause, Invalid
-from cloudlink.kube.meta import ManagedFieldsEntry
+from cloudlink.kube.meta import LabelSelector, ManagedFieldsEntry
+from cloudlink.kube.replication import ReplicationController
+
+Scalable = Deployment | ReplicaSet | StatefulSet | ReplicationController
 
 
 def get_scale(context: Context, call: Call) -> Answer:
@@ -36,14 +39,15 @@ def patch_scale(context: Context, call: Call) -> Answer:
     return _scaled(context, call, patched(_scale(_scalable(context, call)), call, kind), applies=False)
 
 
-def _scalable(context: Context, call: Call) -> Deployment | ReplicaSet:
+def _scalable(context: Context, call: Call) -> Scalable:
     obj = existing(context, call)
-    assert isinstance(obj, Deployment | ReplicaSet)  # the registry lists scale for these only
+    assert isinstance(obj, Scalable)  # the registry lists scale for these only
     return obj
 
 
-def _scale(obj: Deployment | ReplicaSet) -> dict[str, Any]:
-    meta = obj.metadata
+def _scale(obj: Scalable) -> dict[str, Any]:
+    meta, by = obj.metadata, obj.spec.selector
+    selector = by if isinstance(by, LabelSelector) else LabelSelector(match_labels=by)
     return {
         "kind": "Scale",
         "apiVersion": "autoscaling/v1",
@@ -55,7 +59,7 @@ def _scale(obj: Deployment | ReplicaSet) -> dict[str, Any]:
             "creationTimestamp": meta.creation_timestamp,
         },
         "spec": {"replicas": obj.spec.replicas},
-        "status": {"replicas": obj.status.replicas, "selector": selector_text(obj.spec.selector)},
+        "status": {"replicas": obj.status.replicas, "selector": selector_text(selector)},
     }
 
 
@@ -73,12 +77,12 @@ def _scaled(context: Context, call: Call, document: dict[str, Any], applies: boo
     context.admit(new, obj)
     new = with_meta(new, resource_version=expect or "")
     done = store(context, call, new, _owners(context, call, new, obj, applies))
-    assert isinstance(done, Deployment | ReplicaSet)
+    assert isinstance(done, Scalable)
     return answer(_scale(done))
 
 
 def _owners(
-    context: Context, call: Call, new: Deployment | ReplicaSet, old: Deployment | ReplicaSet, applies: bool
+    context: Context, call: Call, new: Scalable, old: Scalable, applies: bool
 ) -> tuple[ManagedFieldsEntry, ...]:
     if not applies:
         return tracking.after(context, call, new, old, None)

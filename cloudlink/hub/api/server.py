@@ -23,7 +23,7 @@ from cloudlink.hub.api.doorways import doorway
 from cloudlink.hub.api.fresh import Fresh
 from cloudlink.hub.api.paths import Target, target_of
 from cloudlink.hub.api.sending import response
-from cloudlink.hub.api.virtual import virtual
+from cloudlink.hub.api.virtual import WORKED_OUT, virtual
 from cloudlink.hub.api.watches import Watch
 from cloudlink.hub.doors.ways import Ways
 from cloudlink.hub.remote import Remote
@@ -156,11 +156,12 @@ async def _resource(context: Context, request: Request, user: str) -> ASGIApp:
     if request.method == "GET" and (known := discover(path, accept)) is not None:
         return response(known)
     target = target_of(path)
-    if target is None:
+    if target is None or target.resource.kind in WORKED_OUT:
         worked_out = virtual(context.store, request.method, path, request.query_params, user)
-        if worked_out is None:
-            raise no_such_path(path)
-        return response(worked_out)
+        if worked_out is not None:
+            return response(worked_out)
+    if target is None:
+        raise no_such_path(path)
     door = doorway(target, request.method)
     body = await _body(request) if request.method != "GET" and door is None else b""
     call = Call(

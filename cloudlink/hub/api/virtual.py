@@ -18,6 +18,9 @@ from cloudlink.kube.meta import matches
 
 Document = dict[str, Any]
 
+WORKED_OUT = ("Endpoints", "EndpointSlice", "Lease")  # kinds that are stored as well; what is worked out goes first
+LEASES = "kube-node-lease"
+
 _SERVICE_NAME = "kubernetes.io/service-name"
 _LEASE_SECONDS = 40  # what kubelets use; here only for show
 
@@ -30,7 +33,7 @@ def virtual(store: Store, method: str, path: str, query: Mapping[str, str], user
             document = _endpoints(store, namespace, name)
         case "GET", "apis", "discovery.k8s.io", "v1", "namespaces", namespace, "endpointslices":
             document = _slices(store, namespace, query.get("labelSelector", ""))
-        case "GET", "apis", "coordination.k8s.io", "v1", "namespaces", "kube-node-lease", "leases", name:
+        case "GET", "apis", "coordination.k8s.io", "v1", "namespaces", namespace, "leases", name if namespace == LEASES:
             document = _lease(store, name)
         case "GET", "apis", "apiextensions.k8s.io", "v1", "customresourcedefinitions":
             # kubectl looks here before it says that there is no such kind
@@ -100,7 +103,7 @@ def _metadata(service: Service, name: str) -> Document:
 
 def _endpoints(store: Store, namespace: str, name: str) -> Document | None:
     service = store.get("Service", namespace, name)
-    if not isinstance(service, Service):
+    if not isinstance(service, Service) or not service.spec.selector or store.get("Endpoints", namespace, name):
         return None
     pods = _pods(store, service)
     addresses: dict[bool, list[Document]] = {True: [], False: []}
