@@ -5,6 +5,7 @@ Dates. A board without a clock boots in 1970, and the hub may be such a board: e
 expiration date"): a date that a wrong clock can miss would lock out a working node or, worse, all of them
 at once. What a date would give is bought otherwise: a certificate only opens the door to the broker, which is not
 trusted (desired state is signed, secrets are sealed), and a lost node is shut out by the hub, not by the calendar.
+People's certificates are another matter: they end, and come from an authority of their own (hub.auth.certificates).
 
 Names. Nodes ask for HUB_TLS_NAME (trust.py) and not for the address that they happened to dial, so a hub may move.
 A client's common name is its MQTT user name; the broker's access rules hang on it.
@@ -122,16 +123,27 @@ class Authority:
         request = _load_csr(csr)
         return self._sign(self._builder(node, request.public_key(), ExtendedKeyUsageOID.CLIENT_AUTH))
 
-    def _builder(self, common_name: str, key: object, usage: x509.ObjectIdentifier) -> x509.CertificateBuilder:
+    def sign_user(
+        self, csr: bytes, user: str, groups: Sequence[str], begin: datetime.datetime, end: datetime.datetime
+    ) -> bytes:
+        """The certificate for a person's own key (CN = user, O = groups). Only the key is taken from the request.
+
+        :raises PermanentError: the request is damaged, or its key isn't P-256.
+        """
+        builder = self._builder(user, _load_csr(csr).public_key(), ExtendedKeyUsageOID.CLIENT_AUTH, groups)
+        return self._sign(builder, begin, end)
+
+    def _builder(
+        self, common_name: str, key: object, usage: x509.ObjectIdentifier, groups: Sequence[str] = ()
+    ) -> x509.CertificateBuilder:
         assert isinstance(key, ec.EllipticCurvePublicKey)
+        names = [x509.NameAttribute(NameOID.ORGANIZATION_NAME, g) for g in groups]
         return (
             x509.CertificateBuilder()
-            .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
+            .subject_name(x509.Name([*names, x509.NameAttribute(NameOID.COMMON_NAME, common_name)]))
             .issuer_name(self._certificate.subject)
             .public_key(key)
             .serial_number(x509.random_serial_number())
-            .not_valid_before(ALWAYS_FROM)
-            .not_valid_after(FOR_EVER)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             # Keeps a node's certificate from passing as the hub's, and the other way round.
@@ -140,8 +152,14 @@ class Authority:
             .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()), critical=False)
         )
 
-    def _sign(self, builder: x509.CertificateBuilder) -> bytes:
-        return builder.sign(self._key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
+    def _sign(
+        self,
+        builder: x509.CertificateBuilder,
+        begin: datetime.datetime = ALWAYS_FROM,
+        end: datetime.datetime = FOR_EVER,
+    ) -> bytes:
+        made = builder.not_valid_before(begin).not_valid_after(end).sign(self._key, hashes.SHA256())
+        return made.public_bytes(serialization.Encoding.PEM)
 
 
 def make_authority(fleet: str) -> Pair:

@@ -16,6 +16,7 @@ import logging
 import os
 import signal
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
 import uvicorn
@@ -26,6 +27,9 @@ from cloudlink.hub import broker as brokers
 from cloudlink.hub import enroll
 from cloudlink.hub.api import create_app, listen
 from cloudlink.hub.api.protocol import Protocol
+from cloudlink.hub.auth.access import Keys
+from cloudlink.hub.auth.audit import Audit, AuditLog, NoAudit
+from cloudlink.hub.auth.authority import bootstrap
 from cloudlink.hub.changes import Create
 from cloudlink.hub.config import HubConfig
 from cloudlink.hub.exchange import Exchange, Link
@@ -41,6 +45,7 @@ from edged.errors import EdgedError, PermanentError
 
 log = logging.getLogger(__name__)
 
+NO_CHECK_TIME = 0x200000  # X509_V_FLAG_NO_CHECK_TIME of OpenSSL, for which the ssl module has no name
 FAREWELL = 2  # seconds that requests get to end when the hub stops
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "armv6l": "arm"}  # as Kubernetes calls them
 
@@ -86,11 +91,13 @@ class Hub:
         config = self.config
         door = _listen(config.host, config.port, "port")
         store = Store.open(config.database_url, secret_key=premises.secrets_key)
+        audit = _audit(config)
         try:
             premises.check_identity(store)
+            bootstrap(store)
             following = Following(store)
             broker = await self._broker(premises) if self.config.external_broker is None else None
-            server = _server(premises, self._app(premises, store), store.close)
+            server = _server(premises, self._app(premises, store, audit), store.close)
             async with asyncio.TaskGroup() as tasks:
                 around = [
                     tasks.create_task(following.run(), name="following"),
@@ -107,6 +114,7 @@ class Hub:
         finally:
             door.close()
             store.close()
+            audit.close()
 
     async def _lead(
         self, premises: Premises, store: Store, broker: brokers.Broker | None, following: Following
@@ -157,7 +165,7 @@ class Hub:
         identity = brokers.Identity(premises.ca_file, *premises.server_files)
         return brokers.Broker(folder, config.fleet, listener, identity)
 
-    def _app(self, premises: Premises, store: Store) -> FastAPI:
+    def _app(self, premises: Premises, store: Store, audit: Audit) -> FastAPI:
         def on_join(node: str, facts: Mapping[str, str]) -> None:
             _add_node(store, node, facts)
 
@@ -178,9 +186,11 @@ class Hub:
         return create_app(
             store,
             lambda token: USER if hmac.compare_digest(token.encode(), premises.admin_token.encode()) else None,
-            [enroll.make_router(enrollment, premises.admin_token)],
+            [enroll.make_router(enrollment)],
             admit=admit,
             service_network=self.config.service_network,
+            keys=Keys(premises.accounts_key, premises.authority.pem, premises.users),
+            audit=audit,
         )
 
 
@@ -248,9 +258,21 @@ def _server(premises: Premises, app: FastAPI, end_watches: Callable[[], None]) -
         server_header=False,
         ssl_certfile=certificate,
         ssl_keyfile=key,
+        ssl_ca_certs=str(premises.clients_file),
+        ssl_cert_reqs=ssl.CERT_OPTIONAL,  # who has a token needs none
         timeout_graceful_shutdown=FAREWELL,
     )
+    config.load()
+    assert config.ssl is not None
+    # An expired certificate comes through, so that its owner is told what is wrong instead of losing the connection.
+    config.ssl.verify_flags |= NO_CHECK_TIME
     return _Server(config, end_watches)
+
+
+def _audit(config: HubConfig) -> Audit:
+    if config.audit == "off":
+        return NoAudit()
+    return AuditLog(config.audit_file, config.audit_size << 20, config.audit_files)
 
 
 def _tls(premises: Premises) -> link.HubContext:

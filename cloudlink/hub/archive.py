@@ -33,7 +33,8 @@ from edged.errors import PermanentError
 
 FORMAT = 1
 REVISION_LEAP = 1_000_000_000  # more than any hub commits between a backup and its use; the API takes 15 digits
-KEYS = ("ca/ca.key", "ca/ca.pem", "*.key", "*.token")  # in data_dir; tls/ is made anew where it is needed
+# In data_dir; tls/ is made anew where it is needed.
+KEYS = ("ca/ca.key", "ca/ca.pem", "users-ca/ca.key", "users-ca/ca.pem", "*.key", "*.token")
 MAX_MEMBER = 8 << 30  # bytes unpacked
 
 

@@ -35,6 +35,9 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: tuple[str, ...] = ()  # further names and addresses for the API's certificate
     database: str = ""  # "postgresql://user:password@host/name", for several hubs; "" = an SQLite file in data_dir
     service_network: str = "10.96.0.0/16"  # Services get their addresses out of it; as kubeadm's
+    audit: str = ""  # where is written who asked what of the API; "" = audit/audit.log in data_dir, "off" = nowhere
+    audit_size: int = 32  # MiB of one file: some 40,000 requests
+    audit_files: int = 4  # kept, the newest among them; an SD card has room for 128 MiB
 
     @property
     def data(self) -> Path:
@@ -43,6 +46,10 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def database_url(self) -> str:
         return self.database or f"sqlite:///{self.data / 'hub.db'}"
+
+    @property
+    def audit_file(self) -> Path:
+        return Path(self.audit).absolute() if self.audit else self.data / "audit" / "audit.log"
 
     @property
     def reachable_at(self) -> str:
@@ -109,6 +116,9 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> HubConfig:
     for name in ("port", "broker_port", "broker_hub_port"):
         if not 0 <= getattr(config, name) < 1 << 16:
             raise PermanentError(f"{where}: {name} {getattr(config, name)} is no TCP port")
+    for name in ("audit_size", "audit_files"):
+        if not 1 <= getattr(config, name) <= 1 << 16:
+            raise PermanentError(f"{where}: {name} {getattr(config, name)} must be between 1 and 65536")
     return config
 
 

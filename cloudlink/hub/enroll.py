@@ -1,6 +1,6 @@
 """How a machine becomes a node: a one-time token and a certificate request in, a certificate out.
 
-    admin   POST /enroll/v1/tokens   bearer token of the hub's admin -> one pasteable join token
+    admin   POST /enroll/v1/tokens   one pasteable join token; RBAC decides who may: create jointokens.edged.dev
     anyone  GET  /enroll/v1/ca       the CA certificate; believed only for its fingerprint, which is in the token
     node    POST /enroll/v1/join     the token's secret, a CSR, an X25519 public key, board facts -> a certificate
 
@@ -29,6 +29,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cloudlink import certs, trust, wire
+from cloudlink.hub.auth.users import USER
 from edged.errors import EdgedError, PermanentError, RetryError
 
 _log = logging.getLogger(__name__)
@@ -289,8 +290,9 @@ def _public_key(text: str) -> bytes:
 # ---------------------------------------------------------------- HTTP
 
 
-def make_router(enrollment: Enrollment, admin_token: str, attempts: Attempts | None = None) -> APIRouter:
-    """The three routes. Errors are JSON: {"detail": sentence}."""
+def make_router(enrollment: Enrollment, attempts: Attempts | None = None) -> APIRouter:
+    """The three routes. Errors are JSON: {"detail": sentence}. Who may ask for tokens is the gate's to say (api.gate):
+    a request that it has let through has a user."""
     router = APIRouter(prefix="/enroll/v1", tags=["enroll"])
     attempts = attempts or Attempts()
 
@@ -301,9 +303,8 @@ def make_router(enrollment: Enrollment, admin_token: str, attempts: Attempts | N
     @router.post("/tokens")
     async def tokens(request: Request) -> Response:
         async def answer() -> dict[str, object]:
-            given = request.headers.get("authorization", "")
-            if not hmac.compare_digest(given.encode(), f"Bearer {admin_token}".encode()):
-                raise _DeniedError(401, "creating join tokens takes the hub's admin token, as a bearer token")
+            if USER not in request.scope:
+                raise _DeniedError(401, "creating join tokens takes a user, and nobody has looked who this is")
             body = _parse(TokenRequest, await _read(request))
             return {"token": enrollment.create_token(body.node, body.ttl), "ttl": body.ttl, "node": body.node}
 

@@ -6,7 +6,10 @@ data_dir/            0700
     admin.token      the administrator's bearer token
     signing.key      Ed25519: what nodes believe
     secrets.key      encrypts Secrets in the database
+    accounts.key     signs service accounts' tokens (EC P-256)
     ca/ tls/         the fleet's CA; the hub's own certificates
+    users-ca/        signs people's client certificates
+    audit/           who asked what of the API
     broker/          mosquitto's configuration and what it keeps
 """
 
@@ -39,6 +42,8 @@ class Premises(NamedTuple):
     authority: certs.Authority
     signing_key: bytes
     secrets_key: bytes
+    accounts_key: bytes
+    users: certs.Authority
     admin_token: str
     lock: int
 
@@ -55,12 +60,19 @@ class Premises(NamedTuple):
             authority = certs.load_or_create_authority(folder / "ca", config.fleet)
             certs.ensure_server(authority, folder / "tls", config.certificate_names)
             certs.ensure_client(authority, folder / "tls")
+            users = certs.load_or_create_authority(folder / "users-ca", f"{config.fleet}, users")
+            _write_if_new(folder / "tls" / "clients.pem", authority.pem + users.pem)
             signing_key = trust.load_or_create_key(folder / "signing.key")
             secrets_key = trust.load_or_create_key(folder / "secrets.key")
-            token_file = folder / "admin.token"
-            if not token_file.exists():
-                trust.write_file(token_file, (secrets.token_hex(32) + "\n").encode())
-            return cls(folder, authority, signing_key, secrets_key, admin_token(folder), held)
+            for file, content in (
+                ("admin.token", (secrets.token_hex(32) + "\n").encode()),
+                ("accounts.key", certs.make_key()),
+            ):
+                if not (folder / file).exists():
+                    trust.write_file(folder / file, content)
+            accounts_key = (folder / "accounts.key").read_bytes()
+            token = admin_token(folder)
+            return cls(folder, authority, signing_key, secrets_key, accounts_key, users, token, held)
         except OSError as e:
             raise PermanentError(f"{e.filename or folder}: {e.strerror}; name another data_dir, or run as root") from e
 
@@ -89,8 +101,18 @@ class Premises(NamedTuple):
         return self.folder / "tls" / "client.pem", self.folder / "tls" / "client.key"
 
     @property
+    def clients_file(self) -> Path:
+        """Whose certificates are asked for at the API: nodes' and people's."""
+        return self.folder / "tls" / "clients.pem"
+
+    @property
     def ca_file(self) -> Path:
         return self.folder / "ca" / "ca.pem"
+
+
+def _write_if_new(file: Path, content: bytes) -> None:
+    if not file.exists() or file.read_bytes() != content:
+        trust.write_file(file, content, 0o644)
 
 
 def lock(folder: Path) -> int:

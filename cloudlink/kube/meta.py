@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
+from cloudlink.kube.errors import printable
 from cloudlink.kube.quantity import QuantityError, canonical
 
 MAX_STRING = 4 << 20  # characters; more than any object may have in all
@@ -36,6 +37,7 @@ _INITIALS = {
     "host_ips": "hostIPs",
     "image_id": "imageID",
     "machine_id": "machineID",
+    "non_resource_urls": "nonResourceURLs",
     "pod_cidr": "podCIDR",
     "pod_cidrs": "podCIDRs",
     "pod_ip": "podIP",
@@ -62,7 +64,7 @@ def _quantity(value: object) -> str:
     try:
         return canonical(value)  # type: ignore[arg-type]  # it refuses everything else by itself
     except QuantityError as e:
-        raise PydanticCustomError("quantity", "{problem}", {"problem": str(e)}) from None
+        raise PydanticCustomError("quantity", "{problem}", {"problem": printable(str(e))}) from None
 
 
 IntOrString = Annotated[int | str, PlainValidator(_int_or_string)]

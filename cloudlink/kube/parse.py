@@ -27,12 +27,14 @@ MAX_DEPTH = 64  # levels of nesting; a Deployment needs about 12
 _PEOPLE_S_KEYS = frozenset({"data", "binaryData", "stringData", "labels", "annotations", "matchLabels", "nodeSelector"})
 
 
-def parse(data: object) -> KubeObject:
+def parse(data: object, resource: Resource | None = None) -> KubeObject:
     """One document, as JSON or YAML gave it, checked and with Kubernetes' defaults filled in.
+
+    :param resource: what it must be; None = whatever it says that it is.
 
     Nulls count as absent, as in Kubernetes. Raises Invalid with every cause; nothing else, whatever comes.
     """
-    document, resource = _recognise(data)
+    document, resource = _recognise(data, resource)
     name = _name(document)
     try:
         obj = resource.model.model_validate(document, by_alias=True, by_name=False)
@@ -75,7 +77,7 @@ def _related(one: str, other: str) -> bool:
     return long.startswith(short) and (len(long) == len(short) or long[len(short)] in ".[" or not short)
 
 
-def _recognise(data: object) -> tuple[dict[str, Any], Resource]:
+def _recognise(data: object, given: Resource | None = None) -> tuple[dict[str, Any], Resource]:
     if not isinstance(data, dict):
         raise Invalid([Cause("", "FieldValueTypeInvalid", f"a Kubernetes object is a mapping, not {json_type(data)}")])
     document = _without_nulls(data, MAX_DEPTH)
@@ -90,7 +92,7 @@ def _recognise(data: object) -> tuple[dict[str, Any], Resource]:
     for field, value in (("apiVersion", api_version), ("kind", kind)):
         if not isinstance(value, str):
             raise Invalid([Cause(field, "FieldValueTypeInvalid", f"must be a string, not {json_type(value)}")])
-    resource = by_kind(api_version, kind)
+    resource = given or by_kind(api_version, kind)
     if resource is None:
         raise Invalid([_unknown_kind(api_version, kind)], name=_name(document))
     return document, resource
@@ -101,7 +103,7 @@ def _unknown_kind(api_version: str, kind: str) -> Cause:
         if resource.kind == kind:
             message = f'no kind "{kind}" in "{api_version[:64]}"; write apiVersion: {resource.api_version}'
             return Cause("apiVersion", "FieldValueNotSupported", message)
-    kinds = {r.kind: r.api_version for r in RESOURCES}
+    kinds = {r.kind: r.api_version for r in RESOURCES if r.stored}
     close = difflib.get_close_matches(kind[:64], kinds, n=1)
     hint = f'did you mean "{close[0]}"?' if close else "`kubectl api-resources` lists those that there are"
     return Cause("kind", "FieldValueNotSupported", f'no kind "{kind[:64]}" in "{api_version[:64]}"; {hint}')

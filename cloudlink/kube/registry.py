@@ -4,8 +4,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cloudlink.kube import apps, batch, core, endpoints, networking, policy, quotas, replication, scheduling
+from cloudlink.kube import (
+    accounts,
+    apps,
+    batch,
+    core,
+    endpoints,
+    networking,
+    policy,
+    quotas,
+    rbac,
+    replication,
+    reviews,
+    scheduling,
+)
 from cloudlink.kube.meta import KubeObject
+
+VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +29,7 @@ class Resource:
 
     :ivar inert: for kinds that are stored and served while nobody acts upon them (yet): the sentence that who writes
         one gets as a Warning, and that docs/hub.md lists. "" where somebody does act.
+    :ivar verbs: what can be done with it; a review can only be posted, and is stored nowhere.
     :ivar definition: name of the CustomResourceDefinition that it comes from; "" for what is built in.
     """
 
@@ -29,6 +45,11 @@ class Resource:
     categories: tuple[str, ...] = ()
     inert: str = ""
     definition: str = ""
+    verbs: tuple[str, ...] = VERBS
+
+    @property
+    def stored(self) -> bool:
+        return "get" in self.verbs
 
     @property
     def key(self) -> str:
@@ -42,6 +63,11 @@ class Resource:
 
 def _no_controller(kinds: str, consequence: str) -> str:
     return f"{kinds} are stored, but their controller comes with a later version: {consequence} for now"
+
+
+def _review(group: str, kind: str, model: type[KubeObject], namespaced: bool = False, version: str = "v1") -> Resource:
+    singular = kind.lower()
+    return Resource(group, version, kind, f"{singular}s", singular, (), namespaced, (), model, verbs=("create",))
 
 
 RESOURCES: tuple[Resource, ...] = (
@@ -282,6 +308,32 @@ RESOURCES: tuple[Resource, ...] = (
         networking.IngressClass,
         inert="IngressClasses are stored, but there is no ingress controller here",
     ),
+    # who may do what
+    Resource(
+        "",
+        "v1",
+        "ServiceAccount",
+        "serviceaccounts",
+        "serviceaccount",
+        ("sa",),
+        True,
+        ("token",),
+        accounts.ServiceAccount,
+    ),
+    Resource(rbac.GROUP, "v1", "Role", "roles", "role", (), True, (), rbac.Role),
+    Resource(rbac.GROUP, "v1", "RoleBinding", "rolebindings", "rolebinding", (), True, (), rbac.RoleBinding),
+    Resource(rbac.GROUP, "v1", "ClusterRole", "clusterroles", "clusterrole", (), False, (), rbac.ClusterRole),
+    Resource(
+        *(rbac.GROUP, "v1", "ClusterRoleBinding", "clusterrolebindings", "clusterrolebinding", (), False, ()),
+        rbac.ClusterRoleBinding,
+    ),
+    _review("authorization.k8s.io", "SelfSubjectAccessReview", reviews.SelfSubjectAccessReview),
+    _review("authorization.k8s.io", "SelfSubjectRulesReview", reviews.SelfSubjectRulesReview),
+    _review("authorization.k8s.io", "SubjectAccessReview", reviews.SubjectAccessReview),
+    _review("authorization.k8s.io", "LocalSubjectAccessReview", reviews.LocalSubjectAccessReview, namespaced=True),
+    _review("authentication.k8s.io", "SelfSubjectReview", reviews.SelfSubjectReview),
+    _review("authentication.k8s.io", "TokenReview", reviews.TokenReview),
+    _review("authentication.k8s.io", "SelfSubjectReview", reviews.SelfSubjectReviewV1beta1, version="v1beta1"),
 )
 
 _BY_PLURAL = {(r.group, r.version, r.plural): r for r in RESOURCES}

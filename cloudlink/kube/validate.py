@@ -20,6 +20,7 @@ from cloudlink.kube import (
     validate_networking,
     validate_policy,
     validate_quotas,
+    validate_rbac,
 )
 from cloudlink.kube.errors import Cause
 from cloudlink.kube.findings import Check, Findings
@@ -32,6 +33,7 @@ _NAME_SYNTAX: Mapping[type[KubeObject], Check] = {
     core.Service: names.dns_label_1035,
     apps.StatefulSet: names.dns_label,  # its pods' host names begin with it
     batch.CronJob: names.cron_job,
+    **validate_rbac.NAMES,
 }
 
 _CHECKS: Mapping[type[KubeObject], Callable[..., None]] = {
@@ -42,6 +44,7 @@ _CHECKS: Mapping[type[KubeObject], Callable[..., None]] = {
     **validate_networking.CHECKS,
     **validate_policy.CHECKS,
     **validate_quotas.CHECKS,
+    **validate_rbac.CHECKS,
 }
 
 

@@ -7,6 +7,7 @@ import re
 from cloudlink.kube import names
 from cloudlink.kube.findings import Check, Findings
 from cloudlink.kube.meta import KubeObject, LabelSelector, ObjectMeta
+from cloudlink.kube.reviews import Review
 
 MAX_ANNOTATIONS = 256 << 10
 _PERCENT = re.compile(r"\d{1,9}%", re.ASCII)
@@ -21,7 +22,7 @@ def metadata(obj: KubeObject, namespaced: bool, syntax: Check, found: Findings) 
         # The end is still to come: a trailing "-" or "." is fine there.
         if why := syntax(prefix[:-1] + "a" if prefix[-1] in "-." else prefix):
             found.invalid("metadata.generateName", prefix, why)
-    else:
+    elif not isinstance(obj, Review):
         found.required("metadata.name", "name or generateName is required")
     if meta.namespace:
         if not namespaced:

@@ -137,7 +137,7 @@ def test_garbage_is_refused_or_read_but_never_crashes(kind: str, raw: bytes) -> 
 
 
 def test_every_message_refers_to_messages_that_are_there() -> None:
-    plain = {"string", "int", "bool", "bytes", "Time", "Quantity", "IntOrString", "unsupported", "skip"}
+    plain = {"string", "int", "bool", "bytes", "Time", "Quantity", "IntOrString", "Strings", "unsupported", "skip"}
     for name, notation in MESSAGES.items():
         numbers = [entry.split()[0] for entry in notation.split(",")]
         assert len(set(numbers)) == len(numbers), name

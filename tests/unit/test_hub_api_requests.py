@@ -73,9 +73,14 @@ def test_without_a_good_token_there_is_nothing_but_a_status(client: Client, path
     assert response.json()["reason"] == "Unauthorized"
 
 
-@pytest.mark.parametrize("path", ["/healthz", "/livez", "/readyz", "/version"])
-def test_health_and_version_need_no_token(client: Client, path: str) -> None:
+@pytest.mark.parametrize("path", ["/healthz", "/livez", "/readyz"])
+def test_health_needs_no_token(client: Client, path: str) -> None:
     assert client.raw("GET", path, token="").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/version", "/api", "/apis/apps/v1", "/openapi/v3", "/", "/healthzx", "//healthz"])
+def test_everything_else_needs_a_token(client: Client, path: str) -> None:
+    assert client.raw("GET", path, token="").status_code == 401
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,8 @@ def play(folder: Path, scenario: Scenario) -> None:
             async with asyncio.TaskGroup() as group:
                 await scenario(store, create_app(store, {TOKEN: "t"}.get), group)
         finally:
-            assert not store._memory.readers  # every watch has let go
+            # every watch has let go: RBAC's alone is left, which follows the roles as long as the store is open
+            assert len(store._memory.readers) <= 1
             store.close()
 
     asyncio.run(main())

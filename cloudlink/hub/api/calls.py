@@ -13,6 +13,7 @@ from cloudlink.hub.api.answers import ApiError, bad_request
 from cloudlink.hub.api.lines import Lines
 from cloudlink.hub.api.paths import Target
 from cloudlink.hub.api.protobuf import MEDIA_TYPE, ProtobufError, from_protobuf
+from cloudlink.hub.auth.users import NOBODY, User
 from cloudlink.hub.changes import Change
 from cloudlink.hub.doors.ways import Nowhere, Ways
 from cloudlink.hub.revisions import with_meta
@@ -65,7 +66,7 @@ class Call:
     body: bytes = b""
     content_type: str = ""
     accept: str = ""
-    user: str = ""
+    user: User = NOBODY
     agent: str = ""  # User-Agent
 
     def flag(self, name: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from cloudlink.hub.api import columns_network, columns_policy, columns_workloads
+from cloudlink.hub.api import columns_access, columns_network, columns_policy, columns_workloads
 from cloudlink.hub.api.cells import NONE, containers, pairs, selector_text, wide
 from cloudlink.hub.api.table import AGE, NAME, Cells, Column, duration, seconds_of, since
 from cloudlink.kube.apps import Deployment, ReplicaSet
@@ -304,6 +304,7 @@ _ALL: Mapping[type[KubeObject], tuple[tuple[Column, ...], Any]] = {
     **columns_workloads.COLUMNS,
     **columns_network.COLUMNS,
     **columns_policy.COLUMNS,
+    **columns_access.COLUMNS,
 }
 
 

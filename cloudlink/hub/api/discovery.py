@@ -8,8 +8,13 @@ from typing import Any
 from cloudlink.hub.api.answers import Answer, answer, encode
 from cloudlink.kube.registry import RESOURCES, Resource
 
-VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
 SUB_VERBS = ("get", "patch", "update")
+
+# Subresources that are read and written as another kind than their resource's: group, version, kind; verbs.
+_OTHER: Mapping[str, tuple[tuple[str, str, str], tuple[str, ...]]] = {
+    "scale": (("autoscaling", "v1", "Scale"), SUB_VERBS),
+    "token": (("authentication.k8s.io", "v1", "TokenRequest"), ("create",)),
+}
 
 # We speak the API of that version, as far as we speak it; kubectl warns where it is more than one apart.
 VERSION: Mapping[str, str] = {
@@ -54,7 +59,7 @@ def _resource_list(api_version: str) -> dict[str, Any] | None:
             "singularName": resource.singular,
             "namespaced": resource.namespaced,
             "kind": resource.kind,
-            "verbs": VERBS,
+            "verbs": resource.verbs,
         }
         if resource.short_names:
             entry["shortNames"] = resource.short_names
@@ -62,9 +67,12 @@ def _resource_list(api_version: str) -> dict[str, Any] | None:
             entry["categories"] = resource.categories
         entries.append(entry)
         for sub in resource.subresources:
-            kind = {"group": "autoscaling", "version": "v1", "kind": "Scale"} if sub == "scale" else {}
-            common = {"singularName": "", "namespaced": resource.namespaced, "kind": resource.kind, "verbs": SUB_VERBS}
-            entries.append({"name": f"{resource.plural}/{sub}", **common, **kind})
+            own = (resource.group, resource.version, resource.kind)
+            kind, verbs = _OTHER.get(sub, (own, SUB_VERBS))
+            common = {"singularName": "", "namespaced": resource.namespaced, "kind": resource.kind, "verbs": verbs}
+            entries.append(
+                {"name": f"{resource.plural}/{sub}", **common, **(_response_kind(*kind) if kind != own else {})}
+            )
     if not entries:
         return None
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": entries}
@@ -78,22 +86,18 @@ def _response_kind(group: str, version: str, kind: str) -> dict[str, str]:
 
 
 def _aggregated_resource(resource: Resource) -> dict[str, Any]:
+    own = (resource.group, resource.version, resource.kind)
     subs = [
-        {
-            "subresource": sub,
-            "responseKind": _response_kind("autoscaling", "v1", "Scale")
-            if sub == "scale"
-            else _response_kind(resource.group, resource.version, resource.kind),
-            "verbs": SUB_VERBS,
-        }
+        {"subresource": sub, "responseKind": _response_kind(*kind), "verbs": verbs}
         for sub in resource.subresources
+        for kind, verbs in (_OTHER.get(sub, (own, SUB_VERBS)),)
     ]
     return {
         "resource": resource.plural,
         "responseKind": _response_kind(resource.group, resource.version, resource.kind),
         "scope": "Namespaced" if resource.namespaced else "Cluster",
         "singularResource": resource.singular,
-        "verbs": VERBS,
+        "verbs": resource.verbs,
         "shortNames": resource.short_names,
         "categories": resource.categories,
         "subresources": subs,

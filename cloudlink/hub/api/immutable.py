@@ -10,6 +10,7 @@ from cloudlink.kube.core import ConfigMap, Container, PersistentVolumeClaim, Pod
 from cloudlink.kube.errors import Cause, Invalid
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.quantity import exact
+from cloudlink.kube.rbac import ClusterRoleBinding, RoleBinding
 
 _FIXED = "field is immutable"
 _IMMUTABLE = "field is immutable when `immutable` is set; delete the object and make it anew"
@@ -34,6 +35,9 @@ def _changed(new: KubeObject, old: KubeObject) -> Iterator[tuple[str, str]]:
                 yield "spec.clusterIP", _FIXED
         case PersistentVolumeClaim(), PersistentVolumeClaim():
             yield from _claim(new, old)
+        case RoleBinding() | ClusterRoleBinding(), RoleBinding() | ClusterRoleBinding():
+            if new.role_ref != old.role_ref:
+                yield "roleRef", "cannot change roleRef"
         case ConfigMap(), ConfigMap():
             if old.immutable and (new.data, new.binary_data, new.immutable) != (old.data, old.binary_data, True):
                 yield "data", _IMMUTABLE

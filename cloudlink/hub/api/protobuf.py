@@ -143,6 +143,8 @@ def _value(raw: int | bytes, wire: int, kind: str, path: str) -> Any:
             return {"": "as protobuf"} if content else None
         case "Time":
             return _time(content, path)
+        case "Strings":
+            return [_text(v, path) for n, _, v in fields_of(content) if n == 1 and isinstance(v, bytes)]
         case "IntOrString":
             parts = {number: value for number, _, value in fields_of(content)}
             return _value(parts.get(3, b""), 2, "string", path) if parts.get(1) else _int(parts.get(2, 0))

@@ -1,26 +1,31 @@
 """Field numbers of Kubernetes' messages (core/v1, apps/v1, meta/v1), as far as we read them.
 
 Notation: "number name kind", kind being a message below or string (where left out), int, bool, bytes, Time,
-Quantity, IntOrString, `unsupported` (refused by name, unless empty) or `skip`. `name?` is a pointer in Go: there
-as soon as it is written, even with 0 or ""; others are absent when empty. `kind*` is a list, `kind{}` a map with
-string keys, and the name `<` an embedded message whose fields stand in its parent.
+Quantity, IntOrString, Strings (a list of them in a message of its own), `unsupported` (refused by name, unless empty)
+or `skip`. `name?` is a pointer in Go: there as soon as it is written, even with 0 or ""; others are absent when empty.
+`kind*` is a list, `kind{}` a map with string keys, and the name `<` an embedded message whose fields stand in its
+parent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cloudlink.hub.api.protobuf_access import ACCESS_KINDS, ACCESS_MESSAGES
+
 ROOTS: Mapping[str, str] = {
     kind: kind
     for kind in (
         *("Namespace", "ConfigMap", "Secret", "Service", "PersistentVolumeClaim", "Pod", "Event"),
         *("Deployment", "ReplicaSet", "DeleteOptions"),
+        *ACCESS_KINDS,
     )
 }
 
 _TEMPLATE = "1 metadata ObjectMeta, 2 spec PodSpec"
 
 MESSAGES: Mapping[str, str] = {
+    **ACCESS_MESSAGES,
     # runtime and meta
     "Unknown": "1 < TypeMeta, 2 raw bytes, 3 contentEncoding, 4 contentType",
     "TypeMeta": "1 apiVersion, 2 kind",

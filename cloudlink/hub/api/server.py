@@ -1,4 +1,4 @@
-"""The API as an ASGI application: authentication, bodies, dispatch, and every error as a Status."""
+"""The API as an ASGI application: bodies, dispatch, and every error as a Status. Who may is decided before (gate)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,24 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from cloudlink.hub.api import deletes, health, listing, openapi, openapi_v2, patches, reads, scale, writes
+from cloudlink.hub.api import deletes, health, listing, openapi, openapi_v2, patches, reads, reviews, scale, writes
 from cloudlink.hub.api.addresses import DEFAULT_NETWORK
 from cloudlink.hub.api.answers import Answer, ApiError, answer, bad_request, from_error, no_such_path
 from cloudlink.hub.api.calls import MAX_BODY, Admit, Call, Context
 from cloudlink.hub.api.discovery import VERSION, discover
 from cloudlink.hub.api.doorways import doorway
+from cloudlink.hub.api.escalation import guarded_context
 from cloudlink.hub.api.fresh import Fresh
+from cloudlink.hub.api.gate import Gate
 from cloudlink.hub.api.paths import Target, target_of
+from cloudlink.hub.api.people import make_router
 from cloudlink.hub.api.sending import response
 from cloudlink.hub.api.virtual import WORKED_OUT, virtual
 from cloudlink.hub.api.watches import Watch
+from cloudlink.hub.auth.access import NO_KEYS, Access, Keys
+from cloudlink.hub.auth.audit import Audit
+from cloudlink.hub.auth.authenticate import Administrator
+from cloudlink.hub.auth.users import USER, User
 from cloudlink.hub.doors.ways import Ways
 from cloudlink.hub.remote import Remote
 from cloudlink.hub.store import Store
@@ -32,7 +39,6 @@ from edged.errors import EdgedError
 
 log = logging.getLogger(__name__)
 
-Authenticate = Callable[[str], str | None]
 Handler = Callable[[Context, Call], Answer | Awaitable[Answer]]
 
 _COLLECTION: Mapping[str, Handler] = {
@@ -54,39 +60,45 @@ _NOT_YET = {"proxy": "proxying through the hub is not supported yet; use kubectl
 
 def create_app(
     store: Store,
-    authenticate: Authenticate,
+    authenticate: Administrator,
     extra_routers: Sequence[APIRouter] = (),
     on_change: Callable[[], None] = lambda: None,
     admit: Admit = lambda new, old: None,
     now: Callable[[], float] = time.time,
     service_network: str = str(DEFAULT_NETWORK),
     remote: Remote | None = None,
+    keys: Keys = NO_KEYS,
+    audit: Audit | None = None,
 ) -> FastAPI:
     """The hub's ASGI application; handlers use the store in the loop's own thread.
 
-    :param authenticate: bearer token -> user name, or None for a token that isn't good.
-    :param extra_routers: other pages of the hub; they see to their own authentication.
+    :param authenticate: an administrator's bearer token -> their name; None for any other token.
+    :param extra_routers: other pages of the hub; the gate stands before them, too.
     :param on_change: called after each commit that came through the API.
     :param admit: called with (new, old or None) before a write; raises cloudlink.kube.errors.Invalid to refuse it.
     :param now: wall clock, Unix seconds; ages in tables are reckoned by it.
     :param service_network: CIDR out of which Services get their addresses.
     :param remote: the way to the nodes; None = there is none, and logs and commands can't be had.
+    :param keys: what else than the administrator's token is believed.
+    :param audit: where is written down who asked what; None = nowhere.
     """
+    access = Access(store, authenticate, keys, audit, now)
     context = Context(store, now, admit, on_change, ipaddress.IPv4Network(service_network))
     if remote is not None:
         context.ways = Ways(remote)
     app = FastAPI(title="edged hub", openapi_url=None, docs_url=None, redoc_url=None)
-    for router in extra_routers:
+    app.add_middleware(Gate, access=access)
+    for router in (make_router(access), *extra_routers):
         app.include_router(router)
 
-    def guarded(endpoint: Callable[[Request, str], Awaitable[ASGIApp]]) -> Callable[[Request], Awaitable[ASGIApp]]:
+    def guarded(endpoint: Callable[[Request], Awaitable[ASGIApp]]) -> Callable[[Request], Awaitable[ASGIApp]]:
         async def guard(request: Request) -> ASGIApp:
-            return await _guarded(request, authenticate, endpoint)
+            return await _guarded(request, endpoint)
 
         return guard
 
-    async def resource(request: Request, user: str) -> ASGIApp:
-        return await _resource(context, request, user)
+    async def resource(request: Request) -> ASGIApp:
+        return await _resource(context, access, request)
 
     for path in ("/api", "/apis", "/api/{rest:path}", "/apis/{rest:path}"):
         app.router.add_route(path, guarded(resource), methods=_METHODS)  # type: ignore[arg-type]
@@ -121,18 +133,12 @@ async def _version(_: Request) -> ASGIApp:
     return response(answer(VERSION))
 
 
-async def _guarded(
-    request: Request, authenticate: Authenticate, endpoint: Callable[[Request, str], Awaitable[ASGIApp]]
-) -> ASGIApp:
-    """Who is it; and whatever goes wrong becomes a Status. The outermost border of the API."""
+async def _guarded(request: Request, endpoint: Callable[[Request], Awaitable[ASGIApp]]) -> ASGIApp:
+    """Whatever goes wrong becomes a Status."""
     target: Target | None = None
     try:
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
-        user = authenticate(token.strip()) if scheme.lower() == "bearer" and token.strip() else None
-        if user is None:
-            raise ApiError(401, "Unauthorized", "Unauthorized: the hub wants a valid bearer token; see your kubeconfig")
         target = target_of(request.url.path)
-        return await endpoint(request, user)
+        return await endpoint(request)
     except ApiError as e:
         return response(e.answer())
     except EdgedError as e:
@@ -150,14 +156,15 @@ async def _guarded(
         return response(ApiError(500, "InternalError", message).answer())
 
 
-async def _resource(context: Context, request: Request, user: str) -> ASGIApp:
+async def _resource(context: Context, access: Access, request: Request) -> ASGIApp:
     path = request.url.path
+    user: User = request.scope[USER]  # the gate's; without it nothing is answered here
     accept = request.headers.get("accept", "")
     if request.method == "GET" and (known := discover(path, accept)) is not None:
         return response(known)
     target = target_of(path)
     if target is None or target.resource.kind in WORKED_OUT:
-        worked_out = virtual(context.store, request.method, path, request.query_params, user)
+        worked_out = virtual(context.store, request.method, path, request.query_params)
         if worked_out is not None:
             return response(worked_out)
     if target is None:
@@ -178,8 +185,23 @@ async def _resource(context: Context, request: Request, user: str) -> ASGIApp:
         return await door(context, call, request)
     if request.method == "GET" and not target.subresource and (target.watch or call.flag("watch")):
         return Watch(context, call)
-    told = _handler(call, path)(context, call)
+    if call.method != "GET":
+        context = guarded_context(context, access.authority, user, target)
+    handler = _posted(access, call) or _handler(call, path)
+    told = handler(context, call)
     return response(await told if isawaitable(told) else told, request.headers.get("accept-encoding", ""))
+
+
+def _posted(access: Access, call: Call) -> Handler | None:
+    """What is answered to a POST and stored nowhere; None for everything else."""
+    resource, subresource = call.target.resource, call.target.subresource
+    if call.method != "POST":
+        return None
+    if resource.kind == "ServiceAccount" and subresource == "token":
+        return lambda context, call: reviews.token(context, access, call)
+    if resource.stored or call.target.name or (resource.namespaced and not call.target.namespace):
+        return None
+    return lambda _, call: reviews.review(access, call)
 
 
 async def _body(request: Request) -> bytes:
@@ -196,8 +218,10 @@ async def _body(request: Request) -> bytes:
 
 def _handler(call: Call, path: str) -> Handler:
     target = call.target
-    table = _COLLECTION if not target.name else _OBJECT
-    if target.subresource:
+    table: Mapping[str, Handler] = _COLLECTION if not target.name else _OBJECT
+    if not target.resource.stored or target.subresource == "token":
+        table = {}
+    elif target.subresource:
         if target.resource.kind == "Pod" and target.subresource in _NOT_YET:
             raise ApiError(501, "NotImplemented", _NOT_YET[target.subresource], target.resource, target.name)
         if target.subresource not in target.resource.subresources:
@@ -213,7 +237,7 @@ def _handler(call: Call, path: str) -> Handler:
     return handler
 
 
-async def _openapi(request: Request, user: str) -> ASGIApp:
+async def _openapi(request: Request) -> ASGIApp:
     rest = request.path_params["rest"].strip("/")
     if rest == "v2":
         if openapi_v2.ACCEPTED not in request.headers.get("accept", ""):

@@ -1,7 +1,7 @@
 """Objects that are stored nowhere: worked out of others when kubectl asks for them.
 
 Endpoints and EndpointSlices (what a Service reaches) and Leases (when a node was last heard of) for `kubectl
-describe`; access reviews for `kubectl auth`; that there are no CustomResourceDefinitions. They aren't in discovery,
+describe`; that there are no CustomResourceDefinitions. They aren't in discovery,
 because they can be neither watched nor written.
 """
 
@@ -25,7 +25,7 @@ _SERVICE_NAME = "kubernetes.io/service-name"
 _LEASE_SECONDS = 40  # what kubelets use; here only for show
 
 
-def virtual(store: Store, method: str, path: str, query: Mapping[str, str], user: str) -> Answer | None:
+def virtual(store: Store, method: str, path: str, query: Mapping[str, str]) -> Answer | None:
     """The answer for a path of ours, None for every other path (and where there is nothing to tell)."""
     document: Document | None = None
     match (method, *path.strip("/").split("/")):
@@ -38,18 +38,9 @@ def virtual(store: Store, method: str, path: str, query: Mapping[str, str], user
         case "GET", "apis", "apiextensions.k8s.io", "v1", "customresourcedefinitions":
             # kubectl looks here before it says that there is no such kind
             document = _list(store, "apiextensions.k8s.io/v1", "CustomResourceDefinition", [])
-        case "POST", "apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews":
-            reason = "whoever holds a token of this hub may do everything"
-            document = _review("authorization", "SelfSubjectAccessReview", {"allowed": True, "reason": reason})
-        case "POST", "apis", "authentication.k8s.io", "v1", "selfsubjectreviews":
-            document = _review("authentication", "SelfSubjectReview", {"userInfo": {"username": user}})
         case _:
             pass
-    return None if document is None else answer(document, 201 if method == "POST" else 200)
-
-
-def _review(group: str, kind: str, status: Document) -> Document:
-    return {"kind": kind, "apiVersion": f"{group}.k8s.io/v1", "metadata": {}, "spec": {}, "status": status}
+    return None if document is None else answer(document)
 
 
 def _list(store: Store, api_version: str, kind: str, items: list[Document]) -> Document:
