@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from cloudlink.kube.affinity import ContainerResizePolicy
 from cloudlink.kube.env import EnvFromSource, EnvVar
 from cloudlink.kube.meta import Many, Model, ResourceList, put
 from cloudlink.kube.probes import Lifecycle, Probe
@@ -63,6 +64,7 @@ class Container(Model):
     :ivar liveness_probe, readiness_probe, startup_probe, lifecycle: of init containers only for sidecars.
     :ivar image_pull_policy: by default Always for the tag latest or none, else IfNotPresent. Always asks the registry
         for each new pod; what is here is used where it can't be reached.
+    :ivar resize_policy: kept; resources of a running container don't change.
     :ivar termination_message_path: what the container writes there is shown as the message of its end.
     """
 
@@ -85,10 +87,9 @@ class Container(Model):
     termination_message_path: str = "/dev/termination-log"
     termination_message_policy: Literal["File", "FallbackToLogsOnError"] = "File"
     security_context: SecurityContext | None = None
+    resize_policy: Many[ContainerResizePolicy] = ()
 
-    unsupported: ClassVar = frozenset(
-        {"resizePolicy", "restartPolicyRules", "stdin", "stdinOnce", "tty", "volumeDevices"}
-    )
+    unsupported: ClassVar = frozenset({"restartPolicyRules", "stdin", "stdinOnce", "tty", "volumeDevices"})
     why_not: ClassVar = {
         "volumeDevices": "claims are file systems here; claim a board's own device by resources.limits edged.dev/..."
     }

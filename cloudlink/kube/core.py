@@ -126,15 +126,17 @@ class Secret(KubeObject):
 
 
 class ServicePort(Model):
-    """`target_port` is a number or the name of a container port; the same as `port` where not given."""
+    """`target_port` is a number or the name of a container port; the same as `port` where not given.
+
+    :ivar node_port: kept; no port of the nodes leads here yet.
+    """
 
     port: int
     name: str = ""
     protocol: Protocol = "TCP"
     app_protocol: str = ""
     target_port: IntOrString = 0
-
-    unsupported: ClassVar = frozenset({"nodePort"})
+    node_port: int = 0
 
     @model_validator(mode="after")
     def _target_is_port(self) -> ServicePort:
@@ -143,28 +145,66 @@ class ServicePort(Model):
         return self
 
 
-class ServiceSpec(Model):
-    """`cluster_ip` "" means not assigned yet, "None" a headless Service."""
+class ClientIPConfig(Model):
+    timeout_seconds: int = 10800
 
-    type: Literal["ClusterIP"] = "ClusterIP"
+
+class SessionAffinityConfig(Model):
+    client_ip: ClientIPConfig = ClientIPConfig()
+
+
+class ServiceSpec(Model):
+    """`cluster_ip` "" means not assigned yet, "None" a headless Service.
+
+    What leads into the fleet from outside (node ports, load balancers, external addresses) is kept, and nobody acts
+    upon it yet; see `inert`.
+    """
+
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer", "ExternalName"] = "ClusterIP"
     selector: StringMap = Field(default={})
     ports: Many[ServicePort] = ()
     cluster_ip: str = ""
     cluster_ips: Many[str] = ()
-    session_affinity: Literal["None"] = "None"
-    internal_traffic_policy: Literal["Cluster"] = "Cluster"
+    external_name: str = ""
+    external_ips: Many[str] = ()
+    session_affinity: Literal["None", "ClientIP"] = "None"
+    session_affinity_config: SessionAffinityConfig | None = None
+    internal_traffic_policy: Literal["Cluster", "Local"] = "Cluster"
+    external_traffic_policy: Literal["", "Cluster", "Local"] = ""
+    traffic_distribution: str | None = None
+    publish_not_ready_addresses: bool = False
+    health_check_node_port: int = 0
+    load_balancer_ip: str = ""
+    load_balancer_class: str | None = None
+    load_balancer_source_ranges: Many[str] = ()
+    allocate_load_balancer_node_ports: bool | None = None
     ip_families: Many[Literal["IPv4"]] = ()
-    ip_family_policy: Literal["SingleStack"] = "SingleStack"
+    ip_family_policy: Literal["SingleStack", "PreferDualStack"] = "SingleStack"
 
-    unsupported: ClassVar = frozenset(
-        {"allocateLoadBalancerNodePorts", "externalIPs", "externalName", "externalTrafficPolicy"}
-        | {"healthCheckNodePort", "loadBalancerClass", "loadBalancerIP", "loadBalancerSourceRanges"}
-        | {"publishNotReadyAddresses", "sessionAffinityConfig", "trafficDistribution"}
-    )
+    @model_validator(mode="after")
+    def _defaults(self) -> ServiceSpec:
+        """SetDefaults_Service."""
+        if self.session_affinity == "ClientIP" and self.session_affinity_config is None:
+            put(self, session_affinity_config=SessionAffinityConfig())
+        if self.session_affinity == "None" and self.session_affinity_config is not None:
+            put(self, session_affinity_config=None)
+        if self.type in ("NodePort", "LoadBalancer") and not self.external_traffic_policy:
+            put(self, external_traffic_policy="Cluster")
+        if self.type == "LoadBalancer" and self.allocate_load_balancer_node_ports is None:
+            put(self, allocate_load_balancer_node_ports=True)
+        return self
+
+
+class LoadBalancerIngress(Report):
+    ip: str = ""
+    hostname: str = ""
+    ip_mode: str | None = None
 
 
 class LoadBalancerStatus(Report):
-    """Always empty: there are no load balancers here."""
+    """Empty until something in front of the fleet writes there where it can be reached."""
+
+    ingress: Many[LoadBalancerIngress] = ()
 
 
 class ServiceStatus(Report):

@@ -38,6 +38,10 @@ class Findings:
         listed = ", ".join(f'"{o}"' for o in options)
         self._add(path, "FieldValueNotSupported", f"Unsupported value: {shown(value)}: supported values: {listed}")
 
+    def refused(self, path: str, why: str) -> None:
+        """Kubernetes would take it; this version doesn't."""
+        self._add(path, "FieldValueNotSupported", f"not supported: {why}")
+
     def duplicate(self, path: str, value: object) -> None:
         self._add(path, "FieldValueDuplicate", f"Duplicate value: {shown(value)}")
 

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from cloudlink.kube.affinity import Affinity, PodReadinessGate, PreemptionPolicy, TopologySpreadConstraint
 from cloudlink.kube.container import Container
 from cloudlink.kube.meta import Condition, KubeObject, Many, Model, ObjectMeta, Report, StringMap, put
 from cloudlink.kube.security import PodSecurityContext
@@ -65,8 +66,15 @@ class PodSpec(Model):
     :ivar priority: follows from `priorityClassName`; pods of lower priority are evicted first.
     :ivar priority_class_name: system-node-critical or system-cluster-critical.
     :ivar active_deadline_seconds: after its start the pod is ended; not in templates of pods that run for ever.
-    :ivar service_account_name, enable_service_links: accepted; there are no accounts and no link variables here.
+    :ivar enable_service_links: no link variables are made, whatever it says.
     :ivar tolerations: `tolerationSeconds` has no effect: nobody is evicted by taints.
+    :ivar affinity, topology_spread_constraints: kept, but this version's scheduler ignores them; use `nodeSelector`.
+    :ivar preemption_policy: kept; no pod is ended for another one to be placed.
+    :ivar readiness_gates: kept, but a pod is ready when its containers are.
+    :ivar host_pid: only false: a pod that sees every process of the machine could end any of them.
+    :ivar host_ipc: only false: a pod that shares the machine's memory segments could read any of them.
+    :ivar share_process_namespace: only false: each container sees its own processes.
+    :ivar set_hostname_as_fqdn: only false: host names are short.
     """
 
     containers: Many[Container]
@@ -93,21 +101,26 @@ class PodSpec(Model):
     enable_service_links: bool = True
     service_account_name: str = ""
     service_account: str = ""
-    automount_service_account_token: Literal[False] | None = None
+    automount_service_account_token: bool | None = None
     os: PodOS | None = None
+    affinity: Affinity | None = None
+    topology_spread_constraints: Many[TopologySpreadConstraint] = ()
+    readiness_gates: Many[PodReadinessGate] = ()
+    preemption_policy: PreemptionPolicy | None = None
+    host_pid: bool = False
+    host_ipc: bool = False
+    share_process_namespace: bool | None = None
+    set_hostname_as_fqdn: bool | None = None
 
     unsupported: ClassVar = frozenset(
-        {"affinity", "ephemeralContainers", "hostIPC", "hostPID", "hostnameOverride", "overhead", "preemptionPolicy"}
-        | {"readinessGates", "resourceClaims", "resources", "runtimeClassName", "schedulingGates"}
-        | {"setHostnameAsFQDN", "shareProcessNamespace", "topologySpreadConstraints"}
+        {"ephemeralContainers", "hostnameOverride", "overhead", "resourceClaims", "resources", "runtimeClassName"}
+        | {"schedulingGates"}
     )
     why_not: ClassVar = {
-        "affinity": "use nodeSelector",
-        "hostPID": "a pod that sees every process of the machine could end any of them; remove it",
-        "hostIPC": "a pod that shares the machine's memory segments could read any of them; remove it",
+        "overhead": "there is one runtime here, crun, and what it costs is in the node's own share; remove it",
         "resources": "give each container its own",
-        "shareProcessNamespace": "each container sees its own processes only; remove it",
         "runtimeClassName": "there is one runtime here, crun; remove it",
+        "schedulingGates": "the pod would be placed without waiting for them; create it when it may run",
     }
 
     @model_validator(mode="after")

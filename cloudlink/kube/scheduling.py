@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import model_validator
 
+from cloudlink.kube.affinity import PreemptionPolicy
 from cloudlink.kube.meta import KubeObject, Model, ObjectMeta, put
 
 SYSTEM_PREFIX = "system-"  # of names that people can't take
 HIGHEST_USER_PRIORITY = 1_000_000_000
-PreemptionPolicy = Literal["PreemptLowerPriority", "Never"]
 
 
 class PriorityClass(KubeObject):

@@ -14,6 +14,7 @@ from cloudlink.kube.validate_pod import pod_spec
 
 MAX_DATA = 1 << 20  # bytes of all values of a ConfigMap or Secret, as in Kubernetes
 MIN_CLAIM = 1 << 20  # bytes; less holds no file system
+MAX_AFFINITY = 86400  # seconds
 ACCESS_MODES = ("ReadWriteOnce", "ReadWriteOncePod")
 
 
@@ -43,10 +44,11 @@ def _secret(obj: core.Secret, found: Findings) -> None:
 def _service(obj: core.Service, found: Findings) -> None:
     spec = obj.spec
     found.labels("spec.selector", spec.selector)
-    if not spec.ports and spec.cluster_ip != "None":
+    if not spec.ports and spec.cluster_ip != "None" and spec.type != "ExternalName":
         found.required("spec.ports")
     seen_names: set[object] = set()
     seen_ports: set[object] = set()
+    node_ports: set[object] = set()
     for i, port in enumerate(spec.ports):
         here = f"spec.ports[{i}]"
         if port.name:
@@ -61,10 +63,25 @@ def _service(obj: core.Service, found: Findings) -> None:
                 found.port(f"{here}.targetPort", port.target_port)
         else:
             found.text(f"{here}.targetPort", port.target_port, names.port_name)
+        if port.node_port:
+            if spec.type not in _EXTERNAL:
+                found.forbidden(f"{here}.nodePort", f"may not be used when `type` is '{spec.type}'")
+            found.port(f"{here}.nodePort", port.node_port)
+            found.unique(f"{here}.nodePort", (port.node_port, port.protocol), node_ports)
     _cluster_ip(spec, found)
+    _outside(spec, found)
+
+
+_EXTERNAL = ("NodePort", "LoadBalancer")
 
 
 def _cluster_ip(spec: core.ServiceSpec, found: Findings) -> None:
+    if spec.type == "ExternalName":
+        if spec.cluster_ip:
+            found.forbidden("spec.clusterIPs", "may not be set for ExternalName services")
+        return
+    if spec.cluster_ip == "None" and spec.type in _EXTERNAL:
+        found.invalid("spec.clusterIPs", [spec.cluster_ip], f"may not be set to 'None' for {spec.type} services")
     if spec.cluster_ip not in ("", "None"):
         try:
             ipaddress.IPv4Address(spec.cluster_ip)
@@ -72,6 +89,38 @@ def _cluster_ip(spec: core.ServiceSpec, found: Findings) -> None:
             found.invalid("spec.clusterIP", spec.cluster_ip, 'must be empty, "None", or an IPv4 address')
     if spec.cluster_ips and spec.cluster_ips != (spec.cluster_ip,):
         found.invalid("spec.clusterIPs", list(spec.cluster_ips), "must be the same single address as `clusterIP`")
+
+
+def _outside(spec: core.ServiceSpec, found: Findings) -> None:
+    """What is about clients that are no pods of the fleet."""
+    if spec.type == "ExternalName":
+        found.text("spec.externalName", spec.external_name.removesuffix("."), names.dns_subdomain)
+    if spec.external_traffic_policy and spec.type not in _EXTERNAL and not spec.external_ips:
+        why = "may only be set for externally-accessible services"
+        found.invalid("spec.externalTrafficPolicy", spec.external_traffic_policy, why)
+    if spec.session_affinity_config is not None:
+        seconds = spec.session_affinity_config.client_ip.timeout_seconds
+        if not 0 < seconds <= MAX_AFFINITY:
+            why = f"must be greater than 0 and less than {MAX_AFFINITY}"
+            found.invalid("spec.sessionAffinityConfig.clientIP.timeoutSeconds", seconds, why)
+    for i, address in enumerate(spec.external_ips):
+        found.ip(f"spec.externalIPs[{i}]", address)
+    of_balancers = {
+        "loadBalancerClass": spec.load_balancer_class,
+        "loadBalancerSourceRanges": spec.load_balancer_source_ranges,
+        "allocateLoadBalancerNodePorts": spec.allocate_load_balancer_node_ports,
+    }
+    for field, value in of_balancers.items():
+        if value and spec.type != "LoadBalancer":
+            found.forbidden(f"spec.{field}", "may only be used when `type` is 'LoadBalancer'")
+    if spec.load_balancer_class is not None and (why := names.label_key(spec.load_balancer_class)):
+        found.invalid("spec.loadBalancerClass", spec.load_balancer_class, why)
+    for i, text in enumerate(spec.load_balancer_source_ranges):
+        try:
+            ipaddress.ip_network(text.strip(), strict=False)
+        except ValueError:
+            why = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"
+            found.invalid(f"spec.loadBalancerSourceRanges[{i}]", text, why)
 
 
 def _node(obj: core.Node, found: Findings) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from cloudlink.kube import names
 from cloudlink.kube.findings import Findings
 from cloudlink.kube.pod import PRIORITY_CLASSES, PodDNSConfig, PodSpec, Toleration
+from cloudlink.kube.validate_affinity import affinity, spreading
 from cloudlink.kube.validate_container import Around, container, host_ports, init_only
 from cloudlink.kube.validate_security import pod_security
 from cloudlink.kube.validate_volumes import volume
@@ -22,6 +23,7 @@ def pod_spec(spec: PodSpec, path: str, found: Findings) -> None:
         volume(it, f"{path}.volumes[{i}]", every, found)
     _containers(spec, path, Around(volumes, every, spec.termination_grace_period_seconds), found)
     _host(spec, path, found)
+    _apart(spec, path, found)
     pod_security(spec, path, found)
     _names(spec, path, found)
     _dns(spec.dns_policy, spec.dns_config, f"{path}.dnsConfig", found)
@@ -32,6 +34,11 @@ def pod_spec(spec: PodSpec, path: str, found: Findings) -> None:
     found.labels(f"{path}.nodeSelector", spec.node_selector)
     for i, toleration in enumerate(spec.tolerations):
         _toleration(toleration, f"{path}.tolerations[{i}]", found)
+    if spec.affinity is not None:
+        affinity(spec.affinity, f"{path}.affinity", found)
+    spreading(spec.topology_spread_constraints, f"{path}.topologySpreadConstraints", found)
+    for i, gate in enumerate(spec.readiness_gates):
+        found.text(f"{path}.readinessGates[{i}].conditionType", gate.condition_type, names.label_key)
 
 
 def _containers(spec: PodSpec, path: str, around: Around, found: Findings) -> None:
@@ -69,6 +76,22 @@ def _host(spec: PodSpec, path: str, found: Findings) -> None:
                 if port.host_port != port.container_port:
                     why = "must match `containerPort` when `hostNetwork` is true"
                     found.invalid(f"{path}.{group}[{i}].ports[{j}].hostPort", port.host_port, why)
+
+
+def _apart(spec: PodSpec, path: str, found: Findings) -> None:
+    """What keeps containers apart from the machine and from each other stays."""
+    for field, wanted, why in (
+        ("hostPID", spec.host_pid, "a pod that sees every process of the machine could end any of them; remove it"),
+        ("hostIPC", spec.host_ipc, "a pod that shares the machine's memory segments could read any of them; remove it"),
+        (
+            "shareProcessNamespace",
+            spec.share_process_namespace,
+            "each container sees its own processes only; remove it",
+        ),
+        ("setHostnameAsFQDN", spec.set_hostname_as_fqdn, "host names are short here; remove it"),
+    ):
+        if wanted:
+            found.refused(f"{path}.{field}", why)
 
 
 def _names(spec: PodSpec, path: str, found: Findings) -> None:

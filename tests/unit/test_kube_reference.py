@@ -38,5 +38,6 @@ def test_the_page_shows_fields_values_defaults_notes_and_refusals() -> None:
     assert "| `successThreshold` | number | `1` |" in page
     assert "| `mountPath` | text | required |" in page
     assert "`spec.containers[]`, `spec.initContainers[]`" in page
-    assert "`hostPID` (a pod that sees every process" in page
+    assert "| `hostPID` | `true`, `false` | `false` | only false: a pod that sees every process" in page
+    assert "`runtimeClassName` (there is one runtime here" in page
     assert set(core.PodSpec.unsupported) <= set(page.replace("`", " ").split())

@@ -18,7 +18,7 @@ def with_cluster_ip(service: Service, others: Iterable[Service], network: ipaddr
     of one just deleted, which clients may still have in their caches.
     """
     wanted = service.spec.cluster_ip
-    if wanted == "None":
+    if wanted == "None" or service.spec.type == "ExternalName":
         return service
     taken = {o.spec.cluster_ip: o for o in others}
     if wanted:

@@ -162,11 +162,22 @@ def _service(obj: Service, now: float) -> Sequence[object]:
         obj.metadata.name,
         obj.spec.type,
         obj.spec.cluster_ip or NONE,
-        NONE,
-        ",".join(f"{p.port}/{p.protocol}" for p in obj.spec.ports) or NONE,
+        _from_outside(obj),
+        ",".join(f"{p.port}{f':{p.node_port}' if p.node_port else ''}/{p.protocol}" for p in obj.spec.ports) or NONE,
         since(obj.metadata.creation_timestamp, now),
         pairs(obj.spec.selector),
     )
+
+
+def _from_outside(obj: Service) -> str:
+    """EXTERNAL-IP."""
+    spec = obj.spec
+    if spec.type == "ExternalName":
+        return spec.external_name
+    addresses = list(spec.external_ips)
+    if spec.type == "LoadBalancer":
+        addresses = [i.ip or i.hostname for i in obj.status.load_balancer.ingress] + addresses
+    return ",".join(addresses) or ("<pending>" if spec.type == "LoadBalancer" else NONE)
 
 
 _SERVICE = (

@@ -31,7 +31,8 @@ def _changed(new: KubeObject, old: KubeObject) -> Iterator[tuple[str, str]]:
         case Pod(), Pod():
             yield from _pod(new, old)
         case Service(), Service():
-            if old.spec.cluster_ip and new.spec.cluster_ip != old.spec.cluster_ip:
+            given_up = new.spec.type == "ExternalName" and not new.spec.cluster_ip
+            if old.spec.cluster_ip and new.spec.cluster_ip != old.spec.cluster_ip and not given_up:
                 yield "spec.clusterIP", _FIXED
         case PersistentVolumeClaim(), PersistentVolumeClaim():
             yield from _claim(new, old)

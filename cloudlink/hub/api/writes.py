@@ -191,7 +191,7 @@ def store(context: Context, call: Call, new: KubeObject, managed: tuple[ManagedF
 
 def _keep_address(context: Context, new: Service, old: Service) -> Service:
     """Who writes a Service back without its address means to keep it."""
-    if new.spec.cluster_ip:
+    if new.spec.cluster_ip or new.spec.type == "ExternalName":
         return new
     if not old.spec.cluster_ip:
         return with_cluster_ip(new, _services(context), context.network)
