@@ -3,6 +3,7 @@
     broker --desired--> verify (trust) --> inbox.offer            else inbox.refuse(reason)
     report(status) --> slot of size 1, newest wins --> status, retained, QoS 1, only when it differs
     connect --> presence online, retained; the broker itself publishes "offline" (last will) when we are gone
+    req/... --> conversations (cloudlink.streams) --> asked.answer; they end with the connection
 
 Documents are retained, so nothing here depends on the broker's memory of a session: after any outage, subscribing again
 brings the newest document, and the newest status is sent again, for the broker may have lost it.
@@ -26,9 +27,11 @@ from typing import Any, NamedTuple
 
 from cloudlink import mqtt, trust, wire
 from cloudlink.mqtt import heed_cancellation as heed_cancellation
+from cloudlink.streams import answering
+from cloudlink.streams.line import Timing as TalkTiming
 from edged.errors import PermanentError
 from edged.model import HubLink, LinkState, NodeStatus
-from edged.uplink import Inbox
+from edged.uplink import Asked, Inbox
 
 _log = logging.getLogger(__name__)
 
@@ -161,6 +164,7 @@ class MqttUplink:
         floor: TimeFloor,
         *,
         timing: Timing | None = None,
+        talk_timing: TalkTiming | None = None,
         wall: Callable[[], float] = time.time,
         dice: Callable[[], float] = random.random,
     ) -> None:
@@ -170,6 +174,7 @@ class MqttUplink:
         self._private_key = private_key
         self._floor = floor
         self._timing = timing or Timing()
+        self._talk_timing = talk_timing
         self._wall = wall
         self._dice = dice
         self._life = os.urandom(6).hex()
@@ -196,14 +201,14 @@ class MqttUplink:
     def unseal(self, name: str, sealed: bytes) -> Mapping[str, bytes]:
         return trust.unseal(self._private_key, self._place.node, name, sealed)
 
-    async def run(self, inbox: Inbox) -> None:
+    async def run(self, inbox: Inbox, asked: Asked) -> None:
         """Connect, and again after every failure, until cancelled."""
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
             began = loop.time()
             try:
-                await self._session(inbox)
+                await self._session(inbox, asked)
             except Exception as e:  # noqa: BLE001 (outermost loop: no broker's whim may end the daemon)
                 self._note(e)
             if self.connected:
@@ -228,20 +233,35 @@ class MqttUplink:
         elif self.trouble != before:
             _log.warning("%s", self.trouble)
 
-    async def _session(self, inbox: Inbox) -> None:
+    async def _session(self, inbox: Inbox, asked: Asked) -> None:
         """One connection, from its beginning to its end (an exception)."""
         presence = self._presence()
         async with self._client(presence) as client:
             await client.publish(self._presence_topic, wire.encode_presence(presence), qos=1, retain=True)
-            await client.subscribe(self._desired_topic, qos=1)
-            heed_cancellation()
-            self.connected, self.trouble, self._since = True, "", self._wall()
-            _log.info("connected to %s:%d", self._place.host, self._place.port)
             async with asyncio.TaskGroup() as tasks:
+                self._answer(client, asked, tasks)
+                await client.subscribe(
+                    [(self._desired_topic, 1), (wire.requests_to(self._place.fleet, self._place.node), 0)]
+                )
+                heed_cancellation()
+                self.connected, self.trouble, self._since = True, "", self._wall()
+                _log.info("connected to %s:%d", self._place.host, self._place.port)
                 tasks.create_task(self._send(client), name="uplink status")
                 async for message in client.messages:
                     if str(message.topic) == self._desired_topic and isinstance(message.payload, bytes):
                         self._receive(message.payload, inbox)
+
+    def _answer(self, client: mqtt.Client, asked: Asked, tasks: asyncio.TaskGroup) -> None:
+        """Let this connection carry conversations."""
+        fresh = mqtt.Properties(mqtt.PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
+        fresh.MessageExpiryInterval = answering.EXPIRY
+        trusted = answering.Trusted(self._place.fleet, self._place.node, self._verify_key, self._private_key)
+
+        def post(topic: str, message: bytes) -> None:
+            client.post(topic, message, fresh)
+
+        talks = answering.Answering(trusted, asked, tasks, post, client.roomy, self._talk_timing)
+        client.mark, client.aside = f"/{wire.REQUEST}/", talks.hear
 
     def _presence(self) -> wire.Presence:
         self._connections += 1

@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -55,6 +55,7 @@ __all__ = [
 _log = logging.getLogger(__name__)
 
 END_SECONDS = 2.0  # how long a clean farewell may take
+UNWRITTEN = 16  # messages that wait for a slow connection before `roomy` waits too
 
 
 class NewestQueue(asyncio.Queue[aiomqtt.Message]):
@@ -67,9 +68,42 @@ class NewestQueue(asyncio.Queue[aiomqtt.Message]):
 
 
 class Client(aiomqtt.Client):
-    """aiomqtt's client, with four habits changed."""
+    """aiomqtt's client, with four habits changed, and a way for messages that are many and small.
+
+    :ivar aside: gets the messages whose topic has `mark` in it, as (topic, body), instead of the queue: at once, and as
+        many as there are. It must neither wait nor raise.
+    """
 
     misc_seconds = 1.0
+    aside: Callable[[str, bytes], None] | None = None
+    mark = "\0"
+
+    def __init__(self, *args: Any, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._roomy = asyncio.Event()
+        self._roomy.set()
+
+    def post(self, topic: str, body: bytes, properties: Properties | None = None) -> None:
+        """Publish with QoS 0, without waiting and without being told: lost where there is no connection."""
+        if self._disconnected.done():
+            return
+        self._client.publish(topic, body, 0, False, properties)
+        if len(self._client._out_packet) > UNWRITTEN:
+            self._roomy.clear()
+
+    async def roomy(self) -> None:
+        """Until what was posted has gone into the connection, save for a little."""
+        await self._roomy.wait()
+
+    def _on_message(self, client: Any, userdata: Any, message: Any) -> None:
+        if self.aside is not None and self.mark in (topic := message.topic):
+            self.aside(topic, message.payload)
+        else:
+            super()._on_message(client, userdata, message)
+
+    def _on_socket_unregister_write(self, client: Any, userdata: Any, sock: Any) -> None:
+        super()._on_socket_unregister_write(client, userdata, sock)
+        self._roomy.set()
 
     async def _misc_loop(self) -> None:
         """Keepalive is looked after four times in its period instead of once a second: idle means idle."""
@@ -96,6 +130,7 @@ class Client(aiomqtt.Client):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Leave "with will message" (MQTT 5, 3.14.2.1, 0x04): unless we are soon back, the broker says offline."""
+        self._roomy.set()
         self.timeout = END_SECONDS
         farewell = ReasonCode(PacketTypes.DISCONNECT, identifier=4)
         self._client.disconnect = functools.partial(  # type: ignore[method-assign]

@@ -1,7 +1,9 @@
 """What travels between hub and node: topics, and bytes <-> edged.model. Pure.
 
 A topic is `edge/v1/{fleet}/{node}/{leaf}`. Every body is one byte of schema version and then one zstd frame
-(RFC 8878) of msgpack. Equal values give equal bytes, so that "has it changed?" is a comparison of bytes.
+(RFC 8878) of msgpack; but not those of conversations (cloudlink.streams), which have topics of their own,
+`.../req/{conversation}` and `.../res/{hub}/{conversation}`.
+Equal values give equal bytes, so that "has it changed?" is a comparison of bytes.
 Whatever arrives may be garbage or hostile: decoding raises `Refused` with a sentence, and nothing else.
 """
 
@@ -96,6 +98,67 @@ def parse_topic(name: str) -> Topic:
     if found.leaf not in LEAVES:
         raise Refused(f"topic {name[:120]!r} ends in none of {', '.join(sorted(LEAVES))}")
     return found
+
+
+# ---------------------------------------------------------------- topics of conversations
+
+REQUEST, RESPONSE = "req", "res"
+_TAG = re.compile(r"[0-9a-f]{8,32}")  # of a conversation, and of one of the hub's processes: random, in hexadecimal
+
+
+class Stream(NamedTuple):
+    """The topic of one conversation. `hub`: which process of the hub it is meant for; "" = it is meant for the node."""
+
+    fleet: str
+    node: str
+    hub: str
+    conversation: str
+
+
+def request_topic(fleet: str, node: str, conversation: str) -> str:
+    """From hub to node. The names are those that `parse_request` accepts."""
+    return f"{ROOT}/{fleet}/{node}/{REQUEST}/{conversation}"
+
+
+def response_topic(fleet: str, node: str, hub: str, conversation: str) -> str:
+    """From node to hub. :raises Refused: `hub` is no tag, and so could be anything."""
+    if not _TAG.fullmatch(hub):
+        raise Refused(f"{hub[:80]!r} is no name of a hub's process")
+    return f"{ROOT}/{fleet}/{node}/{RESPONSE}/{hub}/{conversation}"
+
+
+def requests_to(fleet: str, node: str) -> str:
+    """The subscription that hears all conversations of a node."""
+    return f"{ROOT}/{fleet}/{node}/{REQUEST}/+"
+
+
+def responses_to(fleet: str, hub: str) -> str:
+    """The subscription that hears what all nodes say to one process of the hub."""
+    return f"{ROOT}/{fleet}/+/{RESPONSE}/{hub}/+"
+
+
+def parse_request(name: str) -> Stream:
+    """The opposite of `request_topic`; Refused for anything else."""
+    parts = name.split("/")
+    if len(parts) != 6 or parts[4] != REQUEST:
+        raise Refused(f"topic {name[:120]!r} is none of a request")
+    return _stream(name, parts[2], parts[3], "", parts[5])
+
+
+def parse_response(name: str) -> Stream:
+    """The opposite of `response_topic`; Refused for anything else."""
+    parts = name.split("/")
+    if len(parts) != 7 or parts[4] != RESPONSE or not _TAG.fullmatch(parts[5]):
+        raise Refused(f"topic {name[:120]!r} is none of a response")
+    return _stream(name, parts[2], parts[3], parts[5], parts[6])
+
+
+def _stream(name: str, fleet: str, node: str, hub: str, conversation: str) -> Stream:
+    if not name.startswith(f"{ROOT}/") or not valid_name(fleet) or not valid_name(node):
+        raise Refused(f"topic {name[:120]!r} has a fleet or node that is not a DNS-1123 label")
+    if not _TAG.fullmatch(conversation):
+        raise Refused(f"topic {name[:120]!r} names no conversation")
+    return Stream(fleet, node, hub, conversation)
 
 
 # ---------------------------------------------------------------- values to canonical bytes

@@ -74,6 +74,7 @@ RESIDENT = (
     "edged.images.store",
     "edged.pressure",
     "edged.puller",
+    "edged.remote.answers",
     "edged.runtime.pods",
     "edged.source",
     "edged.store",
@@ -103,6 +104,7 @@ def run(config: configs.NodeConfig) -> None:
     from edged.images.store import ImageStore
     from edged.pressure import memory_pressure
     from edged.puller import ImageWorker
+    from edged.remote.answers import Answers
     from edged.runtime.pods import PodRuntime
     from edged.source import DaemonSource
     from edged.sources import StepSource
@@ -117,13 +119,15 @@ def run(config: configs.NodeConfig) -> None:
         worker = ImageWorker(config)
         minutely, working_sets = upkeep(config, boottime)
         sources: list[StepSource] = [memory_pressure(config, boottime), minutely, ImageKeeper(config, images, worker)]
-        daemon = Daemon(config, PodRuntime(config), images, worker, store, uplink, sources, working_sets)
+        runtime = PodRuntime(config)
+        daemon = Daemon(config, runtime, images, worker, store, uplink, sources, working_sets)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, daemon.stop)
         if isinstance(uplink, LocalUplink):
             loop.add_signal_handler(signal.SIGHUP, uplink.reload)
-        await daemon.run([ControlServer(config.control_socket, DaemonSource(daemon)).run()])
+        control = ControlServer(config.control_socket, DaemonSource(daemon))
+        await daemon.run([control.run()], Answers(daemon, runtime))
 
     gc.collect()
     gc.freeze()  # what was imported stays: the collector need not visit (and so dirty) its pages again

@@ -38,7 +38,7 @@ from edged.runtime.api import Runtime
 from edged.sources import StepSource, WorkingSets, unknown_working_sets
 from edged.store import StateStore
 from edged.telling import Teller
-from edged.uplink import Uplink
+from edged.uplink import Asked, Silent, Uplink
 
 ADOPTION = 5.0  # seconds at most, after the start, for running containers to say that they are ready, as they were
 
@@ -91,8 +91,9 @@ class Daemon:
 
     # ------------------------------------------------------------ life
 
-    async def run(self, services: Iterable[Coroutine[Any, Any, None]] = ()) -> None:
-        """Until `stop()`. `services` are further coroutines to run beside the loop (the control socket)."""
+    async def run(self, services: Iterable[Coroutine[Any, Any, None]] = (), asked: Asked | None = None) -> None:
+        """Until `stop()`. `services` are further coroutines to run beside the loop (the control socket); `asked` is
+        handed to the uplink."""
         waiting = list(services)
         try:
             self._keeper.load()
@@ -106,7 +107,7 @@ class Daemon:
             async with asyncio.TaskGroup() as tasks:
                 self._prober = Prober(self._runtime, tasks, self._wake.set, boottime)
                 around = [
-                    tasks.create_task(self.uplink.run(self._keeper.inbox), name="uplink"),
+                    tasks.create_task(self.uplink.run(self._keeper.inbox, asked or Silent()), name="uplink"),
                     tasks.create_task(self._feed_watchdog(), name="watchdog"),
                     *(tasks.create_task(service, name=f"service {n}") for n, service in enumerate(waiting)),
                     *(tasks.create_task(s.run(self._wake.set), name=f"source {type(s).__name__}") for s in self._extra),

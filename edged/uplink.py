@@ -74,11 +74,18 @@ class Asked(Protocol):
         then ended too. May raise PermanentError or RetryError, which become an End with the same sentence."""
 
 
+class Silent:
+    """An `Asked` that can't be asked anything."""
+
+    async def answer(self, request: AnyRequest, talk: Talk) -> End:
+        return End(reason="Refused", message="this node can't be asked anything")
+
+
 class Uplink(Protocol):
     """What the daemon needs from whoever knows about a hub."""
 
-    async def run(self, inbox: Inbox) -> None:
-        """Deliver documents until cancelled. Survives any outage by itself; ends only on cancellation."""
+    async def run(self, inbox: Inbox, asked: Asked) -> None:
+        """Deliver documents, and what is asked, until cancelled. Survives any outage by itself."""
 
     @property
     def state(self) -> HubLink:
@@ -109,7 +116,7 @@ class LocalUplink:
     def reload(self) -> None:
         self._again.set()
 
-    async def run(self, inbox: Inbox) -> None:
+    async def run(self, inbox: Inbox, asked: Asked) -> None:
         while True:
             self._again.clear()
             try:

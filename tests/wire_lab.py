@@ -14,8 +14,11 @@ import aiomqtt
 
 from cloudlink import certs, link, trust, wire
 from cloudlink.hub.broker import Backoff, Broker, Identity, Listener
+from cloudlink.hub.exchange import Link
+from cloudlink.hub.streams import Streams
 from edged.model import Capacity, Desired, NodeStatus
-from edged.uplink import Inbox
+from edged.uplink import Asked, Inbox
+from tests.fakes.remote import FakeNode
 
 FLEET = "lab"
 PATIENCE = 30.0  # seconds; only ever reached when something is broken
@@ -49,6 +52,7 @@ class Lab:
         self.identity = Identity(folder / "ca" / "ca.pem", folder / "tls" / "server.pem", folder / "tls" / "server.key")
         self.port, self.hub_port = free_port(), free_port()
         self.broker = self.make_broker()
+        self.public_keys: dict[str, bytes] = {}  # of nodes that have an uplink, to seal for them
 
     def make_broker(self) -> Broker:
         listener = Listener("127.0.0.1", self.port, self.hub_port)
@@ -71,12 +75,19 @@ class Lab:
         settings: dict[str, Any] = {"protocol": aiomqtt.ProtocolVersion.V5, "tls_context": self.context(name)}
         return aiomqtt.Client("127.0.0.1", port, **(settings | more))
 
+    def streams(self, **more: Any) -> Streams:
+        """The hub's end of conversations."""
+        way = Link("127.0.0.1", self.hub_port, lambda: self.context(certs.HUB_USER))
+        return Streams(FLEET, way, SIGNING_KEY, self.public_keys.get, **more)
+
     def uplink(self, node: str = "pi-1", **more: Any) -> link.MqttUplink:
         files = self.client_files(node)
+        private_key = more.get("private_key") or trust.generate_key()
+        self.public_keys[node] = trust.public_key_of(private_key)
         settings: dict[str, Any] = {
             "tls": lambda check_time: link.hub_context(self.authority.pem.decode(), files, check_time),
             "verify_key": trust.verify_key_of(SIGNING_KEY),
-            "private_key": trust.generate_key(),
+            "private_key": private_key,
             "floor": link.TimeFloor(self.folder / f"{node}.floor"),
             "timing": QUICK,
         }
@@ -105,12 +116,24 @@ async def open_lab(folder: Path) -> AsyncIterator[Lab]:
 
 
 @contextlib.asynccontextmanager
-async def linked(uplink: link.MqttUplink, inbox: Inbox | None = None) -> AsyncIterator[Inbox]:
+async def linked(
+    uplink: link.MqttUplink, inbox: Inbox | None = None, asked: Asked | None = None
+) -> AsyncIterator[Inbox]:
     """A link that runs and is connected."""
     inbox = inbox or Inbox(lambda: None)
-    async with running(uplink.run(inbox), "uplink"):
+    async with running(uplink.run(inbox, asked or FakeNode({})), "uplink"):
         await until(lambda: uplink.connected, uplink.trouble)
         yield inbox
+
+
+@contextlib.asynccontextmanager
+async def talking(lab: Lab, asked: Asked, **more: Any) -> AsyncIterator[Streams]:
+    """A hub that can ask the node pi-1."""
+    async with linked(lab.uplink(), asked=asked):
+        streams = lab.streams(**more)
+        async with running(streams.run(), "streams"):
+            await until(streams.connected.is_set)
+            yield streams
 
 
 def signed(generation: int, node: str = "pi-1", fleet: str = FLEET, **rest: Any) -> bytes:

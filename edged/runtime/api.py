@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import socket
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +24,8 @@ from edged.model import (
     ServiceRules,
     Value,
 )
+from edged.model.remote import Size
+from edged.runtime.inside import Inside, Wanted
 
 
 class Verdict(enum.StrEnum):
@@ -128,3 +132,25 @@ class Runtime(Protocol):
 
     def log_file(self, container_id: str) -> Path:
         """The container's log in CRI form ("<RFC3339Nano> stdout|stderr F|P <text>"); may not exist yet."""
+
+
+class Access(Protocol):
+    """The door for who wants into a pod from outside, beside `Runtime`."""
+
+    def enter(
+        self, container_id: str, command: tuple[str, ...], wanted: Wanted
+    ) -> contextlib.AbstractAsyncContextManager[Inside]:
+        """Run a command in a running container as long as the context is open.
+
+        :raises PermanentError: the container does not run, or there is no command."""
+
+    def attach(self, container_id: str) -> socket.socket:
+        """What its own process says from now on: edged.runtime.attaching. :raises PermanentError: nobody tells."""
+
+    def resize(self, container_id: str, size: Size) -> None:
+        """Of the terminal of a container that was made with one."""
+
+    async def dial(self, pod_uid: str, port: int) -> socket.socket:
+        """A TCP connection to a port of the pod, from inside of its network. It does not block.
+
+        :raises PermanentError: there is no such pod; RetryError: nobody listens."""

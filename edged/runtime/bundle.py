@@ -214,10 +214,13 @@ class _Config(msgspec.Struct):
     process: dict[str, Any]
 
 
-def process_json(config: bytes, command: Sequence[str]) -> bytes:
+def process_json(config: bytes, command: Sequence[str], terminal: bool = False) -> bytes:
     """`process` for a further command in the container of that config.json: same user, groups, capabilities and
-    environment, in the same folder."""
-    return msgspec.json.encode(msgspec.json.decode(config, type=_Config).process | {"args": command})
+    environment, in the same folder. At a terminal TERM is set, as the CRI's runtimes do it."""
+    made = msgspec.json.decode(config, type=_Config).process | {"args": command, "terminal": terminal}
+    if terminal and not any(word.startswith("TERM=") for word in made["env"]):
+        made["env"] = [*made["env"], "TERM=xterm"]
+    return msgspec.json.encode(made)
 
 
 def capabilities(user: User, bounding: Sequence[str] = CAPABILITIES) -> dict[str, Sequence[str]]:

@@ -12,8 +12,9 @@ import contextlib
 import os
 import shutil
 import signal
+import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 
 from msgspec.structs import replace
@@ -21,12 +22,13 @@ from msgspec.structs import replace
 from edged.config import PolicyConfig
 from edged.errors import EdgedError, PermanentError, RetryError
 from edged.model import Container, ContainerPhase, ContainerState, Image, Material, Pod, container_identity
-from edged.runtime import bundle, last_words, monitor, mounts, process
+from edged.runtime import attaching, bundle, inside, last_words, monitor, mounts, process
 from edged.runtime.blueprint import Drawing, Sandbox, own_capabilities
 from edged.runtime.cgroup import Cgroups, Mode
 from edged.runtime.containerlogs import ContainerLogs
 from edged.runtime.crun import Creation, Crun
 from edged.runtime.given_devices import GivenDevices
+from edged.runtime.inside import Inside
 from edged.runtime.records import ContainerRecord, Places, container_id, parse_id, read_number
 from edged.runtime.sight import Sight
 from edged.runtime.stop_signal import stop_signal
@@ -89,6 +91,7 @@ class Containers:
         )
         for record in self._places.containers():
             state = self.look(record)
+            inside.sweep(self._places.container(record.id), self._owner(record.id))
             self._logs.adopt(record, runs=state.pid > 0)
             if state.pid:
                 with contextlib.suppress(ProcessLookupError):  # it ends this moment; the next look tells
@@ -319,22 +322,56 @@ class Containers:
 
     async def exec(self, container: str, command: Sequence[str], timeout: float) -> process.Completed:
         """:raises PermanentError: it does not run; RetryError: the command took too long."""
+        self._check_runs(container)
+        return await self._crun.exec(
+            container,
+            self._process_json(container, command),
+            pid_file=self._places.container(container) / f"exec-{time.monotonic_ns()}",
+            timeout=timeout,
+            owned=self._owner(container),
+        )
+
+    @contextlib.asynccontextmanager
+    async def enter(self, container: str, command: tuple[str, ...], wanted: inside.Wanted) -> AsyncIterator[Inside]:
+        """A command that is talked to while it runs; it doesn't outlive the context.
+
+        :raises PermanentError: the container does not run, or there is no command.
+        """
+        inside.check_command(command)
+        self._check_runs(container)
+        file = self._places.container(container) / f"exec-{time.monotonic_ns()}.pid"
+        it = Inside(file, self._owner(container))
+        try:
+            await it.start(self._crun, container, self._process_json(container, command, wanted.tty), wanted)
+            yield it
+        finally:
+            await asyncio.shield(asyncio.ensure_future(it.end()))
+
+    def attach(self, container: str) -> socket.socket:
+        """A connection to its conmon (packets, see edged.runtime.attaching). :raises PermanentError: it has none."""
+        self._check_runs(container)
+        return attaching.connect(self._places.container(container), container)
+
+    def terminal_control(self, container: str) -> Path:
+        """conmon's fifo for the size of the terminal of a container that has one."""
+        return self._places.container(container) / "ctl"
+
+    def _check_runs(self, container: str) -> None:
         state = self.inspect(container)
         if state is None or state.phase is not ContainerPhase.RUNNING:
             raise PermanentError(f"{container} does not run")
-        uid, name, attempt = parse_id(container)
-        path = self._cgroups.path(uid, name, attempt)
+
+    def _owner(self, container: str) -> Callable[[int], bool]:
+        """Whether a pid is this container's own."""
+        path = self._cgroups.path(*parse_id(container))
+        return lambda pid: self._cgroups.owns(path, pid)
+
+    def _process_json(self, container: str, command: Sequence[str], terminal: bool = False) -> bytes:
         try:
             config = (self._places.container(container) / "config.json").read_bytes()
         except OSError as e:
             raise PermanentError(f"{container} can't be entered: its config.json: {e.strerror}") from e
-        return await self._crun.exec(
-            container,
-            bundle.process_json(config, command),
-            pid_file=self._places.container(container) / f"exec-{time.monotonic_ns()}",
-            timeout=timeout,
-            owned=lambda pid: self._cgroups.owns(path, pid),
-        )
+        return bundle.process_json(config, command, terminal)
 
 
 async def remove_tree(folder: Path) -> None:

@@ -16,7 +16,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -213,6 +213,19 @@ class Crun:
         finally:
             for file in (pid_file, what):
                 file.unlink(missing_ok=True)
+
+    def begin_exec(
+        self, container_id: str, described: Path, pid_file: Path, files: Mapping[int, int], console: str = ""
+    ) -> process.Child:
+        """Start a command in a running container and return at once: see edged.runtime.inside.
+
+        :param described: file with runtime-spec's `process`.
+        :param files: as process.start has them. :param console: socket to which its terminal is sent.
+        """
+        to = ("--console-socket", console) if console else ()
+        arguments = ("exec", *to, "--process", os.fspath(described), "--pid-file", os.fspath(pid_file), container_id)
+        within = functools.partial(mounts.start_privately, contents=self._own_contents(), hidden=self._hidden)
+        return process.start([self._crun, f"--root={self._state}", *arguments], files=files, within=within)
 
     def waits_for_start(self, container_id: str) -> bool:
         """Created and not yet started: crun's fifo is there until `start` has opened it."""

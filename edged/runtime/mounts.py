@@ -11,7 +11,7 @@ import ctypes
 import errno
 import os
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from edged.errors import PermanentError, RetryError
 from edged.model import Value
@@ -26,6 +26,8 @@ AT_FDCWD, AT_EMPTY_PATH, AT_RECURSIVE, OPEN_TREE_CLONE, MOVE_MOUNT_F_EMPTY = -10
 MOUNT_ATTR_IDMAP = 0x100000
 RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH = 0x02, 0x04, 0x08
 PAGE = 4096  # what mount(2) takes of options, with the closing zero
+
+T = TypeVar("T")
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -286,17 +288,28 @@ def _put(fd: int, target: str) -> None:
 
 def _mount_sysfs(content: Sysfs) -> None:
     """Which network interfaces it shows is told by the namespace of who mounts it (network_namespaces(7))."""
+    in_network(
+        content.netns,
+        lambda: mount("sysfs", content.target, "sysfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC),
+    )
+
+
+def in_network(netns: str, call: Callable[[], T]) -> T:
+    """Call it in the network namespace at `netns`; nothing else of this process is affected, for it does not await.
+
+    :returns: what it does. :raises OSError: there is no such namespace.
+    """
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
     try:
-        other = os.open(content.netns, os.O_RDONLY | os.O_CLOEXEC)
+        other = os.open(netns, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            _check(_libc.setns(other, CLONE_NEWNET), f"enter the network namespace {content.netns}")
+            _check(_libc.setns(other, CLONE_NEWNET), f"enter the network namespace {netns}")
         finally:
             os.close(other)
         try:
-            mount("sysfs", content.target, "sysfs", MS_RDONLY | MS_NOSUID | MS_NODEV | MS_NOEXEC)
+            return call()
         finally:
-            if _libc.setns(own, CLONE_NEWNET) < 0:  # as above
+            if _libc.setns(own, CLONE_NEWNET) < 0:  # going on in the wrong namespace would be worse than ending
                 raise SystemExit("edged can't return to its own network namespace")
     finally:
         os.close(own)

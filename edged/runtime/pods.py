@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import shutil
+import socket
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -29,7 +30,8 @@ from edged.model import (
     SandboxState,
     ServiceRules,
 )
-from edged.runtime import hooks, mounts, probes, userns
+from edged.model.remote import Size
+from edged.runtime import attaching, dialling, hooks, mounts, probes, userns
 from edged.runtime.api import ProbeResult
 from edged.runtime.cgroup import Cgroups
 from edged.runtime.claims import Claims
@@ -40,6 +42,7 @@ from edged.runtime.devices import Devices
 from edged.runtime.evicted import Evicted
 from edged.runtime.follower import Follower, Healed
 from edged.runtime.given_devices import GivenDevices
+from edged.runtime.inside import Inside, Wanted
 from edged.runtime.network import Network
 from edged.runtime.pod_cgroups import PodCgroups, in_thread, swap_space
 from edged.runtime.records import Places, parse_id
@@ -315,6 +318,23 @@ class PodRuntime:
         if pod_uid in self._frozen:
             self._pod_cgroups.freeze(pod_uid, False)
             self._frozen.discard(pod_uid)
+
+    # ------------------------------------------------------------ api.Access
+
+    def enter(
+        self, container_id: str, command: tuple[str, ...], wanted: Wanted
+    ) -> contextlib.AbstractAsyncContextManager[Inside]:
+        return self._containers.enter(container_id, command, wanted)
+
+    def attach(self, container_id: str) -> socket.socket:
+        return self._containers.attach(container_id)
+
+    def resize(self, container_id: str, size: Size) -> None:
+        with contextlib.suppress(OSError):
+            attaching.resize(self._containers.terminal_control(container_id), size)
+
+    async def dial(self, pod_uid: str, port: int) -> socket.socket:
+        return await dialling.dial(self._sandboxes.network_of(pod_uid), port)
 
     def pod_usage(self, pod_uid: str) -> ContainerUsage:
         return self._cgroups.usage(self._cgroups.pod_path(pod_uid))

@@ -16,7 +16,7 @@ import msgspec
 
 from edged.addresses import own_address
 from edged.config import UsersConfig
-from edged.errors import RetryError
+from edged.errors import PermanentError, RetryError
 from edged.model import EmptyDir, Material, Pod, SandboxState
 from edged.runtime import bundle, etc, ipc, mounts, nfs, userns
 from edged.runtime.containers import Sandbox, remove_tree
@@ -220,6 +220,16 @@ class Sandboxes:
         """Where the pod listens: a pod in the machine's network does so also while the machine has no address."""
         record = None if ip else read(self._places.pod(pod_uid) / "sandbox", SandboxRecord)
         return "127.0.0.1" if record is not None and record.names.host_network else ip
+
+    def network_of(self, pod_uid: str) -> str:
+        """Path of its network namespace; "" = the machine's own. :raises PermanentError: it has none here."""
+        record = read(self._places.pod(pod_uid) / "sandbox", SandboxRecord)
+        if record is not None and record.names.host_network:
+            return ""
+        namespace = self._network.find(pod_uid)
+        if record is None or namespace is None:
+            raise PermanentError(f"pod {pod_uid} has no network on this node (any more)")
+        return os.fspath(namespace.path)
 
     async def remove(self, pod_uid: str) -> None:
         """Repeatable; the record goes last."""

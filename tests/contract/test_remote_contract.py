@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
@@ -22,6 +24,7 @@ from edged.model.remote import (
     Usage,
     UsageRequest,
 )
+from tests import wire_lab
 from tests.fakes.remote import FakeNode, FakeRemote
 
 PATIENCE = 60.0
@@ -49,7 +52,18 @@ async def in_memory() -> AsyncIterator[Place]:
     assert remote.live == 0, "somebody did not let go"
 
 
-KINDS = [pytest.param(in_memory, id="fake")]
+@asynccontextmanager
+async def over_the_wire() -> AsyncIterator[Place]:
+    """A real broker, a real link, the same pretended node behind it."""
+    node = FakeNode({"uid-1": ("main",)})
+    node.logs["uid-1", "main"] = ["one", "two", "three"]
+    with tempfile.TemporaryDirectory() as folder:
+        async with wire_lab.open_lab(Path(folder)) as lab, wire_lab.talking(lab, node) as streams:
+            yield Place(streams, "pi-1", "uid-1", "main", 80)
+            assert streams.live == 0, "somebody did not let go"
+
+
+KINDS = [pytest.param(in_memory, id="fake"), pytest.param(over_the_wire, id="wire")]
 
 
 def run(place: Callable[[], object], scenario: Callable[[Place], Awaitable[None]]) -> None:

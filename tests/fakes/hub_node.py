@@ -7,6 +7,7 @@ import asyncio
 from cloudlink.link import MqttUplink
 from edged.model import Capacity, ContainerStatus, Desired, Event, NodeStatus, Phase, PodStatus
 from edged.uplink import Inbox
+from tests.fakes.remote import FakeNode
 
 MIB = 1 << 20
 
@@ -29,7 +30,7 @@ class PretendNode:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.uplink.run(self.inbox), name=f"uplink of {self.name}")
+            tasks.create_task(self.uplink.run(self.inbox, FakeNode({})), name=f"uplink of {self.name}")
             self.report()
             while True:
                 await self._wake.wait()

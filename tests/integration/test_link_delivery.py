@@ -17,6 +17,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from cloudlink import certs, link, trust, wire
 from edged.model import Desired, NodeStatus
 from edged.uplink import Inbox
+from tests.fakes.remote import FakeNode
 from tests.wire_lab import (
     FLEET,
     QUICK,
@@ -178,6 +179,7 @@ import asyncio, sys
 from pathlib import Path
 from cloudlink import link, trust
 from edged.uplink import Inbox
+from tests.fakes.remote import FakeNode
 folder, port = Path(sys.argv[1]), int(sys.argv[2])
 files = folder / "pi-1.pem", folder / "pi-1.key"
 ca = (folder / "ca" / "ca.pem").read_text()
@@ -186,7 +188,7 @@ uplink = link.MqttUplink(
     lambda check: link.hub_context(ca, files, check),
     bytes(32), bytes(32), link.TimeFloor(folder / "floor"), timing=link.Timing(will_delay=0),
 )
-asyncio.run(uplink.run(Inbox(lambda: None)))
+asyncio.run(uplink.run(Inbox(lambda: None), FakeNode({})))
 """
 
 
@@ -244,7 +246,7 @@ def test_without_a_broker_the_link_keeps_trying_and_can_be_cancelled(tmp_path: P
         lab = Lab(tmp_path)
         uplink = lab.uplink()
         uplink.report(status("pi-1"))
-        async with running(uplink.run(Inbox(lambda: None)), "uplink") as task:
+        async with running(uplink.run(Inbox(lambda: None), FakeNode({})), "uplink") as task:
             await until(lambda: "no connection to 127.0.0.1" in uplink.trouble)
             async with running(lab.broker.run(), "broker"):
                 await until(lambda: uplink.connected)
@@ -259,7 +261,7 @@ def test_a_broker_of_another_ca_is_not_spoken_to(tmp_path: Path) -> None:
         async with open_lab(tmp_path) as lab:
             other = certs.Authority(certs.make_authority("other"))
             uplink = lab.uplink(tls=lambda check: link.hub_context(other.pem.decode(), None, check))
-            async with running(uplink.run(Inbox(lambda: None)), "uplink"):
+            async with running(uplink.run(Inbox(lambda: None), FakeNode({})), "uplink"):
                 await until(lambda: "CERTIFICATE_VERIFY_FAILED" in uplink.trouble)
                 assert not uplink.connected
 
@@ -271,7 +273,7 @@ def test_a_node_that_the_broker_will_not_have_says_so_at_once_and_keeps_trying(t
         async with open_lab(tmp_path) as lab:
             files = lab.client_files("stranger", certs.Authority(certs.make_authority("other")))
             uplink = lab.uplink(tls=lambda check: link.hub_context(lab.authority.pem.decode(), files, check))
-            async with running(uplink.run(Inbox(lambda: None)), "uplink") as task:
+            async with running(uplink.run(Inbox(lambda: None), FakeNode({})), "uplink") as task:
                 await until(lambda: "hung up" in uplink.trouble)
                 assert not task.done()
 
@@ -287,7 +289,7 @@ def test_a_nodes_certificate_does_not_pass_as_the_hubs(tmp_path: Path) -> None:
         async with running(impostor.run(), "impostor"):
             await until(impostor.ready.is_set)
             uplink = lab.uplink()
-            async with running(uplink.run(Inbox(lambda: None)), "uplink"):
+            async with running(uplink.run(Inbox(lambda: None), FakeNode({})), "uplink"):
                 await until(lambda: "CERTIFICATE_VERIFY_FAILED" in uplink.trouble)
                 assert not uplink.connected
 

@@ -13,7 +13,7 @@ from edged.errors import PermanentError, RetryError
 from edged.model import Container, Desired, Env, HubLink, Image, NodeStatus, Phase, Pod, PodStatus, PullPolicy
 from edged.sources import StepSource, WorkingSets, unknown_working_sets
 from edged.store import StateStore
-from edged.uplink import Inbox
+from edged.uplink import Asked, Inbox
 from tests.fakes.runtime import Board, FakePuller, FakeRuntime
 
 
@@ -25,7 +25,7 @@ class FakeUplink:
         self.told: list[NodeStatus] = []
         self.state = HubLink()
 
-    async def run(self, inbox: Inbox) -> None:
+    async def run(self, inbox: Inbox, asked: Asked) -> None:
         self.inbox.set_result(inbox)
         await asyncio.Event().wait()
 

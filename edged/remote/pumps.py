@@ -1,0 +1,97 @@
+"""Bytes between the descriptors of a process and a conversation. Nothing is kept: who can't take more is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+from collections.abc import Callable
+
+import msgspec
+
+from edged.errors import PermanentError
+from edged.model.remote import MAX_FRAME, RESIZE, STDIN, Size
+from edged.runtime import process
+from edged.uplink import Talk
+
+TURNS = 16  # frames after which others get their turn too
+
+
+async def outward(fd: int, channel: int, talk: Talk) -> None:
+    """Everything until its end, or until we are cancelled."""
+    turns = 0
+    while (data := read_some(fd)) != b"":
+        if data is None:
+            await process.readable(fd)
+            continue
+        await talk.send(channel, data)
+        turns += 1
+        if turns % TURNS == 0:
+            await asyncio.sleep(0)
+
+
+def read_some(fd: int) -> bytes | None:
+    """What is there now; None = nothing yet, b"" = there will be no more."""
+    try:
+        return os.read(fd, MAX_FRAME)
+    except BlockingIOError:
+        return None
+    except OSError as e:
+        if e.errno in (errno.EIO, errno.ECONNRESET):  # a terminal that nobody has open any more; a peer that left
+            return b""
+        raise
+
+
+async def rest(fd: int, channel: int, talk: Talk) -> None:
+    """What is there now; who goes on writing isn't waited for."""
+    for _ in range(1 << 16):
+        data = read_some(fd)
+        if not data:
+            return
+        await talk.send(channel, data)
+
+
+async def inward(talk: Talk, fd: int, closed: Callable[[], None], resized: Callable[[Size], None]) -> None:
+    """What comes on STDIN goes to `fd` (-1: nowhere), sizes to `resized`. For ever: cancel it.
+
+    :param closed: called once when there will be no more input, or nobody reads it any more.
+    """
+    open_still = fd >= 0
+    while True:
+        channel, data = await talk.receive()
+        if channel == RESIZE:
+            resized(size_of(data))
+        elif channel == STDIN and open_still and not (data and await written(fd, data)):
+            open_still = False
+            closed()
+
+
+async def written(fd: int, data: bytes) -> bool:
+    """False where nobody reads any more."""
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(fd, left) :]
+        except BlockingIOError:
+            await writable(fd)
+        except OSError:
+            return False
+    return True
+
+
+async def writable(fd: int) -> None:
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[None] = loop.create_future()
+    loop.add_writer(fd, lambda: None if done.done() else done.set_result(None))
+    try:
+        await done
+    finally:
+        loop.remove_writer(fd)
+
+
+def size_of(data: bytes) -> Size:
+    """:raises PermanentError: it is none."""
+    try:
+        return msgspec.msgpack.decode(data, type=Size)
+    except (msgspec.MsgspecError, ValueError) as e:
+        raise PermanentError(f"a terminal's size can't be read: {e}") from e
