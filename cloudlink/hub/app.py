@@ -36,8 +36,10 @@ from cloudlink.hub.exchange import Exchange, Link
 from cloudlink.hub.following import Following
 from cloudlink.hub.manager import Manager
 from cloudlink.hub.premises import USER, Premises
+from cloudlink.hub.remote import Remote
 from cloudlink.hub.schedule.admit import impossible
 from cloudlink.hub.store import Store
+from cloudlink.hub.streams import Streams
 from cloudlink.kube.core import Node
 from cloudlink.kube.errors import Invalid
 from cloudlink.kube.meta import KubeObject, ObjectMeta
@@ -97,10 +99,14 @@ class Hub:
             bootstrap(store)
             following = Following(store)
             broker = await self._broker(premises) if self.config.external_broker is None else None
-            server = _server(premises, self._app(premises, store, audit), store.close)
+            streams = Streams(
+                config.fleet, self._link(premises, broker), premises.signing_key, lambda node: _node_key(store, node)
+            )
+            server = _server(premises, self._app(premises, store, audit, streams), store.close)
             async with asyncio.TaskGroup() as tasks:
                 around = [
                     tasks.create_task(following.run(), name="following"),
+                    tasks.create_task(_after(broker.ready if broker is not None else None, streams), name="streams"),
                     tasks.create_task(self._lead(premises, store, broker, following), name="leading"),
                 ]
                 http = tasks.create_task(server.serve([door]), name="http")
@@ -129,11 +135,10 @@ class Hub:
 
     async def _term(self, premises: Premises, store: Store, broker: brokers.Broker | None) -> None:
         """Decide and speak with nodes until cancelled. All commits through this store end with the term."""
-        place = self.config.external_broker or ("127.0.0.1", broker.hub_port if broker is not None else 0)
         exchange = Exchange(
             store,
             self.config.fleet,
-            Link(*place, lambda: _tls(premises)),
+            self._link(premises, broker),
             premises.signing_key,
             lambda node: _node_key(store, node),
             on_change=broker.save if broker is not None else lambda: None,
@@ -152,6 +157,11 @@ class Hub:
         finally:
             forget()
 
+    def _link(self, premises: Premises, broker: brokers.Broker | None) -> Link:
+        """How this hub reaches the broker."""
+        place = self.config.external_broker or ("127.0.0.1", broker.hub_port if broker is not None else 0)
+        return Link(*place, lambda: _tls(premises))
+
     async def _broker(self, premises: Premises) -> brokers.Broker:
         """The broker, not yet started; its ports are known to be free."""
         config = self.config
@@ -165,7 +175,7 @@ class Hub:
         identity = brokers.Identity(premises.ca_file, *premises.server_files)
         return brokers.Broker(folder, config.fleet, listener, identity)
 
-    def _app(self, premises: Premises, store: Store, audit: Audit) -> FastAPI:
+    def _app(self, premises: Premises, store: Store, audit: Audit, remote: Remote) -> FastAPI:
         def on_join(node: str, facts: Mapping[str, str]) -> None:
             _add_node(store, node, facts)
 
@@ -191,6 +201,7 @@ class Hub:
             service_network=self.config.service_network,
             keys=Keys(premises.accounts_key, premises.authority.pem, premises.users),
             audit=audit,
+            remote=remote,
         )
 
 
@@ -231,10 +242,10 @@ async def running(config: HubConfig) -> AsyncIterator[Hub]:
         await task
 
 
-async def _after(ready: asyncio.Event | None, exchange: Exchange) -> None:
+async def _after(ready: asyncio.Event | None, speaker: Exchange | Streams) -> None:
     if ready is not None:
         await ready.wait()
-    await exchange.run()
+    await speaker.run()
 
 
 def _listen(host: str, port: int, setting: str) -> socket.socket:

@@ -129,7 +129,7 @@ class Opener:
             raise Refused(f"{count - self._count} messages of the conversation were lost on their way")
         self._count += 1
         try:
-            frame = _decoder.decode(plain)
+            frame: AnyFrame = _decoder.decode(plain)
         except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as e:
             raise Refused(f"the other side speaks otherwise: {e}; upgrade the older one") from e
         if isinstance(frame, Data) and len(frame.body) > MAX_FRAME:

@@ -6,11 +6,10 @@ from __future__ import annotations
 import asyncio
 import collections
 from collections.abc import Awaitable, Callable
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from cloudlink.streams import flow, frames
 from cloudlink.streams.frames import AnyFrame, Ask, Beat, Credit, Data, Finish, LetGo
-from cloudlink.streams.keys import KEY_BYTES as KEY_BYTES
 from cloudlink.wire import Refused
 from edged.model.remote import MAX_FRAME, End
 
@@ -30,11 +29,8 @@ class Timing(NamedTuple):
     silence: float = 30.0
 
 
-class Post(Protocol):
-    """The way out."""
-
-    def __call__(self, message: bytes) -> None:
-        """Hand a message on; never waits, never raises. What can't be sent is lost, and the other side will notice."""
+Post = Callable[[bytes], None]
+"""Hands a message on; never waits, never raises. What can't be sent is lost, and the other side will notice."""
 
 
 class Line:

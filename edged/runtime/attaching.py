@@ -23,9 +23,7 @@ def connect(folder: Path, container: str) -> socket.socket:
     here = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         peer.setblocking(False)
-        peer.connect(
-            f"/proc/self/fd/{here}/attach"
-        )  # a socket's name has 107 bytes at most; the folder's may be longer
+        peer.connect(f"/proc/self/fd/{here}/attach")  # its name must be short, our folder's may not be
     except OSError as e:
         peer.close()
         raise PermanentError(f"{container} can't be attached to: its conmon is gone ({e.strerror})") from e

@@ -1,8 +1,9 @@
-"""TCP connections from inside of a pod's network namespace, so that what listens only on its loopback is reached too."""
+"""TCP connections from inside of a pod's network namespace, so that what listens only on loopback is reached."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 
 from edged.errors import RetryError
@@ -21,7 +22,7 @@ async def dial(netns: str, port: int) -> socket.socket:
     why = ""
     for family, address in LOOPBACKS:
         try:
-            connection = mounts.in_network(netns, lambda f=family: _made(f)) if netns else _made(family)
+            connection = mounts.in_network(netns, functools.partial(_made, family)) if netns else _made(family)
         except OSError as e:
             why = why or e.strerror or str(e)
             continue

@@ -46,7 +46,7 @@ class Wanted(Size, frozen=True, kw_only=True):
 
 
 class Inside:
-    """:ivar stdin, stdout, stderr: our ends, which don't block; -1 = it has none. A terminal is `stdin` and `stdout`."""
+    """:ivar stdin, stdout, stderr: our ends, which don't block; -1 = none. A terminal is both `stdin` and `stdout`."""
 
     def __init__(self, pid_file: Path, owned: Callable[[int], bool]) -> None:
         self.stdin = self.stdout = self.stderr = -1
@@ -96,9 +96,7 @@ class Inside:
         name = f"{self._pid_file.name}.sock"
         try:
             door.setblocking(False)
-            door.bind(
-                f"/proc/self/fd/{folder}/{name}"
-            )  # a socket's name has 107 bytes at most; the folder's may be longer
+            door.bind(f"/proc/self/fd/{folder}/{name}")  # its name must be short, our folder's may not be
             door.listen(1)
             seen = f"/proc/{os.getpid()}/fd/{folder}/{name}"
             self._child = crun.begin_exec(container_id, described, self._pid_file, {1: theirs, 2: theirs}, seen)
