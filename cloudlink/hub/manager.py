@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, Update, UpdateStatus
-from cloudlink.hub.controllers import claims, deployment, events, garbage, replicaset
+from cloudlink.hub.controllers import claims, definitions, deployment, events, garbage, replicaset
 from cloudlink.hub.decision import Decision, Note, Suffix, describe
 from cloudlink.hub.errors import Gone, StoreError
 from cloudlink.hub.objects import controller_of, is_deleted, is_finished
@@ -29,6 +29,8 @@ from cloudlink.hub.workqueue import Task, WorkQueue
 from cloudlink.hub.world import UNFOLLOWED, World
 from cloudlink.kube.apps import Deployment, ReplicaSet
 from cloudlink.kube.core import Event, Namespace, Node, PersistentVolumeClaim, Pod
+from cloudlink.kube.custom import CustomObject
+from cloudlink.kube.definitions import CustomResourceDefinition
 from cloudlink.kube.meta import KubeObject
 from edged.errors import EdgedError, RetryError
 
@@ -149,7 +151,7 @@ class Manager:
 
     def _look_at(self, obj: KubeObject) -> None:
         match obj:
-            case Deployment() | ReplicaSet() | Namespace() | Pod():
+            case Deployment() | ReplicaSet() | Namespace() | Pod() | CustomResourceDefinition():
                 self._queue.add(_task(obj))
             case Node():
                 self._queue.add(SCHEDULER)
@@ -202,6 +204,10 @@ class Manager:
         if isinstance(obj, Node):
             for pod in self._world.on_node(obj.metadata.name):
                 self._queue.add(_task(pod))
+        if isinstance(obj, CustomObject):
+            for definition in self._world.all(CustomResourceDefinition):
+                if definition.defines == obj.key and is_deleted(definition):
+                    self._queue.add(_task(definition))
         if isinstance(obj, Pod):
             self._look_at_claims(obj)
         if isinstance(obj, Pod | Node | PersistentVolumeClaim):
@@ -235,6 +241,8 @@ class Manager:
         match obj:
             case Namespace() if is_deleted(obj):
                 return garbage.dying_namespace(obj, self._store.within(obj.metadata.name), now)
+            case CustomResourceDefinition():
+                return definitions.cleanup(obj, self._store.list(obj.defines), now)
             case Pod():
                 return garbage.lost_pod(obj, world.get(Node, "", obj.spec.node_name) is not None)
             case PersistentVolumeClaim():
@@ -324,7 +332,7 @@ class Manager:
 
     def _newest(self, about: KubeObject) -> KubeObject:
         """The object as stored: one that a decision created had no uid when it was spoken of."""
-        return self._store.get(about.kind, about.metadata.namespace or None, about.metadata.name) or about
+        return self._store.get(about.key, about.metadata.namespace or None, about.metadata.name) or about
 
     def _find_event(self, namespace: str, name: str) -> Event | None:
         return self._world.get(Event, namespace, name)
@@ -375,4 +383,4 @@ def _is_about(change: ObjectChange, deleted: set[tuple[str, str, str]]) -> bool:
     if not isinstance(change, Update | UpdateStatus):
         return isinstance(change, MarkDeleted) and (change.kind, change.namespace or "", change.name) in deleted
     meta = change.object.metadata
-    return (change.object.kind, meta.namespace, meta.name) in deleted
+    return (change.object.key, meta.namespace, meta.name) in deleted

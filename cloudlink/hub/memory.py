@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Container, Iterable, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -12,6 +12,7 @@ from cloudlink.hub.entries import Commit, Stored
 from cloudlink.hub.errors import Gone
 from cloudlink.hub.shelves import Key, Objects, key_of
 from cloudlink.hub.watch import HISTORY_EVENTS, READER_EVENTS, EventType, History, Subscription, WatchEvent
+from cloudlink.kube.catalogue import BUILT_IN, DEFINITIONS, after, catalogue_of
 from cloudlink.kube.errors import Invalid
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.parse import dump, revive
@@ -42,6 +43,7 @@ class Memory:
         self.revision = 0
         self.position = 0
         self.history = History(0, HISTORY_EVENTS)
+        self.catalogue = BUILT_IN  # and what definitions add; another one after each change of these
         self._raw: dict[Key, bytes] = {}
         self._record_readers: dict[str, list[RecordTold]] = {}
 
@@ -66,6 +68,7 @@ class Memory:
         self.objects, self._raw, self.records = fresh, raws, kept
         self.position, self.revision = position, revision
         self.history = History(revision, HISTORY_EVENTS)
+        self.catalogue = catalogue_of(fresh.list(DEFINITIONS), self.catalogue.serial + 1)
         for reader in tuple(self.readers):
             reader.fall_behind()
         for bucket, listeners in self._record_readers.items():
@@ -80,7 +83,7 @@ class Memory:
         there = self.objects.get(key_of(obj))
         return self._raw[key_of(obj)] if there is obj else _encode(dump(obj))
 
-    def subscribe(self, kinds: frozenset[str] | None, since: int | None) -> Subscription:
+    def subscribe(self, kinds: Container[str] | None, since: int | None) -> Subscription:
         past: Sequence[WatchEvent] = ()
         if since is not None:
             if since > self.revision:
@@ -112,7 +115,9 @@ class Memory:
                 bucket[record.key] = record.value
             else:
                 bucket.pop(record.key, None)
+        written: list[KubeObject] = []
         for step in steps:
+            written.append(step.object)
             key = key_of(step.object)
             if step.type == "DELETED":
                 self.objects.remove(key)
@@ -124,6 +129,7 @@ class Memory:
             self.history.add(told)
             for reader in tuple(self.readers):
                 reader.offer(told)
+        self.catalogue = after(self.catalogue, written, self.objects.list(DEFINITIONS))
         for record in records:
             for listener in self._record_readers.get(record.bucket, ()):
                 listener(record.key)

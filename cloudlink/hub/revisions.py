@@ -15,13 +15,15 @@ from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, Upd
 from cloudlink.hub.errors import AlreadyExists, Conflict, NotFound, StoreError, Terminating
 from cloudlink.hub.shelves import Key, Objects, key_of
 from cloudlink.hub.watch import EventType
+from cloudlink.kube.acceptance import accepted
+from cloudlink.kube.catalogue import BUILT_IN, DEFINITIONS, Catalogue
+from cloudlink.kube.custom import CustomObject
+from cloudlink.kube.definitions import CLEANUP, CustomResourceDefinition
 from cloudlink.kube.meta import KubeObject, ManagedFieldsEntry, ObjectMeta
-from cloudlink.kube.registry import RESOURCES
 
 Object = TypeVar("Object", bound=KubeObject)
 
 EVENTS_KEPT = 1000
-_RESOURCE = {r.kind: r for r in RESOURCES}
 _FIRST_PHASE = {"Pod": "Pending", "Namespace": "Active"}  # as Kubernetes' own create strategies set it
 
 
@@ -48,8 +50,16 @@ class Write:
 class Draft:
     """The objects as they will be once a commit is done, and the writes that lead there."""
 
-    def __init__(self, objects: Objects, revision: int, now: float, new_uid: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        objects: Objects,
+        revision: int,
+        now: float,
+        new_uid: Callable[[], str],
+        catalogue: Catalogue = BUILT_IN,
+    ) -> None:
         self._objects = objects
+        self._catalogue = catalogue
         self._changed: dict[Key, KubeObject | None] = {}
         self._now = now
         self._new_uid = new_uid
@@ -92,7 +102,8 @@ class Draft:
                 return self._update_status(obj, expect, managed)
             case Delete(kind, namespace, name, uid, expect):
                 there = self._need(kind, namespace or "", name, uid, expect)
-                return self._mark(there, 0, None) if there.metadata.finalizers else self._remove(there)
+                held = there.metadata.finalizers or isinstance(there, CustomResourceDefinition)
+                return self._mark(there, 0, None) if held else self._remove(there)
             case MarkDeleted(kind, namespace, name, grace, uid, expect, finalizers):
                 return self._mark(self._need(kind, namespace or "", name, uid, expect), grace, finalizers)
             case _:
@@ -100,7 +111,7 @@ class Draft:
 
     def _create(self, obj: KubeObject) -> KubeObject | None:
         kind, namespace, name = key_of(obj)
-        resource = _RESOURCE.get(kind)
+        resource = self._catalogue.by_key(kind)
         if resource is None or not name or resource.namespaced != bool(namespace):
             place = "a namespace" if resource and resource.namespaced else "no namespace"
             raise StoreError(f'{kind} "{name}" needs a name and {place}; it has {namespace!r}', kind, namespace, name)
@@ -118,7 +129,7 @@ class Draft:
             obj,
             uid=self._new_uid(),
             creation_timestamp=timestamp(self._now),
-            generation=1 if kind in _WITH_GENERATION else 0,
+            generation=1 if resource.shape is not None or kind in _WITH_GENERATION else 0,
             deletion_timestamp="",
             deletion_grace_period_seconds=None,
         )
@@ -126,11 +137,11 @@ class Draft:
         status = getattr(made, "status", None)
         if phase and status is not None and not status.phase:
             made = made.model_copy(update={"status": status.model_copy(update={"phase": phase})})
-        return self._write("ADDED", made, None)
+        return self._write("ADDED", self._with_names(made), None)
 
     def _update(self, obj: KubeObject, expect: str | None) -> KubeObject:
         there = self._need(*key_of(obj), obj.metadata.uid, expect)
-        respec = getattr(obj, "spec", None) != getattr(there, "spec", None)
+        respec = self._worked_off(obj) != self._worked_off(there)
         made = _own_metadata(obj, there.metadata)
         if hasattr(there, "status"):
             made = made.model_copy(update={"status": there.status})
@@ -138,15 +149,29 @@ class Draft:
             made = with_meta(made, generation=there.metadata.generation + 1)
         if _only_waited_for_finalizers(there) and not made.metadata.finalizers:
             return self._remove(there)
-        return self._write("MODIFIED", made, there)
+        return self._write("MODIFIED", self._with_names(made), there)
+
+    def _worked_off(self, obj: KubeObject) -> object:
+        """What `generation` counts the changes of: the spec; of other people's kinds all that they don't report."""
+        if not isinstance(obj, CustomObject):
+            return getattr(obj, "spec", None)
+        resource = self._catalogue.by_key(obj.key)
+        if resource is None or resource.shape is None or not resource.shape.status:
+            return obj.content
+        return {k: v for k, v in obj.content.items() if k != "status"}
 
     def _update_status(
         self, obj: KubeObject, expect: str | None, managed: tuple[ManagedFieldsEntry, ...] | None
     ) -> KubeObject:
         there = self._need(*key_of(obj), obj.metadata.uid, expect)
-        if not hasattr(obj, "status"):
+        if isinstance(obj, CustomObject) and isinstance(there, CustomObject):
+            content = {k: v for k, v in there.content.items() if k != "status"}
+            content |= {k: v for k, v in obj.content.items() if k == "status"}
+            made: KubeObject = there.model_copy(update={"content": content})
+        elif hasattr(obj, "status"):
+            made = there.model_copy(update={"status": obj.status})
+        else:
             raise StoreError(f"{obj.kind} has no status", *key_of(obj))
-        made = there.model_copy(update={"status": obj.status})
         if managed is not None:
             made = with_meta(made, managed_fields=managed)
         return self._write("MODIFIED", made, there)
@@ -160,10 +185,26 @@ class Draft:
             made = with_meta(made, deletion_timestamp=timestamp(self._now + grace), deletion_grace_period_seconds=grace)
         if not meta.deletion_timestamp and meta.generation:
             made = with_meta(made, generation=meta.generation + 1)
-        if there.kind == "Namespace":
+        if isinstance(made, CustomResourceDefinition):  # it goes once its objects have: until then this holds it
+            made = self._with_names(
+                with_meta(made, finalizers=tuple(dict.fromkeys((*made.metadata.finalizers, CLEANUP))))
+            )
+        if there.key == "Namespace":
             status = getattr(there, "status").model_copy(update={"phase": "Terminating"})  # noqa: B009
             made = made.model_copy(update={"status": status})
         return self._write("MODIFIED", made, there)
+
+    def _with_names(self, obj: Object) -> Object:
+        """A definition with what is decided of its names; everything else as it is."""
+        if not isinstance(obj, CustomResourceDefinition):
+            return obj
+        others = [d for d in self._definitions() if d.metadata.name != obj.metadata.name]
+        return accepted(obj, others, timestamp(self._now))  # type: ignore[return-value]  # it is of that type
+
+    def _definitions(self) -> list[CustomResourceDefinition]:
+        there = {key_of(obj): obj for obj in self._objects.list(DEFINITIONS)}
+        now = there | {key: obj for key, obj in self._changed.items() if key[0] == DEFINITIONS}
+        return [obj for obj in now.values() if isinstance(obj, CustomResourceDefinition)]
 
     def _remove(self, there: KubeObject) -> KubeObject:
         return self._write("DELETED", there, there)
@@ -190,13 +231,16 @@ class Draft:
             keys = {key_of(obj) for obj in self._objects.within(name)} | {k for k in self._changed if k[1] == name}
             left = [obj for key in sorted(keys) if (obj := self.get(key)) is not None]
             held = (*namespace.metadata.finalizers, *_others_hold(namespace))
-            if not held and all(obj.kind == "Event" for obj in left):
+            if not held and all(obj.key == "Event" for obj in left):
                 for obj in [*left, namespace]:
                     self._remove(obj)
+        if any(w.object.key == DEFINITIONS and w.type == "DELETED" for w in self.writes):
+            for definition in self._definitions():  # the names may be free now that these waited for
+                self._write("MODIFIED", self._with_names(definition), definition)
         self._forget_events(events_kept)
 
     def _forget_events(self, kept: int) -> None:
-        grown = sum((w.type == "ADDED") - (w.type == "DELETED") for w in self.writes if w.object.kind == "Event")
+        grown = sum((w.type == "ADDED") - (w.type == "DELETED") for w in self.writes if w.object.key == "Event")
         surplus = self._objects.count("Event") + grown - kept
         if grown <= 0 or surplus <= 0:
             return
@@ -224,7 +268,7 @@ def _others_hold(namespace: KubeObject) -> tuple[str, ...]:
 def _only_waited_for_finalizers(obj: KubeObject) -> bool:
     """Marked, and held by finalizers alone: not by a node that still runs it, nor by what a namespace contains."""
     meta = obj.metadata
-    elsewhere = obj.kind == "Namespace" or bool(meta.deletion_grace_period_seconds)
+    elsewhere = obj.key == "Namespace" or bool(meta.deletion_grace_period_seconds)
     return bool(meta.deletion_timestamp and meta.finalizers) and not elsewhere
 
 
@@ -249,9 +293,10 @@ def draft(
     now: float,
     new_uid: Callable[[], str],
     events_kept: int = EVENTS_KEPT,
+    catalogue: Catalogue = BUILT_IN,
 ) -> tuple[Draft, list[KubeObject | None]]:
     """Work out a whole commit: the draft with its writes, and what became of each change's object."""
-    work = Draft(objects, revision, now, new_uid)
+    work = Draft(objects, revision, now, new_uid, catalogue)
     results = [work.apply(change) for change in changes]
     work.settle(events_kept)
     return work, results

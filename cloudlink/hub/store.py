@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Self
 
 import msgspec
@@ -35,6 +35,7 @@ from cloudlink.hub.memory import Memory, RecordTold, Step
 from cloudlink.hub.revisions import EVENTS_KEPT, Draft, draft
 from cloudlink.hub.shelves import key_of
 from cloudlink.hub.watch import Subscription, WatchEvent
+from cloudlink.kube.catalogue import Catalogue
 from cloudlink.kube.core import Namespace
 from cloudlink.kube.meta import KubeObject, ObjectMeta
 from cloudlink.kube.parse import dump
@@ -151,6 +152,11 @@ class Store:
         return self._memory.revision
 
     @property
+    def catalogue(self) -> Catalogue:
+        """Which kinds there are now."""
+        return self._memory.catalogue
+
+    @property
     def database(self) -> Database:
         """For following.py, which keeps its session."""
         return self._database
@@ -195,7 +201,7 @@ class Store:
         """A stored object as JSON, encoded when it was written; encoded now if it is another revision."""
         return self._memory.raw(obj)
 
-    def subscribe(self, kinds: frozenset[str] | None = None, since: int | None = None) -> Subscription:
+    def subscribe(self, kinds: Container[str] | None = None, since: int | None = None) -> Subscription:
         """Follow changes after revision `since` (None: from now on). Gone if that is no longer known."""
         return self._memory.subscribe(kinds, since)
 
@@ -243,6 +249,7 @@ class Store:
             self._now(),
             lambda: str(uuid.uuid4()),
             self._events_kept,
+            self._memory.catalogue,
         )
         return _Work(done, results, of_records)
 

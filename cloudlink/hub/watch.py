@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Literal, Self
@@ -56,7 +56,7 @@ class History:
             self._bytes -= len(gone.raw)
             self.floor = gone.revision
 
-    def since(self, revision: int, kinds: frozenset[str] | None) -> list[WatchEvent]:
+    def since(self, revision: int, kinds: Container[str] | None) -> list[WatchEvent]:
         """Changes after `revision`. Gone where some of them are no longer kept."""
         if revision < self.floor:
             raise Gone(f"too old resource version: {revision} ({self.floor}); list again and watch from there")
@@ -76,7 +76,7 @@ class Subscription:
     """
 
     def __init__(
-        self, readers: set[Subscription], kinds: frozenset[str] | None, past: Iterable[WatchEvent], most: int
+        self, readers: set[Subscription], kinds: Container[str] | None, past: Iterable[WatchEvent], most: int
     ) -> None:
         self._readers = readers
         self._kinds = kinds

@@ -13,7 +13,7 @@ from cloudlink.hub.shelves import Key, key_of
 from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.kube.core import PersistentVolumeClaim, Pod
 from cloudlink.kube.meta import KubeObject, OwnerReference
-from cloudlink.kube.registry import RESOURCES, Resource, by_kind
+from cloudlink.kube.registry import RESOURCES
 
 T = TypeVar("T", bound=KubeObject)
 
@@ -75,7 +75,7 @@ class World:
         Of kinds that aren't served here we can't say that they are gone. A namespaced owner can't own what lives
         outside of namespaces; "unknown", too.
         """
-        resource = by_kind(reference.api_version, reference.kind) or _by_group(reference)
+        resource = self._store.catalogue.by_reference(reference.api_version, reference.kind)
         if resource is None or (resource.namespaced and not obj.metadata.namespace):
             return "unknown"
         there = self._store.get(resource.key, obj.metadata.namespace if resource.namespaced else None, reference.name)
@@ -111,9 +111,3 @@ def _discard(index: dict[str, set[Key]], at: str, key: Key) -> None:
     keys.discard(key)
     if not keys:
         index.pop(at, None)
-
-
-def _by_group(reference: OwnerReference) -> Resource | None:
-    """A kind that is served in another version than the one that the reference was written in."""
-    group = reference.api_version.rpartition("/")[0]
-    return next((r for r in RESOURCES if (r.group, r.kind) == (group, reference.kind)), None)

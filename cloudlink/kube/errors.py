@@ -15,6 +15,7 @@ Reason = Literal[
     "FieldValueDuplicate",  # a second one where names must be unique
     "FieldValueForbidden",  # not allowed together with something else
     "FieldValueTooLong",
+    "FieldValueTooMany",
     "FieldValueTypeInvalid",  # a number where a string belongs, and the like
     "FieldManagerConflict",  # somebody else owns it
     "FieldValueNotFound",  # refers to something that isn't there

@@ -51,6 +51,12 @@ class Findings:
     def too_long(self, path: str, limit: int, unit: str = "bytes") -> None:
         self._add(path, "FieldValueTooLong", f"Too long: may not be more than {limit} {unit}")
 
+    def too_many(self, path: str, count: int, limit: int) -> None:
+        self._add(path, "FieldValueTooMany", f"Too many: {count}: must have at most {limit} items")
+
+    def of_type(self, path: str, value: object, why: str) -> None:
+        self._add(path, "FieldValueTypeInvalid", f"Invalid value: {shown(value)}: {why}")
+
     def not_found(self, path: str, value: object, why: str = "") -> None:
         self._add(path, "FieldValueNotFound", f"Not found: {shown(value)}" + (f": {why}" if why else ""))
 

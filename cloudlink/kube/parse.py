@@ -12,10 +12,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cloudlink.kube.catalogue import BUILT_IN, is_foreign
+from cloudlink.kube.custom import CustomObject
 from cloudlink.kube.errors import Cause, Invalid, Reason
 from cloudlink.kube.manifest import load_yaml
 from cloudlink.kube.meta import FieldsV1, KubeObject, Model
-from cloudlink.kube.registry import RESOURCES, Resource, by_kind
+from cloudlink.kube.parse_custom import parse_custom, revive_custom
+from cloudlink.kube.registry import Resource
 from cloudlink.kube.schema import causes_of, json_type, without
 from cloudlink.kube.validate import validate
 
@@ -30,12 +33,14 @@ _PEOPLE_S_KEYS = frozenset({"data", "binaryData", "stringData", "labels", "annot
 def parse(data: object, resource: Resource | None = None) -> KubeObject:
     """One document, as JSON or YAML gave it, checked and with Kubernetes' defaults filled in.
 
-    :param resource: what it must be; None = whatever it says that it is.
+    :param resource: what it must be; None = whichever of those built in it says that it is.
 
     Nulls count as absent, as in Kubernetes. Raises Invalid with every cause; nothing else, whatever comes.
     """
     document, resource = _recognise(data, resource)
     name = _name(document)
+    if resource.shape is not None:
+        return parse_custom(document, resource.kind, resource.shape, resource.namespaced)
     try:
         obj = resource.model.model_validate(document, by_alias=True, by_name=False)
     except ValidationError as e:
@@ -50,7 +55,10 @@ def parse(data: object, resource: Resource | None = None) -> KubeObject:
 def revive(data: object) -> KubeObject:
     """A document that `dump` has made, from a place that we trust (the hub's own store): only its structure is
     checked. Raises Invalid."""
-    document, resource = _recognise(data)
+    document = _a_mapping(data)
+    if is_foreign(document.get("apiVersion"), document.get("kind")):
+        return revive_custom(document)
+    document, resource = _recognise(document)
     try:
         return resource.model.model_validate(document, by_alias=True, by_name=False)
     except ValidationError as e:
@@ -77,33 +85,40 @@ def _related(one: str, other: str) -> bool:
     return long.startswith(short) and (len(long) == len(short) or long[len(short)] in ".[" or not short)
 
 
-def _recognise(data: object, given: Resource | None = None) -> tuple[dict[str, Any], Resource]:
+def _a_mapping(data: object) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise Invalid([Cause("", "FieldValueTypeInvalid", f"a Kubernetes object is a mapping, not {json_type(data)}")])
-    document = _without_nulls(data, MAX_DEPTH)
+    return data
+
+
+def _recognise(data: object, given: Resource | None = None) -> tuple[dict[str, Any], Resource]:
+    """The document, without its nulls where the kind is built in: of other people's kinds the schema says what a null
+    means."""
+    document = _a_mapping(data)
+    clean = _without_nulls(document, MAX_DEPTH)
     missing = [
         Cause(field, "FieldValueRequired", f"Required value: such as {example}")
         for field, example in (("apiVersion", '"v1" or "apps/v1"'), ("kind", '"Pod" or "Deployment"'))
-        if document.get(field) in (None, "")
+        if clean.get(field) in (None, "")
     ]
     if missing:
         raise Invalid(missing, name=_name(document))
-    api_version, kind = document["apiVersion"], document["kind"]
+    api_version, kind = clean["apiVersion"], clean["kind"]
     for field, value in (("apiVersion", api_version), ("kind", kind)):
         if not isinstance(value, str):
             raise Invalid([Cause(field, "FieldValueTypeInvalid", f"must be a string, not {json_type(value)}")])
-    resource = given or by_kind(api_version, kind)
-    if resource is None:
+    resource = given or BUILT_IN.by_kind(api_version, kind)
+    if resource is None or (resource.api_version, resource.kind) != (api_version, kind):
         raise Invalid([_unknown_kind(api_version, kind)], name=_name(document))
-    return document, resource
+    return (clean if resource.shape is None else document), resource
 
 
 def _unknown_kind(api_version: str, kind: str) -> Cause:
-    for resource in RESOURCES:
+    for resource in BUILT_IN.resources:
         if resource.kind == kind:
             message = f'no kind "{kind}" in "{api_version[:64]}"; write apiVersion: {resource.api_version}'
             return Cause("apiVersion", "FieldValueNotSupported", message)
-    kinds = {r.kind: r.api_version for r in RESOURCES if r.stored}
+    kinds = {r.kind: r.api_version for r in BUILT_IN.resources if r.stored}
     close = difflib.get_close_matches(kind[:64], kinds, n=1)
     hint = f'did you mean "{close[0]}"?' if close else "`kubectl api-resources` lists those that there are"
     return Cause("kind", "FieldValueNotSupported", f'no kind "{kind[:64]}" in "{api_version[:64]}"; {hint}')
@@ -169,6 +184,8 @@ def _shape(model: type[Model]) -> tuple[tuple[str, str, object], ...]:
 
 def dump(obj: Model) -> dict[str, Any]:
     """The document of an object (or of any part of one): camelCase, JSON-able, nothing that is absent."""
+    if type(obj) is CustomObject:
+        return _dump_custom(obj)
     values = obj.__dict__
     document: dict[str, Any] = {}
     for name, alias, absent in _shape(type(obj)):
@@ -190,3 +207,8 @@ def dump(obj: Model) -> dict[str, Any]:
         else:
             document[alias] = dump(value)
     return document
+
+
+def _dump_custom(obj: CustomObject) -> dict[str, Any]:
+    head = {"apiVersion": obj.api_version, "kind": obj.kind, "metadata": dump(obj.metadata)}
+    return {**head, **obj.content}

@@ -9,6 +9,7 @@ from cloudlink.kube import (
     apps,
     batch,
     core,
+    definitions,
     endpoints,
     networking,
     policy,
@@ -18,6 +19,7 @@ from cloudlink.kube import (
     reviews,
     scheduling,
 )
+from cloudlink.kube.custom import Shape
 from cloudlink.kube.meta import KubeObject
 
 VERBS = ("create", "delete", "deletecollection", "get", "list", "patch", "update", "watch")
@@ -31,6 +33,7 @@ class Resource:
         one gets as a Warning, and that docs/hub.md lists. "" where somebody does act.
     :ivar verbs: what can be done with it; a review can only be posted, and is stored nowhere.
     :ivar definition: name of the CustomResourceDefinition that it comes from; "" for what is built in.
+    :ivar shape: what that definition says of this version; None for what is built in.
     """
 
     group: str
@@ -46,6 +49,7 @@ class Resource:
     inert: str = ""
     definition: str = ""
     verbs: tuple[str, ...] = VERBS
+    shape: Shape | None = None
 
     @property
     def stored(self) -> bool:
@@ -334,6 +338,18 @@ RESOURCES: tuple[Resource, ...] = (
     _review("authentication.k8s.io", "SelfSubjectReview", reviews.SelfSubjectReview),
     _review("authentication.k8s.io", "TokenReview", reviews.TokenReview),
     _review("authentication.k8s.io", "SelfSubjectReview", reviews.SelfSubjectReviewV1beta1, version="v1beta1"),
+    Resource(
+        "apiextensions.k8s.io",
+        "v1",
+        "CustomResourceDefinition",
+        "customresourcedefinitions",
+        "customresourcedefinition",
+        ("crd", "crds"),
+        False,
+        ("status",),
+        definitions.CustomResourceDefinition,
+        ("api-extensions",),
+    ),
 )
 
 _BY_PLURAL = {(r.group, r.version, r.plural): r for r in RESOURCES}

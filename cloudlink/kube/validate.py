@@ -16,6 +16,7 @@ from cloudlink.kube import (
     validate_apps,
     validate_batch,
     validate_core,
+    validate_definition,
     validate_endpoints,
     validate_networking,
     validate_policy,
@@ -38,6 +39,7 @@ _NAME_SYNTAX: Mapping[type[KubeObject], Check] = {
 
 _CHECKS: Mapping[type[KubeObject], Callable[..., None]] = {
     **validate_core.CHECKS,
+    **validate_definition.CHECKS,
     **validate_apps.CHECKS,
     **validate_batch.CHECKS,
     **validate_endpoints.CHECKS,

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cloudlink.hub.api.answers import Answer, answer, encode
-from cloudlink.kube.registry import RESOURCES, Resource
+from cloudlink.kube.catalogue import BUILT_IN, Catalogue
+from cloudlink.kube.registry import Resource
 
 SUB_VERBS = ("get", "patch", "update")
 
@@ -30,28 +31,25 @@ VERSION: Mapping[str, str] = {
 }
 
 
-def _groups() -> dict[str, list[Resource]]:
+def _groups(catalogue: Catalogue) -> dict[str, list[Resource]]:
     groups: dict[str, list[Resource]] = {}
-    for resource in RESOURCES:
+    for resource in catalogue.resources:
         groups.setdefault(resource.group, []).append(resource)
     return groups
 
 
-GROUPS = _groups()
-
-
-def _group(name: str) -> dict[str, Any]:
-    versions = [{"groupVersion": v, "version": v.rpartition("/")[2]} for v in dict.fromkeys(_versions(name))]
+def _group(name: str, resources: Sequence[Resource]) -> dict[str, Any]:
+    versions = [{"groupVersion": v, "version": v.rpartition("/")[2]} for v in _versions(resources)]
     return {"name": name, "versions": versions, "preferredVersion": versions[0]}
 
 
-def _versions(group: str) -> list[str]:
-    return [r.api_version for r in GROUPS[group]]
+def _versions(resources: Sequence[Resource]) -> list[str]:
+    return list(dict.fromkeys(r.api_version for r in resources))
 
 
-def _resource_list(api_version: str) -> dict[str, Any] | None:
+def _resource_list(catalogue: Catalogue, api_version: str) -> dict[str, Any] | None:
     entries: list[dict[str, Any]] = []
-    for resource in RESOURCES:
+    for resource in catalogue.resources:
         if resource.api_version != api_version:
             continue
         entry: dict[str, Any] = {
@@ -104,9 +102,9 @@ def _aggregated_resource(resource: Resource) -> dict[str, Any]:
     }
 
 
-def _aggregated(core: bool, version: str) -> dict[str, Any]:
+def _aggregated(catalogue: Catalogue, core: bool, version: str) -> dict[str, Any]:
     items = []
-    for group, resources in GROUPS.items():
+    for group, resources in _groups(catalogue).items():
         if (group == "") is not core:
             continue
         versions = [
@@ -133,27 +131,27 @@ def _wanted_aggregate(accept: str) -> str:
     return ""
 
 
-def discover(path: str, accept: str) -> Answer | None:
+def discover(path: str, accept: str, catalogue: Catalogue = BUILT_IN) -> Answer | None:
     """The answer for /api, /apis and the paths of groups and versions; None for every other path."""
     parts = path.strip("/").split("/")
     version = _wanted_aggregate(accept)
     match parts:
         case ["api" | "apis"] if version:
-            body = encode(_aggregated(parts[0] == "api", version))
+            body = encode(_aggregated(catalogue, parts[0] == "api", version))
             kind = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
             return Answer(200, body, (("content-type", kind),))
         case ["api"]:
-            versions = list(dict.fromkeys(_versions("")))
+            versions = _versions(_groups(catalogue)[""])
             return answer({"kind": "APIVersions", "versions": versions, "serverAddressByClientCIDRs": []})
         case ["apis"]:
-            groups = [_group(name) for name in GROUPS if name]
+            groups = [_group(name, resources) for name, resources in _groups(catalogue).items() if name]
             return answer({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
-        case ["apis", group] if group and group in GROUPS:
-            return answer({"kind": "APIGroup", "apiVersion": "v1", **_group(group)})
+        case ["apis", group] if group and group in (groups_ := _groups(catalogue)):
+            return answer({"kind": "APIGroup", "apiVersion": "v1", **_group(group, groups_[group])})
         case ["api", version]:
-            listed = _resource_list(version)
+            listed = _resource_list(catalogue, version)
         case ["apis", group, version]:
-            listed = _resource_list(f"{group}/{version}")
+            listed = _resource_list(catalogue, f"{group}/{version}")
         case _:
             return None
     return None if listed is None else answer(listed)

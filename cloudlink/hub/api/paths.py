@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from cloudlink.kube.registry import Resource, by_plural
+from cloudlink.kube.catalogue import BUILT_IN, Catalogue
+from cloudlink.kube.registry import Resource
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Target:
     watch: bool = False
 
 
-def target_of(path: str) -> Target | None:
+def target_of(path: str, catalogue: Catalogue = BUILT_IN) -> Target | None:
     """None where no resource of ours has that path.
 
     /api/v1/{plural}[/{name}[/{sub}]], /api/v1/namespaces/{ns}/{plural}[/{name}[/{sub}]], the same below
@@ -45,7 +46,7 @@ def target_of(path: str) -> Target | None:
         namespace, rest = rest[1], rest[2:]
     if not 1 <= len(rest) <= 3:
         return None
-    resource = by_plural(group, version, rest[0])
+    resource = catalogue.by_plural(group, version, rest[0])
     if resource is None or (namespace and not resource.namespaced):
         return None
     name = rest[1] if len(rest) > 1 else ""

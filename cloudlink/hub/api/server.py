@@ -35,6 +35,7 @@ from cloudlink.hub.auth.users import USER, User
 from cloudlink.hub.doors.ways import Ways
 from cloudlink.hub.remote import Remote
 from cloudlink.hub.store import Store
+from cloudlink.kube.catalogue import Catalogue
 from edged.errors import EdgedError
 
 log = logging.getLogger(__name__)
@@ -93,7 +94,7 @@ def create_app(
 
     def guarded(endpoint: Callable[[Request], Awaitable[ASGIApp]]) -> Callable[[Request], Awaitable[ASGIApp]]:
         async def guard(request: Request) -> ASGIApp:
-            return await _guarded(request, endpoint)
+            return await _guarded(request, endpoint, lambda: store.catalogue)
 
         return guard
 
@@ -133,11 +134,13 @@ async def _version(_: Request) -> ASGIApp:
     return response(answer(VERSION))
 
 
-async def _guarded(request: Request, endpoint: Callable[[Request], Awaitable[ASGIApp]]) -> ASGIApp:
+async def _guarded(
+    request: Request, endpoint: Callable[[Request], Awaitable[ASGIApp]], catalogue: Callable[[], Catalogue]
+) -> ASGIApp:
     """Whatever goes wrong becomes a Status."""
     target: Target | None = None
     try:
-        target = target_of(request.url.path)
+        target = target_of(request.url.path, catalogue())
         return await endpoint(request)
     except ApiError as e:
         return response(e.answer())
@@ -160,10 +163,10 @@ async def _resource(context: Context, access: Access, request: Request) -> ASGIA
     path = request.url.path
     user: User = request.scope[USER]  # the gate's; without it nothing is answered here
     accept = request.headers.get("accept", "")
-    if request.method == "GET" and (known := discover(path, accept)) is not None:
+    if request.method == "GET" and (known := discover(path, accept, context.store.catalogue)) is not None:
         return response(known)
-    target = target_of(path)
-    if target is None or target.resource.kind in WORKED_OUT:
+    target = target_of(path, context.store.catalogue)
+    if target is None or target.resource.key in WORKED_OUT:
         worked_out = virtual(context.store, request.method, path, request.query_params)
         if worked_out is not None:
             return response(worked_out)

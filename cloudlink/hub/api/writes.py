@@ -141,7 +141,7 @@ def parsed(call: Call, document: dict[str, Any]) -> KubeObject:
             raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({target.name})")
     elif metadata is None and resource.namespaced:
         document["metadata"] = {"namespace": target.namespace} | ({"name": target.name} if target.name else {})
-    return parse(document)
+    return parse(document, resource)
 
 
 # ---------------------------------------------------------------- changing
