@@ -57,6 +57,9 @@ class Findings:
     def of_type(self, path: str, value: object, why: str) -> None:
         self._add(path, "FieldValueTypeInvalid", f"Invalid value: {shown(value)}: {why}")
 
+    def unknown(self, path: str) -> None:
+        self._add(path, "FieldValueInvalid", "unknown field")
+
     def not_found(self, path: str, value: object, why: str = "") -> None:
         self._add(path, "FieldValueNotFound", f"Not found: {shown(value)}" + (f": {why}" if why else ""))
 

@@ -27,8 +27,7 @@ _GROUPS = frozenset(r.group for r in RESOURCES)
 MAX_FIELDS = 8  # selectable fields of one version, as upstream
 
 
-def definition(obj: CustomResourceDefinition, found: Findings, unknown: list[str] | None = None) -> None:
-    """:param unknown: takes the paths of keywords in schemas that nobody knows."""
+def definition(obj: CustomResourceDefinition, found: Findings) -> None:
     spec = obj.spec
     if not spec.group:
         found.required("spec.group")
@@ -53,8 +52,11 @@ def definition(obj: CustomResourceDefinition, found: Findings, unknown: list[str
         found.unsupported("spec.conversion.strategy", spec.conversion.strategy, ("None", "Webhook"))
     elif spec.conversion.webhook is not None:
         found.forbidden("spec.conversion.webhook", "should not be set when strategy is not set to Webhook")
+    odd: list[str] = []
     for i, version in enumerate(spec.versions):
-        _version(version, f"spec.versions[{i}]", found, unknown if unknown is not None else [])
+        _version(version, f"spec.versions[{i}]", found, odd)
+    for path in odd:
+        found.unknown(path)
 
 
 def _approved(obj: CustomResourceDefinition, found: Findings) -> None:
