@@ -7,6 +7,7 @@ absent value is the field's falsy default (None, "", 0, False, (), {}), as Go's 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Annotated, ClassVar, Literal, TypeVar
 
@@ -153,6 +154,15 @@ def _only_mappings(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(k, str) and _only_mappings(v) for k, v in value.items())
 
 
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?(Z|[+-]\d\d:\d\d)", re.ASCII)
+
+
+def _time(value: object) -> str:
+    if isinstance(value, str) and (not value or _TIME.fullmatch(value)):
+        return value
+    raise PydanticCustomError("time", 'must be a time as RFC 3339 has it, such as "2026-01-31T08:00:00Z"')
+
+
 class ManagedFieldsEntry(Model):
     """Which fields one manager owns. What makes no sense in it is passed over when it is written, as in Kubernetes.
 
@@ -163,7 +173,7 @@ class ManagedFieldsEntry(Model):
     manager: str = ""
     operation: str = ""
     api_version: str = ""
-    time: str = ""
+    time: Annotated[str, PlainValidator(_time)] = ""
     fields_type: str = ""
     fields_v1: Annotated[FieldsV1, PlainValidator(_fields_v1)] | None = None
     subresource: str = ""

@@ -60,6 +60,8 @@ class _Walk:
         for name in before.keys() | after.keys():
             inner = shape.child(name)
             left, right = before.get(name, MISSING), after.get(name, MISSING)
+            if left is right:
+                continue
             if inner.always and old is not MISSING and new is not MISSING:
                 left, right = _empty(left, right), _empty(right, left)
             self.compare(left, right, inner, (*path, f"f:{name}"))

@@ -30,7 +30,7 @@ class Shape:
         without omitempty): nobody adds it.
     :ivar default: what a key of a list's items is where an item leaves it out.
     :ivar fields: makes the shapes of the fields that the schema names. Called once and late: schemas are recursive.
-    :ivar rest: the shape of what is under people's own keys; None: ANY.
+    :ivar rest: makes the shape of what is under people's own keys; None: ANY.
     :ivar items: makes the shape of a list's items.
     """
 
@@ -49,7 +49,12 @@ class Shape:
 
     def child(self, name: str) -> Shape:
         known = self.named.get(name)
-        return known if known is not None else self.rest() if self.rest else ANY
+        return known if known is not None else self.other
+
+    @cached_property
+    def other(self) -> Shape:
+        """Of what is under people's own keys."""
+        return self.rest() if self.rest else ANY
 
     @cached_property
     def item(self) -> Shape:

@@ -66,12 +66,13 @@ def _stored(context: Context, call: Call, obj: KubeObject, own: Own) -> KubeObje
     _check_place(context, call, obj)
     if hasattr(obj, "status"):
         obj = obj.model_copy(update={"status": type(obj).model_fields["status"].get_default()})
-    if isinstance(obj, Service):
-        obj = with_cluster_ip(obj, _services(context), context.network)
     if isinstance(obj, PersistentVolumeClaim):
         obj = _unbound(obj)
+    managed = own(obj)  # what the server adds from here on is nobody's
+    if isinstance(obj, Service):
+        obj = with_cluster_ip(obj, _services(context), context.network)
     context.admit(obj, None)
-    return context.commit([Create(with_meta(obj, managed_fields=own(obj)))], call.dry_run)[0]
+    return context.commit([Create(with_meta(obj, managed_fields=managed))], call.dry_run)[0]
 
 
 def _unbound(claim: PersistentVolumeClaim) -> PersistentVolumeClaim:
