@@ -146,7 +146,12 @@ def _fields_v1(value: object) -> FieldsV1:
         return value
     if not _only_mappings(value):
         raise PydanticCustomError("fields_v1", "must be a mapping of mappings")
-    return FieldsV1(value)  # type: ignore[arg-type]  # just seen
+    fields = FieldsV1(value)  # type: ignore[arg-type]  # just seen
+    try:
+        fields.text.encode()
+    except UnicodeEncodeError:  # JSON can spell lone surrogates
+        raise PydanticCustomError("string_unicode", "must be valid Unicode text") from None
+    return fields
 
 
 def _only_mappings(value: object) -> bool:
