@@ -123,9 +123,26 @@ def test_what_is_not_supported_is_refused_by_its_name_and_never_dropped() -> Non
         from_protobuf(wrapped("v1", "Pod", message((2, message((99, "x"))))))
 
 
+def test_jobs_and_roles_and_what_controllers_keep_are_read() -> None:
+    template = message((2, message((2, message((1, "main"), (2, "demo:1"))), (3, "Never"))))
+    job = from_protobuf(
+        wrapped("batch/v1", "Job", message((1, message((1, "j"))), (2, message((2, 3), (6, template)))))
+    )
+    assert job["spec"]["completions"] == 3
+    assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "demo:1"
+    rule = message((1, "get"), (1, "list"), (2, ""), (3, "pods"))
+    role = from_protobuf(wrapped("rbac.authorization.k8s.io/v1", "Role", message((2, rule))))
+    assert role["rules"] == [{"verbs": ["get", "list"], "apiGroups": [""], "resources": ["pods"]}]
+    data = message((1, '{"a":1}'))
+    kept = from_protobuf(wrapped("apps/v1", "ControllerRevision", message((2, data), (3, 7))))
+    assert (kept["data"], kept["revision"]) == ({"a": 1}, 7)
+    with pytest.raises(ProtobufError, match="data: not JSON"):
+        from_protobuf(wrapped("apps/v1", "ControllerRevision", message((2, message((1, "{"))))))
+
+
 def test_a_kind_that_is_not_ours_is_refused() -> None:
-    with pytest.raises(ProtobufError, match='"Job" of "batch/v1"'):
-        from_protobuf(wrapped("batch/v1", "Job", b""))
+    with pytest.raises(ProtobufError, match='"PodPreset" of "settings/v1"'):
+        from_protobuf(wrapped("settings/v1", "PodPreset", b""))
 
 
 @settings(deadline=None)
@@ -137,7 +154,18 @@ def test_garbage_is_refused_or_read_but_never_crashes(kind: str, raw: bytes) -> 
 
 
 def test_every_message_refers_to_messages_that_are_there() -> None:
-    plain = {"string", "int", "bool", "bytes", "Time", "Quantity", "IntOrString", "Strings", "unsupported", "skip"}
+    plain = {
+        "string",
+        "int",
+        "bool",
+        "bytes",
+        "Time",
+        "Quantity",
+        "IntOrString",
+        "RawExtension",
+        "Strings",
+        "unsupported",
+    }
     for name, notation in MESSAGES.items():
         numbers = [entry.split()[0] for entry in notation.split(",")]
         assert len(set(numbers)) == len(numbers), name

@@ -1,4 +1,5 @@
-"""Kubernetes' protobuf form of objects, read into documents: kubectl's `create` and `drain` write nothing else. Pure.
+"""Kubernetes' protobuf form of objects, read into documents: what `kubectl create` and `drain` and Go's clients write.
+Pure.
 
 An object comes as the magic "k8s\\0" and a runtime.Unknown that wraps its message. Answers are always JSON, which
 every client that writes protobuf accepts. Fields are in `protobuf_fields`; one that isn't there and says anything
@@ -8,6 +9,7 @@ is an error, as an unknown field in JSON is.
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -128,8 +130,6 @@ def _entry(message: bytes, kind: str, path: str) -> tuple[str, Any]:
 
 
 def _value(raw: int | bytes, wire: int, kind: str, path: str) -> Any:
-    if kind == "skip":
-        return None
     if kind in ("int", "bool", "unsupported") and isinstance(raw, int):
         number = raw - (1 << 64) if raw >> 63 else raw
         return number if kind == "int" else bool(number)
@@ -148,10 +148,21 @@ def _value(raw: int | bytes, wire: int, kind: str, path: str) -> Any:
         case "IntOrString":
             parts = {number: value for number, _, value in fields_of(content)}
             return _value(parts.get(3, b""), 2, "string", path) if parts.get(1) else _int(parts.get(2, 0))
+        case "RawExtension":
+            return _json(content, path)
         case "Quantity":
             return next((_text(v, path) for n, _, v in fields_of(content) if n == 1 and isinstance(v, bytes)), "0")
         case _:
             return _document(content, kind, path)
+
+
+def _json(content: bytes, path: str) -> Any:
+    """runtime.RawExtension and metav1.FieldsV1: JSON, whole, in field 1."""
+    raw = next((v for n, _, v in fields_of(content) if n == 1 and isinstance(v, bytes)), b"null")
+    try:
+        return json.loads(raw)
+    except ValueError as e:
+        raise ProtobufError(f"{path}: not JSON: {e}") from None
 
 
 def _int(value: int | bytes) -> int:
@@ -189,8 +200,7 @@ def from_protobuf(body: bytes) -> dict[str, Any]:
         raise ProtobufError('it does not begin with "k8s" and a zero')
     unknown = _document(body[len(_MAGIC) :], "Unknown", "")
     api_version, kind = unknown.get("apiVersion", ""), unknown.get("kind", "")
-    root = ROOTS.get(kind)
-    if root is None:
+    if kind not in ROOTS:
         raise ProtobufError(f'a "{kind[:64]}" of "{api_version[:64]}" can only be read as JSON or YAML here')
     raw = base64.b64decode(unknown.get("raw", ""))
-    return {"apiVersion": api_version, "kind": kind, **_document(raw, root, "")}
+    return {"apiVersion": api_version, "kind": kind, **_document(raw, kind, "")}
