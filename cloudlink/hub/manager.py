@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, Update, UpdateStatus
-from cloudlink.hub.controllers import claims, definitions, deployment, events, garbage, replicaset
+from cloudlink.hub.controllers import claims, definitions, deployment, disruption, events, garbage, replicaset
 from cloudlink.hub.decision import Decision, Note, Suffix, describe
 from cloudlink.hub.errors import Gone, StoreError
 from cloudlink.hub.objects import controller_of, is_deleted, is_finished
@@ -32,6 +32,7 @@ from cloudlink.kube.core import Event, Namespace, Node, PersistentVolumeClaim, P
 from cloudlink.kube.custom import CustomObject
 from cloudlink.kube.definitions import CustomResourceDefinition
 from cloudlink.kube.meta import KubeObject
+from cloudlink.kube.policy import PodDisruptionBudget
 from edged.errors import EdgedError, RetryError
 
 log = logging.getLogger(__name__)
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 NOTES_WAITING = 2000  # said since the last quiet moment; the store keeps fewer anyway
 ROUNDS_IN_A_ROW = 200  # more than any honest rollout needs; beyond it two controllers are at odds
 PAUSE = 1.0  # seconds to give way then, and after a commit that the database refused
+COUNTED = frozenset(
+    {"Pod", "Deployment", "ReplicaSet", "StatefulSet", "ReplicationController"}
+)  # by disruption budgets
 SCHEDULER = Task("schedule", "", "", "")
 
 
@@ -148,10 +152,13 @@ class Manager:
                 self._queue.succeeded(_task(event.object))  # it may have been mended: no reason to wait any longer
                 self._look_at(event.object)
             self._look_for_garbage(event)
+            if event.kind in COUNTED:
+                for budget in self._store.list("PodDisruptionBudget", event.object.metadata.namespace):
+                    self._queue.add(_task(budget))
 
     def _look_at(self, obj: KubeObject) -> None:
         match obj:
-            case Deployment() | ReplicaSet() | Namespace() | Pod() | CustomResourceDefinition():
+            case Deployment() | ReplicaSet() | Namespace() | Pod() | CustomResourceDefinition() | PodDisruptionBudget():
                 self._queue.add(_task(obj))
             case Node():
                 self._queue.add(SCHEDULER)
@@ -245,6 +252,9 @@ class Manager:
                 return definitions.cleanup(obj, self._store.list(obj.defines), now)
             case Pod():
                 return garbage.lost_pod(obj, world.get(Node, "", obj.spec.node_name) is not None)
+            case PodDisruptionBudget():
+                pods = [p for p in world.all(Pod, namespace) if disruption.concerns(obj, p)]
+                return disruption.reconcile(obj, pods, world.owner, now)
             case PersistentVolumeClaim():
                 return claims.reconcile(obj, [p for p in world.all(Pod, namespace) if claims.uses(p, obj)])
             case ReplicaSet() if not self._is_dying(namespace):

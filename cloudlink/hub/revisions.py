@@ -137,6 +137,10 @@ class Draft:
         status = getattr(made, "status", None)
         if phase and status is not None and not status.phase:
             made = made.model_copy(update={"status": status.model_copy(update={"phase": phase})})
+        if kind == "Namespace" and not _holds_itself(made):
+            spec = getattr(made, "spec")  # noqa: B009
+            held = spec.model_copy(update={"finalizers": (*spec.finalizers, _HUBS_OWN)})
+            made = made.model_copy(update={"spec": held})
         return self._write("ADDED", self._with_names(made), None)
 
     def _update(self, obj: KubeObject, expect: str | None) -> KubeObject:
@@ -259,10 +263,17 @@ _WITH_GENERATION = frozenset(
 )
 
 
+_HUBS_OWN = "kubernetes"  # a namespace's spec.finalizers: it is emptied before it goes
+
+
+def _holds_itself(namespace: KubeObject) -> bool:
+    return _HUBS_OWN in getattr(namespace, "spec").finalizers  # noqa: B009
+
+
 def _others_hold(namespace: KubeObject) -> tuple[str, ...]:
     """The finalizers in its spec (namespaces/{name}/finalize) but Kubernetes' own, which means: once it is empty."""
     spec = getattr(namespace, "spec", None)
-    return tuple(f for f in getattr(spec, "finalizers", ()) if f != "kubernetes")
+    return tuple(f for f in getattr(spec, "finalizers", ()) if f != _HUBS_OWN)
 
 
 def _only_waited_for_finalizers(obj: KubeObject) -> bool:

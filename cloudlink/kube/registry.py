@@ -75,8 +75,19 @@ def _review(group: str, kind: str, model: type[KubeObject], namespaced: bool = F
 
 
 RESOURCES: tuple[Resource, ...] = (
-    Resource("", "v1", "Namespace", "namespaces", "namespace", ("ns",), False, ("status",), core.Namespace),
-    Resource("", "v1", "Pod", "pods", "pod", ("po",), True, ("status",), core.Pod, ("all",)),
+    Resource(
+        "",
+        "v1",
+        "Namespace",
+        "namespaces",
+        "namespace",
+        ("ns",),
+        False,
+        ("status", "finalize"),
+        core.Namespace,
+        verbs=tuple(v for v in VERBS if v != "deletecollection"),  # one at a time, as in Kubernetes
+    ),
+    Resource("", "v1", "Pod", "pods", "pod", ("po",), True, ("status", "eviction", "binding"), core.Pod, ("all",)),
     Resource("", "v1", "Service", "services", "service", ("svc",), True, ("status",), core.Service, ("all",)),
     Resource("", "v1", "ConfigMap", "configmaps", "configmap", ("cm",), True, (), core.ConfigMap),
     Resource("", "v1", "Secret", "secrets", "secret", (), True, (), core.Secret),
@@ -274,7 +285,6 @@ RESOURCES: tuple[Resource, ...] = (
         True,
         ("status",),
         policy.PodDisruptionBudget,
-        inert="PodDisruptionBudgets are stored, but nobody counts pods for them yet: no eviction is held back",
     ),
     Resource(
         "networking.k8s.io",

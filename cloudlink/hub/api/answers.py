@@ -90,6 +90,14 @@ def no_such_path(path: str) -> ApiError:
     return ApiError(404, "NotFound", f"the server could not find the requested resource: {path}")
 
 
+def absent(method: str, path: str) -> ApiError:
+    """404 for a path that nothing is at; 501 with the reason for what people make in every other cluster."""
+    if method == "POST" and path.endswith("/horizontalpodautoscalers") and path.startswith("/apis/autoscaling/"):
+        why = "there is no autoscaler here: boards have fixed sizes, so say how many pods you want with kubectl scale"
+        return ApiError(501, "NotImplemented", why)
+    return no_such_path(path)
+
+
 def not_found(resource: Resource, name: str) -> ApiError:
     return ApiError(404, "NotFound", f'{qualified(resource)} "{name}" not found', resource, name)
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from cloudlink.hub.api.addresses import DEFAULT_NETWORK
-from cloudlink.hub.api.answers import ApiError, bad_request
+from cloudlink.hub.api.answers import ApiError, bad_request, invalid_options
 from cloudlink.hub.api.lines import Lines
 from cloudlink.hub.api.paths import Target
 from cloudlink.hub.api.protobuf import MEDIA_TYPE, ProtobufError, from_protobuf
@@ -19,12 +19,15 @@ from cloudlink.hub.doors.ways import Nowhere, Ways
 from cloudlink.hub.revisions import with_meta
 from cloudlink.hub.shelves import key_of
 from cloudlink.hub.store import Store
+from cloudlink.kube.errors import Cause
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.parse import load_yaml
 
 Admit = Callable[[KubeObject, KubeObject | None], None]
 Form = Literal["object", "table", "metadata"]
 
+VALIDATIONS = ("Ignore", "Strict", "Warn")
+MAX_WARNINGS = 100  # remembered of one request; fewer are told
 MAX_BODY = 3 << 20  # bytes, as kube-apiserver's --max-request-bytes
 
 
@@ -68,6 +71,12 @@ class Call:
     accept: str = ""
     user: User = NOBODY
     agent: str = ""  # User-Agent
+    warnings: list[str] = field(default_factory=list, compare=False)  # what the client is told besides the answer
+
+    def warn(self, text: str) -> None:
+        """Tell the client something besides the answer; "" is nothing to tell."""
+        if text and len(self.warnings) < MAX_WARNINGS:
+            self.warnings.append(text)
 
     def flag(self, name: str) -> bool:
         return self.query.get(name, "") in ("true", "True", "1", "t")
@@ -87,6 +96,27 @@ class Call:
         if value not in ("", "All"):
             raise bad_request(f'the query parameter dryRun must be "All", not {value[:64]!r}')
         return value == "All"
+
+    @property
+    def lenient(self) -> bool:
+        """Whether unknown and repeated fields are dropped (?fieldValidation=Warn or Ignore) and not refused."""
+        mode = self.query.get("fieldValidation", "")
+        if mode not in ("", *VALIDATIONS):
+            listed = ", ".join(f'"{v}"' for v in VALIDATIONS)
+            why = f'Unsupported value: "{mode[:64]}": supported values: {listed}'
+            kind = {"POST": "CreateOptions", "PUT": "UpdateOptions"}.get(self.method, "PatchOptions")
+            raise invalid_options(kind, [Cause("fieldValidation", "FieldValueNotSupported", why)])
+        return mode in ("Warn", "Ignore")
+
+    def dropped(self, what: str) -> None:
+        """Tell of a field that is dropped, unless that was not to be told."""
+        if self.query.get("fieldValidation") == "Warn":
+            self.warn(what)
+
+    def document(self, content_type: str = "") -> dict[str, Any]:
+        """The body as one mapping; what is written twice counts the last time where the request is lenient."""
+        told = (lambda name: self.dropped(f'duplicate field "{name}"')) if self.lenient else None
+        return document_of(self.body, content_type or self.content_type, told)
 
     @property
     def form(self) -> Form:
@@ -113,8 +143,11 @@ def negotiate(accept: str) -> Form:
     )
 
 
-def document_of(body: bytes, content_type: str) -> dict[str, Any]:
-    """One mapping out of a JSON, YAML or protobuf body; 400 says where it goes wrong."""
+def document_of(body: bytes, content_type: str, twice: Callable[[str], None] | None = None) -> dict[str, Any]:
+    """One mapping out of a JSON, YAML or protobuf body; 400 says where it goes wrong.
+
+    :param twice: told of JSON fields that are written more than once; None = they are refused.
+    """
     if MEDIA_TYPE in content_type:
         try:
             return from_protobuf(body)
@@ -125,18 +158,29 @@ def document_of(body: bytes, content_type: str) -> dict[str, Any]:
         if len(documents) != 1:
             raise bad_request(f"the request's body must be one YAML document, it has {len(documents)}")
         return documents[0]
-    document = json_of(body)
+    document = json_of(body, twice)
     if not isinstance(document, dict):
         raise bad_request("the request's body must be a JSON object")
     return document
 
 
-def json_of(body: bytes) -> Any:
-    """JSON, strictly: no duplicate keys (the standard library's decoder can tell them), no NaN."""
+def json_of(body: bytes, twice: Callable[[str], None] | None = None) -> Any:
+    """JSON, strictly: no duplicate keys (the standard library's decoder can tell them), no NaN. See document_of."""
     if not body.strip():
         raise bad_request("the request has no body")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        document = dict(pairs)
+        if len(document) != len(pairs):
+            seen: set[str] = set()
+            name = next(k for k, _ in pairs if k in seen or seen.add(k))[:128]  # type: ignore[func-returns-value]
+            if twice is None:
+                raise ValueError(f'duplicate field "{name}"')
+            twice(name)
+        return document
+
     try:
-        return json.loads(_text(body), object_pairs_hook=_unique, parse_constant=_no_constant)
+        return json.loads(_text(body), object_pairs_hook=unique, parse_constant=_no_constant)
     except ValueError as e:
         raise bad_request(f"the request's body is not JSON: {e}") from None
 
@@ -146,15 +190,6 @@ def _text(body: bytes) -> str:
         return body.decode()
     except UnicodeDecodeError as e:
         raise bad_request(f"the request's body is not UTF-8: {e}") from None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    document = dict(pairs)
-    if len(document) != len(pairs):
-        seen: set[str] = set()
-        twice = next(k for k, _ in pairs if k in seen or seen.add(k))  # type: ignore[func-returns-value]
-        raise ValueError(f'duplicate field "{twice[:128]}"')
-    return document
 
 
 def _no_constant(name: str) -> Any:

@@ -122,7 +122,7 @@ def delete_one(context: Context, call: Call) -> Answer:
 
 def deleted(context: Context, call: Call, obj: KubeObject, options: Options) -> Answer:
     change = _change(call, obj, options)
-    _check(call, obj, options)
+    check_preconditions(call, obj, options)
     left: KubeObject | None = obj
     if change is not None:
         left = context.commit([change, *_content(context, obj)], options.dry_run)[0]
@@ -177,7 +177,7 @@ def _change(call: Call, obj: KubeObject, options: Options) -> ObjectChange | Non
     return deletion(obj, options.policy, options.grace, options.uid, options.revision)
 
 
-def _check(call: Call, obj: KubeObject, options: Options) -> None:
+def check_preconditions(call: Call, obj: KubeObject, options: Options) -> None:
     """Preconditions of what needs no change any more are checked all the same."""
     meta = obj.metadata
     for wanted, there, name in (

@@ -15,6 +15,9 @@ SUB_VERBS = ("get", "patch", "update")
 _OTHER: Mapping[str, tuple[tuple[str, str, str], tuple[str, ...]]] = {
     "scale": (("autoscaling", "v1", "Scale"), SUB_VERBS),
     "token": (("authentication.k8s.io", "v1", "TokenRequest"), ("create",)),
+    "eviction": (("policy", "v1", "Eviction"), ("create",)),
+    "binding": (("", "v1", "Binding"), ("create",)),
+    "finalize": (("", "v1", "Namespace"), ("update",)),
 }
 
 # We speak the API of that version, as far as we speak it; kubectl warns where it is more than one apart.

@@ -7,6 +7,7 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from inspect import isawaitable
 
 from fastapi import APIRouter, FastAPI
@@ -14,9 +15,23 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from cloudlink.hub.api import deletes, health, listing, openapi, openapi_v2, patches, reads, reviews, scale, writes
+from cloudlink.hub.api import (
+    bindings,
+    deletes,
+    evictions,
+    health,
+    listing,
+    openapi,
+    openapi_v2,
+    patches,
+    reads,
+    reviews,
+    scale,
+    warnings,
+    writes,
+)
 from cloudlink.hub.api.addresses import DEFAULT_NETWORK
-from cloudlink.hub.api.answers import Answer, ApiError, answer, bad_request, from_error, no_such_path
+from cloudlink.hub.api.answers import Answer, ApiError, absent, answer, bad_request, from_error, no_such_path
 from cloudlink.hub.api.calls import MAX_BODY, Admit, Call, Context
 from cloudlink.hub.api.discovery import VERSION, discover
 from cloudlink.hub.api.doorways import doorway
@@ -55,6 +70,13 @@ _OBJECT: Mapping[str, Handler] = {
 }
 _STATUS: Mapping[str, Handler] = {"GET": reads.get_one, "PUT": writes.replace, "PATCH": patches.patch}
 _SCALE: Mapping[str, Handler] = {"GET": scale.get_scale, "PUT": scale.put_scale, "PATCH": scale.patch_scale}
+_SUBRESOURCES: Mapping[str, Mapping[str, Handler]] = {
+    "status": _STATUS,
+    "scale": _SCALE,
+    "eviction": {"POST": evictions.evict},
+    "binding": {"POST": bindings.bind},
+    "finalize": {"PUT": bindings.finalize},
+}
 _METHODS = ["GET", "POST", "PUT", "PATCH", "DELETE"]
 _NOT_YET = {"proxy": "proxying through the hub is not supported yet; use kubectl port-forward"}
 
@@ -171,7 +193,7 @@ async def _resource(context: Context, access: Access, request: Request) -> ASGIA
         if worked_out is not None:
             return response(worked_out)
     if target is None:
-        raise no_such_path(path)
+        raise absent(request.method, path)
     door = doorway(target, request.method)
     body = await _body(request) if request.method != "GET" and door is None else b""
     call = Call(
@@ -190,9 +212,11 @@ async def _resource(context: Context, access: Access, request: Request) -> ASGIA
         return Watch(context, call)
     if call.method != "GET":
         context = guarded_context(context, access.authority, user, target)
-    handler = _posted(access, call) or _handler(call, path)
-    told = handler(context, call)
-    return response(await told if isawaitable(told) else told, request.headers.get("accept-encoding", ""))
+    told = (_posted(access, call) or _handler(call, path))(context, call)
+    told = await told if isawaitable(told) else told
+    if call.warnings:
+        told = replace(told, headers=(*told.headers, *warnings.headers(call.warnings)))
+    return response(told, request.headers.get("accept-encoding", ""))
 
 
 def _posted(access: Access, call: Call) -> Handler | None:
@@ -229,7 +253,7 @@ def _handler(call: Call, path: str) -> Handler:
             raise ApiError(501, "NotImplemented", _NOT_YET[target.subresource], target.resource, target.name)
         if target.subresource not in target.resource.subresources:
             raise no_such_path(path)
-        table = _STATUS if target.subresource == "status" else _SCALE
+        table = _SUBRESOURCES.get(target.subresource, {})
     handler = table.get(call.method)
     nowhere = call.method == "POST" and target.resource.namespaced and not target.namespace
     if handler is None or nowhere:

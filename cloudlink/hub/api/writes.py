@@ -9,16 +9,16 @@ from typing import Any
 from cloudlink.hub.api import tracking
 from cloudlink.hub.api.addresses import with_cluster_ip
 from cloudlink.hub.api.answers import Answer, ApiError, bad_request, conflict, forbidden, not_found
-from cloudlink.hub.api.calls import Call, Context, document_of
+from cloudlink.hub.api.calls import Call, Context
 from cloudlink.hub.api.immutable import check_update
 from cloudlink.hub.api.reads import existing, shown
+from cloudlink.hub.api.strictness import checked
 from cloudlink.hub.changes import Create, Update, UpdateStatus
 from cloudlink.hub.errors import AlreadyExists
 from cloudlink.hub.revisions import with_meta
 from cloudlink.kube.claims import BINDING, PROTECTION
 from cloudlink.kube.core import Namespace, PersistentVolumeClaim, Service
 from cloudlink.kube.meta import KubeObject, ManagedFieldsEntry
-from cloudlink.kube.parse import parse
 
 Own = Callable[[KubeObject], tuple[ManagedFieldsEntry, ...]]  # whose the fields are of an object about to be stored
 
@@ -33,7 +33,7 @@ _LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 
 def create(context: Context, call: Call) -> Answer:
     tracking.check_options(call)
-    document = document_of(call.body, call.content_type)
+    document = call.document()
     given = tracking.given_in(document)
 
     def own(new: KubeObject) -> tuple[ManagedFieldsEntry, ...]:
@@ -142,7 +142,7 @@ def parsed(call: Call, document: dict[str, Any]) -> KubeObject:
             raise bad_request(f"the name of the object ({name}) does not match the name on the URL ({target.name})")
     elif metadata is None and resource.namespaced:
         document["metadata"] = {"namespace": target.namespace} | ({"name": target.name} if target.name else {})
-    return parse(document, resource)
+    return checked(call, document)
 
 
 # ---------------------------------------------------------------- changing
@@ -152,7 +152,7 @@ def replace(context: Context, call: Call) -> Answer:
     """PUT: the whole object, or only its status below /status."""
     tracking.check_options(call)
     old = existing(context, call)
-    document = document_of(call.body, call.content_type)
+    document = call.document()
     return shown(context, call, updated(context, call, parsed(call, document), old, tracking.given_in(document)))
 
 
