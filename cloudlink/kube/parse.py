@@ -30,17 +30,19 @@ MAX_DEPTH = 64  # levels of nesting; a Deployment needs about 12
 _PEOPLE_S_KEYS = frozenset({"data", "binaryData", "stringData", "labels", "annotations", "matchLabels", "nodeSelector"})
 
 
-def parse(data: object, resource: Resource | None = None) -> KubeObject:
+def parse(data: object, resource: Resource | None = None, unknown: list[str] | None = None) -> KubeObject:
     """One document, as JSON or YAML gave it, checked and with Kubernetes' defaults filled in.
 
     :param resource: what it must be; None = whichever of those built in it says that it is.
+    :param unknown: takes the paths of fields that are left out because other people's schema doesn't have them; of
+        kinds built in they are an error.
 
     Nulls count as absent, as in Kubernetes. Raises Invalid with every cause; nothing else, whatever comes.
     """
     document, resource = _recognise(data, resource)
     name = _name(document)
     if resource.shape is not None:
-        return parse_custom(document, resource.kind, resource.shape, resource.namespaced)
+        return parse_custom(document, resource.kind, resource.shape, resource.namespaced, unknown)
     try:
         obj = resource.model.model_validate(document, by_alias=True, by_name=False)
     except ValidationError as e:

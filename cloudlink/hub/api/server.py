@@ -206,6 +206,8 @@ async def _resource(context: Context, access: Access, request: Request) -> ASGIA
         user,
         request.headers.get("user-agent", ""),
     )
+    if target.resource.shape is not None:
+        call.warn(target.resource.shape.warning)
     if door is not None:
         return await door(context, call, request)
     if request.method == "GET" and not target.subresource and (target.watch or call.flag("watch")):

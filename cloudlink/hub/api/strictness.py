@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from cloudlink.hub.api.answers import bad_request
 from cloudlink.hub.api.calls import Call
-from cloudlink.kube.errors import Invalid
+from cloudlink.kube.errors import MAX_CAUSES, Invalid
 from cloudlink.kube.inert import inert_fields
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.parse import parse
@@ -31,6 +32,8 @@ def checked(call: Call, document: dict[str, Any]) -> KubeObject:
 
 
 def _parsed(call: Call, document: dict[str, Any]) -> KubeObject:
+    if call.target.resource.shape is not None:
+        return _custom(call, document)
     if not call.lenient:
         return parse(document, call.target.resource)
     for _ in range(PASSES):
@@ -47,6 +50,20 @@ def _parsed(call: Call, document: dict[str, Any]) -> KubeObject:
                 call.dropped(f'{_UNKNOWN} "{cause.field}"')
             document = kept
     return parse(document, call.target.resource)
+
+
+def _custom(call: Call, document: dict[str, Any]) -> KubeObject:
+    """Of other people's kinds: their schemas are pruned by, so that Warn is the default, as in Kubernetes."""
+    strict = not call.lenient and call.query.get("fieldValidation") == "Strict"
+    unknown: list[str] = []
+    obj = parse(document, call.target.resource, unknown)
+    told = [f'{_UNKNOWN} "{path}"' for path in dict.fromkeys(unknown)]
+    if told and strict:
+        raise bad_request(f"strict decoding error: {', '.join(told[:MAX_CAUSES])}")
+    if call.query.get("fieldValidation") != "Ignore":
+        for text in told:
+            call.warn(text)
+    return obj
 
 
 def without(document: Any, path: str) -> Any:
