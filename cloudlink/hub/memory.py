@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Sequence
+import contextlib
+import gc
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import msgspec
@@ -10,17 +12,31 @@ import msgspec
 from cloudlink.hub.changes import PutRecord, RecordChange
 from cloudlink.hub.entries import Commit, Stored
 from cloudlink.hub.errors import Gone
+from cloudlink.hub.packing import Packed
+from cloudlink.hub.sharing import Pool
 from cloudlink.hub.shelves import Key, Objects, key_of
 from cloudlink.hub.watch import HISTORY_EVENTS, READER_EVENTS, EventType, History, Subscription, WatchEvent
 from cloudlink.kube.catalogue import BUILT_IN, DEFINITIONS, after, catalogue_of
 from cloudlink.kube.errors import Invalid
 from cloudlink.kube.meta import KubeObject
-from cloudlink.kube.parse import dump, revive
+from cloudlink.kube.parse import dump
 from edged.errors import PermanentError
 
 _encode = msgspec.json.Encoder().encode
 
 RecordTold = Callable[[str], None]
+
+
+@contextlib.contextmanager
+def _without_collections() -> Iterator[None]:
+    """Reading everything makes no garbage in cycles; looking for some, over and over, is a third of the time."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 class Step(NamedTuple):
@@ -44,7 +60,8 @@ class Memory:
         self.position = 0
         self.history = History(0, HISTORY_EVENTS)
         self.catalogue = BUILT_IN  # and what definitions add; another one after each change of these
-        self._raw: dict[Key, bytes] = {}
+        self._raw = Packed()
+        self._pool = Pool()
         self._record_readers: dict[str, list[RecordTold]] = {}
 
     def fill(
@@ -58,10 +75,12 @@ class Memory:
 
         :raises PermanentError: an object can't be read; its name is in the sentence.
         """
-        fresh, raws = Objects(), {}
-        for key, raw in objects:
-            fresh.put(_revive(key, raw))
-            raws[key] = raw
+        fresh, raws = Objects(), Packed()
+        with _without_collections():
+            for key, raw in objects:
+                obj = self._read(key, raw)
+                fresh.put(obj)
+                raws.put(key_of(obj), raw)
         kept: dict[str, dict[str, bytes]] = {}
         for bucket, name, value in records:
             kept.setdefault(bucket, {})[name] = value
@@ -81,7 +100,7 @@ class Memory:
     def raw(self, obj: KubeObject) -> bytes:
         """An object as JSON: as it was encoded when it was stored; now, if it is another revision."""
         there = self.objects.get(key_of(obj))
-        return self._raw[key_of(obj)] if there is obj else _encode(dump(obj))
+        return self._raw.get(key_of(obj)) if there is obj else _encode(dump(obj))
 
     def subscribe(self, kinds: Container[str] | None, since: int | None) -> Subscription:
         past: Sequence[WatchEvent] = ()
@@ -121,10 +140,11 @@ class Memory:
             key = key_of(step.object)
             if step.type == "DELETED":
                 self.objects.remove(key)
-                self._raw.pop(key, None)
+                self._raw.remove(key)
             else:
+                self._pool.adopt(step.object, step.raw)
                 self.objects.put(step.object)
-                self._raw[key] = step.raw
+                self._raw.put(key, step.raw)
             told = WatchEvent(step.type, key[0], step.object, step.revision, step.before, step.raw)
             self.history.add(told)
             for reader in tuple(self.readers):
@@ -136,7 +156,7 @@ class Memory:
 
     def take_foreign(self, commit: Commit) -> None:
         """A commit of another hub. :raises PermanentError: it can't be read; nothing of it was taken in."""
-        made = [(w, _revive(w.key, w.raw)) for w in commit.writes]
+        made = [(w, self._read(w.key, w.raw)) for w in commit.writes]
         self.take(commit.position, commit.revision, self._steps(made), commit.records)
 
     def _steps(self, made: Iterable[tuple[Stored, KubeObject]]) -> Iterable[Step]:
@@ -144,10 +164,9 @@ class Memory:
             before = self.objects.get(write.key)
             yield Step(write.type, obj, before, write.revision, write.raw)
 
-
-def _revive(key: Key, raw: bytes) -> KubeObject:
-    try:
-        return revive(msgspec.json.decode(raw))
-    except (Invalid, msgspec.DecodeError) as e:
-        title = f'{key[0]} "{key[1]}/{key[2]}"'
-        raise PermanentError(f"the hub's database holds {title}, which this hub can't read: {e}") from e
+    def _read(self, key: Key, raw: bytes) -> KubeObject:
+        try:
+            return self._pool.read(raw)
+        except (Invalid, msgspec.DecodeError) as e:
+            title = f'{key[0]} "{key[1]}/{key[2]}"'
+            raise PermanentError(f"the hub's database holds {title}, which this hub can't read: {e}") from e
