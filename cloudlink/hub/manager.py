@@ -13,13 +13,23 @@ import random
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, Update, UpdateStatus
-from cloudlink.hub.controllers import claims, definitions, deployment, disruption, events, garbage, replicaset
+from cloudlink.hub.changes import Create
+from cloudlink.hub.controllers import (
+    access,
+    claims,
+    definitions,
+    deployment,
+    disruption,
+    events,
+    garbage,
+    replicaset,
+)
 from cloudlink.hub.decision import Decision, Note, Suffix, describe
 from cloudlink.hub.errors import Gone, StoreError
 from cloudlink.hub.objects import controller_of, is_deleted, is_finished
+from cloudlink.hub.rounds import Answer, as_changes, placed_change, without_repeats
 from cloudlink.hub.schedule import binding
 from cloudlink.hub.schedule.place import place
 from cloudlink.hub.schedule.rooms import rooms
@@ -27,12 +37,14 @@ from cloudlink.hub.schedule.storage import claims_of, places
 from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.hub.workqueue import Task, WorkQueue
 from cloudlink.hub.world import UNFOLLOWED, World
+from cloudlink.kube.accounts import ServiceAccount
 from cloudlink.kube.apps import Deployment, ReplicaSet
 from cloudlink.kube.core import Event, Namespace, Node, PersistentVolumeClaim, Pod
 from cloudlink.kube.custom import CustomObject
 from cloudlink.kube.definitions import CustomResourceDefinition
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.policy import PodDisruptionBudget
+from cloudlink.kube.rbac import ClusterRole
 from edged.errors import EdgedError, RetryError
 
 log = logging.getLogger(__name__)
@@ -44,15 +56,6 @@ COUNTED = frozenset(
     {"Pod", "Deployment", "ReplicaSet", "StatefulSet", "ReplicationController"}
 )  # by disruption budgets
 SCHEDULER = Task("schedule", "", "", "")
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What one task wants done."""
-
-    task: Task
-    changes: tuple[ObjectChange, ...] = ()
-    notes: tuple[Note, ...] = ()
 
 
 def random_suffix() -> str:
@@ -136,7 +139,7 @@ class Manager:
             return False
         answers = [self._ask(task, now) for task in tasks if task != SCHEDULER]
         answers = self._with_places(answers, SCHEDULER in tasks, now)
-        self._carry_out(_without_repeats(answers), now)
+        self._carry_out(without_repeats(answers), now)
         return True
 
     # ------------------------------------------------------------ who has to look
@@ -156,9 +159,14 @@ class Manager:
                 for budget in self._store.list("PodDisruptionBudget", event.object.metadata.namespace):
                     self._queue.add(_task(budget))
 
+        if any(isinstance(e.object, ClusterRole) for e in followed):
+            self._look_at_gatherers()
+
     def _look_at(self, obj: KubeObject) -> None:
         match obj:
             case Deployment() | ReplicaSet() | Namespace() | Pod() | CustomResourceDefinition() | PodDisruptionBudget():
+                self._queue.add(_task(obj))
+            case ClusterRole():
                 self._queue.add(_task(obj))
             case Node():
                 self._queue.add(SCHEDULER)
@@ -183,6 +191,12 @@ class Manager:
             above = self._world.get(ReplicaSet, obj.metadata.namespace, owner.name)
             if above is not None:
                 self._look_at_owners(above)
+
+    def _look_at_gatherers(self) -> None:
+        """A ClusterRole came, changed or went: those that gather the rules of others look again."""
+        for role in self._world.all(ClusterRole):
+            if role.aggregation_rule is not None:
+                self._queue.add(_task(role))
 
     def _look_for_garbage(self, event: WatchEvent) -> None:
         """Owners that wait for their dependents to go, and dependents of an owner that does."""
@@ -219,6 +233,8 @@ class Manager:
             self._look_at_claims(obj)
         if isinstance(obj, Pod | Node | PersistentVolumeClaim):
             self._queue.add(SCHEDULER)
+        if isinstance(obj, ServiceAccount):
+            self._queue.add(Task("Namespace", "Namespace", "", obj.metadata.namespace))
 
     # ------------------------------------------------------------ asking
 
@@ -250,6 +266,11 @@ class Manager:
                 return garbage.dying_namespace(obj, self._store.within(obj.metadata.name), now)
             case CustomResourceDefinition():
                 return definitions.cleanup(obj, self._store.list(obj.defines), now)
+            case Namespace():
+                account = world.get(ServiceAccount, obj.metadata.name, access.DEFAULT_ACCOUNT)
+                return access.default_account(obj, account is not None)
+            case ClusterRole() if obj.aggregation_rule is not None:
+                return access.gathering(obj, world.all(ClusterRole))
             case Pod():
                 return garbage.lost_pod(obj, world.get(Node, "", obj.spec.node_name) is not None)
             case PodDisruptionBudget():
@@ -290,8 +311,8 @@ class Manager:
         self._queue.succeeded(SCHEDULER)
         placed = {(v.pod.metadata.namespace, v.pod.metadata.name): binding.with_verdict(v, now) for v in verdicts}
         notes = tuple(note for v in verdicts if (note := binding.note(v)) is not None)
-        bound = Answer(SCHEDULER, tuple(c for p in waiting for c in _as_changes(p, placed)), notes)
-        return [*(replace(a, changes=tuple(_placed(c, placed) for c in a.changes)) for a in answers), bound]
+        bound = Answer(SCHEDULER, tuple(c for p in waiting for c in as_changes(p, placed)), notes)
+        return [*(replace(a, changes=tuple(placed_change(c, placed) for c in a.changes)) for a in answers), bound]
 
     # ------------------------------------------------------------ carrying out
 
@@ -350,47 +371,3 @@ class Manager:
 
 def _task(obj: KubeObject) -> Task:
     return Task(obj.key, obj.key, obj.metadata.namespace, obj.metadata.name)
-
-
-def _placed(change: ObjectChange, placed: dict[tuple[str, str], Pod]) -> ObjectChange:
-    if not isinstance(change, Create):
-        return change
-    meta = change.object.metadata
-    there = placed.get((meta.namespace, meta.name)) if isinstance(change.object, Pod) else None
-    return Create(there) if there is not None else change
-
-
-def _as_changes(before: Pod, placed: dict[tuple[str, str], Pod]) -> list[ObjectChange]:
-    after = placed.get((before.metadata.namespace, before.metadata.name), before)
-    changes: list[ObjectChange] = []
-    if after.spec.node_name != before.spec.node_name:
-        changes.append(Update(after, expect=before.metadata.resource_version))
-    if after.status != before.status:
-        changes.append(UpdateStatus(after))
-    return changes
-
-
-def _without_repeats(answers: Sequence[Answer]) -> list[Answer]:
-    """Two may want the same object gone; the store would refuse the second."""
-    gone: set[tuple[str, str, str]] = set()
-    kept: list[Answer] = []
-    for a in answers:
-        changes: list[ObjectChange] = []
-        for change in a.changes:
-            if isinstance(change, Delete | MarkDeleted):
-                key = (change.kind, change.namespace or "", change.name)
-                if key in gone:
-                    continue
-                gone.add(key)
-            changes.append(change)
-        kept.append(replace(a, changes=tuple(changes)))
-    deleted = {(c.kind, c.namespace or "", c.name) for a in kept for c in a.changes if isinstance(c, Delete)}
-    return [replace(a, changes=tuple(c for c in a.changes if not _is_about(c, deleted))) for a in kept]
-
-
-def _is_about(change: ObjectChange, deleted: set[tuple[str, str, str]]) -> bool:
-    """A change to something that goes for good in the same commit."""
-    if not isinstance(change, Update | UpdateStatus):
-        return isinstance(change, MarkDeleted) and (change.kind, change.namespace or "", change.name) in deleted
-    meta = change.object.metadata
-    return (change.object.key, meta.namespace, meta.name) in deleted

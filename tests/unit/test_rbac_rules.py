@@ -16,7 +16,8 @@ from cloudlink.hub.auth.requests import Request, refusal, request_of
 from cloudlink.hub.auth.rules import Rule, described, missing
 from cloudlink.hub.auth.users import MASTERS, User, account_of, authenticated
 from cloudlink.hub.changes import Create, Update
-from cloudlink.hub.controllers.access import aggregated, aggregation
+from cloudlink.hub.controllers.access import aggregated, default_account, gathering
+from cloudlink.kube.core import Namespace
 from cloudlink.kube.meta import KubeObject, ObjectMeta
 from cloudlink.kube.parse import parse
 from cloudlink.kube.rbac import ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding
@@ -380,14 +381,24 @@ def test_an_aggregating_role_has_the_rules_of_those_it_selects_each_once() -> No
         "metadata": {"name": "all"},
         "aggregationRule": {"clusterRoleSelectors": [{"matchLabels": {"to": "all"}}]},
     }
-    gathering = parse(document)
-    assert isinstance(gathering, ClusterRole)
-    made = aggregated(gathering, [*parts, gathering, role("c", rule("get", "c"))])
+    gatherer = parse(document)
+    assert isinstance(gatherer, ClusterRole)
+    made = aggregated(gatherer, [*parts, gatherer, role("c", rule("get", "c"))])
     assert made.rules == (PODS, rule("get", "a"), rule("get", "b"))
-    assert aggregated(made, [*parts, made]) is made
-    [change] = aggregation([*parts, gathering]).changes
+    assert gathering(made, [*parts, made]).changes == ()
+    [change] = gathering(gatherer, [*parts, gatherer]).changes
     assert isinstance(change, Update)
     assert change.object == made
+
+
+def test_a_namespace_gets_its_default_account_unless_it_has_one_or_goes() -> None:
+    home = parse({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "red"}})
+    assert isinstance(home, Namespace)
+    [change] = default_account(home, exists=False).changes
+    assert isinstance(change, Create)
+    assert change.object.title == "red/default"
+    going = home.model_copy(update={"metadata": ObjectMeta(name="red", deletion_timestamp="2026-01-01T00:00:00Z")})
+    assert default_account(home, exists=True).changes == default_account(going, exists=False).changes == ()
 
 
 def bootstrapped() -> list[KubeObject]:

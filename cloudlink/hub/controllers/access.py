@@ -30,11 +30,12 @@ def aggregated(role: ClusterRole, every: Iterable[ClusterRole]) -> ClusterRole:
     return role if gathered == role.rules else role.model_copy(update={"rules": gathered})
 
 
-def aggregation(every: Iterable[ClusterRole]) -> Decision:
-    """What to write so that all of them have what they gather; those that gather from these follow at the next look."""
-    every = tuple(every)
-    made = [(role, aggregated(role, every)) for role in every if not is_deleted(role)]
-    return Decision(tuple(Update(new, old.metadata.resource_version) for old, new in made if new is not old))
+def gathering(role: ClusterRole, every: Iterable[ClusterRole]) -> Decision:
+    """What to write so that the role has what it gathers; those that gather from it look again then."""
+    made = aggregated(role, every)
+    if made is role or is_deleted(role):
+        return Decision()
+    return Decision((Update(made, role.metadata.resource_version),))
 
 
 def default_account(namespace: Namespace, exists: bool) -> Decision:
