@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
@@ -13,7 +12,7 @@ import msgspec
 
 from cloudlink.hub import config as configs
 from cloudlink.hub.config import HubConfig
-from edged.errors import EdgedError, PermanentError, RetryError
+from edged.errors import EdgedError, PermanentError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -54,8 +53,15 @@ def _parser() -> argparse.ArgumentParser:
     create.add_argument("--node", default="", metavar="NAME", help="the only name it is good for")
     create.add_argument("--ttl", type=int, default=3600, metavar="SECONDS", help="how long it lives (default 3600)")
     create.set_defaults(act=_create_token)
+    _add_user(commands, common)
     _add_upkeep(commands, common)
     return parser
+
+
+def _add_user(commands: Any, common: argparse.ArgumentParser) -> None:
+    from cloudlink.hub.user_commands import add_commands
+
+    add_commands(commands, common)
 
 
 def _add_upkeep(commands: Any, common: argparse.ArgumentParser) -> None:
@@ -145,27 +151,9 @@ def _kubeconfig(arguments: argparse.Namespace, config: HubConfig) -> None:
 
 
 def _create_token(arguments: argparse.Namespace, config: HubConfig) -> None:
-    """Ask the running hub: only one process may write to its database."""
-    import http.client
+    from cloudlink.hub.asking import ask
 
-    from cloudlink import link
-    from cloudlink.hub.premises import admin_token, ca_pem
-
-    host = "127.0.0.1" if configs.ipaddress_is_any(config.host) else config.host
-    context = link.hub_context(ca_pem(config.data))
-    connection = http.client.HTTPSConnection(host, config.port, timeout=10.0, context=context)
-    body = json.dumps({"node": arguments.node, "ttl": arguments.ttl})
-    headers = {"Authorization": f"Bearer {admin_token(config.data)}", "Content-Type": "application/json"}
-    try:
-        connection.request("POST", "/enroll/v1/tokens", body, headers)
-        answer = connection.getresponse()
-        told = json.loads(answer.read())
-    except (OSError, http.client.HTTPException, ValueError) as e:
-        raise RetryError(f"the hub at {host}:{config.port} does not answer ({e}); is `edgehub run` running?") from e
-    finally:
-        connection.close()
-    if answer.status != 200:
-        raise PermanentError(str(told.get("detail", told)))
+    told = ask(config, "POST", "/enroll/v1/tokens", {"node": arguments.node, "ttl": arguments.ttl})
     sys.stdout.write(f"{told['token']}\n")
 
 

@@ -18,8 +18,10 @@ from __future__ import annotations
 import base64
 import fcntl
 import hashlib
+import json
 import os
 import secrets
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -150,13 +152,15 @@ def identity_of(folder: Path) -> bytes:
     return hashlib.blake2b(b"\0".join(parts), key=secret, digest_size=32).digest()
 
 
-def kubeconfig(config: HubConfig, server: str = "") -> str:
-    """What kubectl needs to reach this hub as its administrator (kubeconfig v1, YAML). Holds a secret.
+def kubeconfig(config: HubConfig, server: str = "", user: str = USER, shown: Mapping[str, str] | None = None) -> str:
+    """What kubectl needs to reach this hub (kubeconfig v1, YAML). Holds a secret.
 
     :param server: another URL than the one the hub knows of itself.
+    :param shown: how `user` says who they are, as kubeconfig's AuthInfo; None = with the administrator's token.
     """
     ca = base64.b64encode(ca_pem(config.data).encode()).decode()
-    name, token = f"edged-{config.fleet}", admin_token(config.data)
+    name = f"edged-{config.fleet}"
+    shown = {"token": admin_token(config.data)} if shown is None else shown
     return "\n".join(
         [
             "apiVersion: v1",
@@ -171,11 +175,11 @@ def kubeconfig(config: HubConfig, server: str = "") -> str:
             f"- name: {name}",
             "  context:",
             f"    cluster: {name}",
-            f"    user: {USER}",
+            f"    user: {json.dumps(user)}",
             "users:",
-            f"- name: {USER}",
+            f"- name: {json.dumps(user)}",
             "  user:",
-            f"    token: {token}",
+            *(f"    {key}: {value}" for key, value in shown.items()),
             "",
         ]
     )

@@ -66,7 +66,6 @@ def _parsed(call: Call, resource: Resource) -> KubeObject:
 
 def _answered(asked: KubeObject, status: dict[str, Any]) -> Answer:
     document = dump(asked) | {"status": {k: v for k, v in status.items() if v not in ("", [], None)}}
-    document.get("spec", {}).pop("token", None)  # no need to send it back, and it would end up in logs
     return answer(document | {"metadata": {"creationTimestamp": None} | document.get("metadata", {})}, 201)
 
 
