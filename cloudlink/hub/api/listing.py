@@ -18,7 +18,7 @@ from typing import Any
 
 from cloudlink.hub.api.answers import Answer, ApiError, bad_request, encode, invalid_options
 from cloudlink.hub.api.calls import Call, Context
-from cloudlink.hub.api.columns import columns_of
+from cloudlink.hub.api.custom import columns_for, viewed
 from cloudlink.hub.api.reads import check_revision, include_of, partial, predicate, too_large
 from cloudlink.hub.api.selectors import Predicate
 from cloudlink.hub.api.table import head, row
@@ -68,7 +68,7 @@ def get_list(context: Context, call: Call) -> Listing:
             metadata["remainingItemCount"] = snapshot.left
     store = context.store
     if call.form == "table":
-        columns, cells = columns_of(call.target.resource.model)
+        columns, cells = columns_for(call.target.resource)
         include, now = include_of(call), context.now()
         opening = encode(head(columns, metadata))[:-1] + b',"rows":['
         return Listing(200, opening, (), snapshot.objects, lambda o: encode(row(cells(o, now), o, include)))
@@ -76,7 +76,8 @@ def get_list(context: Context, call: Call) -> Listing:
         opening = _opening("PartialObjectMetadata", "meta.k8s.io/v1", metadata)
         return Listing(200, opening, (), snapshot.objects, lambda o: encode(partial(o)))
     resource = call.target.resource
-    return Listing(200, _opening(resource.kind, resource.api_version, metadata), (), snapshot.objects, store.raw)
+    opening = _opening(resource.kind, resource.api_version, metadata)
+    return Listing(200, opening, (), snapshot.objects, lambda o: store.raw(viewed(o, resource)))
 
 
 def _opening(kind: str, version: str, metadata: dict[str, Any]) -> bytes:

@@ -36,7 +36,7 @@ from cloudlink.hub.api.merge import (
     json_patch,
     merge_patch,
 )
-from cloudlink.hub.api.reads import existing, shown
+from cloudlink.hub.api.reads import existing, shown, there
 from cloudlink.hub.api.shapes import shape_of
 from cloudlink.hub.api.strategic import strategic_merge
 from cloudlink.hub.api.writes import created, parsed, settled, store, updated
@@ -108,7 +108,7 @@ def _apply(context: Context, call: Call) -> Answer:
     target = call.target
     applied = _applied(call)
     for tries_left in reversed(range(TRIES)):
-        old = context.store.get(target.resource.key, target.namespace, target.name)
+        old = there(context, call)
         if old is None and target.subresource:
             raise not_found(target.resource, target.name)
         try:

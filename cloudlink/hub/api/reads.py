@@ -7,7 +7,7 @@ from typing import Any
 
 from cloudlink.hub.api.answers import Answer, ApiError, answer, bad_request, not_found
 from cloudlink.hub.api.calls import Call, Context
-from cloudlink.hub.api.columns import columns_of
+from cloudlink.hub.api.custom import columns_for, viewed
 from cloudlink.hub.api.selectors import Predicate, SelectorError, selection
 from cloudlink.hub.api.table import head, row
 from cloudlink.kube.errors import Cause
@@ -26,14 +26,22 @@ def get_one(context: Context, call: Call) -> Answer:
 def existing(context: Context, call: Call) -> KubeObject:
     """The object that the path names, or 404."""
     target = call.target
-    obj = context.store.get(target.resource.key, target.namespace, target.name)
+    obj = there(context, call)
     if obj is None:
         raise not_found(target.resource, target.name)
     return obj
 
 
+def there(context: Context, call: Call) -> KubeObject | None:
+    """Likewise, or None."""
+    target = call.target
+    obj = context.store.get(target.resource.key, target.namespace, target.name)
+    return viewed(obj, target.resource) if obj is not None else None
+
+
 def shown(context: Context, call: Call, obj: KubeObject, code: int = 200) -> Answer:
     """One object in the form that the client asked for."""
+    obj = viewed(obj, call.target.resource)
     match call.form:
         case "table":
             meta = {"resourceVersion": obj.metadata.resource_version}
@@ -50,7 +58,7 @@ def partial(obj: KubeObject) -> dict[str, Any]:
 
 def as_table(context: Context, call: Call, objects: Sequence[KubeObject], metadata: dict[str, Any]) -> dict[str, Any]:
     include = include_of(call)
-    columns, cells = columns_of(call.target.resource.model)
+    columns, cells = columns_for(call.target.resource)
     return head(columns, metadata) | {"rows": [row(cells(o, context.now()), o, include) for o in objects]}
 
 
@@ -67,7 +75,9 @@ def predicate(call: Call) -> Predicate | None:
     if call.target.name:
         fields = f"metadata.name={call.target.name}" + (f",{fields}" if fields else "")
     try:
-        return selection(call.target.resource.kind, call.query.get("labelSelector", ""), fields)
+        resource = call.target.resource
+        more = resource.shape.fields if resource.shape is not None else ()
+        return selection(resource.key, call.query.get("labelSelector", ""), fields, more)
     except SelectorError as e:
         raise bad_request(str(e)) from None
 

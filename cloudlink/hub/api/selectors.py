@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cloudlink.kube.core import Event, Namespace, Node, Pod, Secret
+from cloudlink.kube.custom import CustomObject
+from cloudlink.kube.jsonpath import find
 from cloudlink.kube.meta import KubeObject, LabelSelectorRequirement
 
 Predicate = Callable[[KubeObject], bool]
@@ -130,6 +133,9 @@ def field_of(obj: KubeObject, field: str) -> str | None:
             return obj.status.phase
         case Secret() if field == "type":
             return obj.type
+        case CustomObject():
+            found = find(f".{field}", obj.content)
+            return "" if not found else found[0] if isinstance(found[0], str) else json.dumps(found[0])
         case _:
             return None
 
@@ -150,10 +156,10 @@ _KNOWN = {
 }
 
 
-def selection(kind: str, label_selector: str, field_selector: str) -> Predicate | None:
+def selection(kind: str, label_selector: str, field_selector: str, paths: Sequence[str] = ()) -> Predicate | None:
     """Both selectors as one predicate; None where there is nothing to select by. SelectorError says what is wrong."""
     labels, fields = label_requirements(label_selector), field_terms(field_selector)
-    known = ("metadata.name", "metadata.namespace", *_KNOWN.get(kind, ()))
+    known = ("metadata.name", "metadata.namespace", *_KNOWN.get(kind, ()), *(p.removeprefix(".") for p in paths))
     for term in fields:
         if term.field not in known:
             raise SelectorError(f"field label not supported: {term.field}; a {kind} has {', '.join(known)}")

@@ -11,9 +11,10 @@ import types
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, lru_cache
 from typing import Any, Union
 
+from cloudlink.kube.custom import Shape as CustomShape
 from cloudlink.kube.meta import Model, ObjectMeta
 from cloudlink.kube.registry import Resource
 from cloudlink.kube.strategies import Strategy, is_atomic, strategy_of
@@ -142,4 +143,11 @@ def _schema_shape(schema: Mapping[str, Any]) -> Shape:
 
 
 def shape_of(resource: Resource) -> Shape:
+    if resource.shape is not None:
+        return _custom_shape(resource.shape)
     return shape_of_model(resource.model)
+
+
+@lru_cache(maxsize=256)
+def _custom_shape(custom: CustomShape) -> Shape:
+    return shape_of_schema(custom.schema)

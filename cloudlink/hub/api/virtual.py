@@ -1,8 +1,7 @@
 """Objects that are stored nowhere: worked out of others when kubectl asks for them.
 
 Endpoints and EndpointSlices (what a Service reaches) and Leases (when a node was last heard of) for `kubectl
-describe`; that there are no CustomResourceDefinitions. They aren't in discovery,
-because they can be neither watched nor written.
+describe`. They aren't in discovery, because they can be neither watched nor written.
 """
 
 from __future__ import annotations
@@ -35,9 +34,6 @@ def virtual(store: Store, method: str, path: str, query: Mapping[str, str]) -> A
             document = _slices(store, namespace, query.get("labelSelector", ""))
         case "GET", "apis", "coordination.k8s.io", "v1", "namespaces", namespace, "leases", name if namespace == LEASES:
             document = _lease(store, name)
-        case "GET", "apis", "apiextensions.k8s.io", "v1", "customresourcedefinitions":
-            # kubectl looks here before it says that there is no such kind
-            document = _list(store, "apiextensions.k8s.io/v1", "CustomResourceDefinition", [])
         case _:
             pass
     return None if document is None else answer(document)

@@ -10,7 +10,7 @@ from starlette.types import Receive, Scope, Send
 
 from cloudlink.hub.api.answers import ApiError, encode, from_error
 from cloudlink.hub.api.calls import Call, Context
-from cloudlink.hub.api.columns import columns_of
+from cloudlink.hub.api.custom import columns_for, viewed
 from cloudlink.hub.api.listing import PART, check_watch_options
 from cloudlink.hub.api.reads import include_of, partial, predicate, too_large
 from cloudlink.hub.api.table import head, row
@@ -78,13 +78,20 @@ class Watch:
 
     def _shared(self, kind: EventType, event: WatchEvent, obj: KubeObject, raw: bytes | None) -> bytes:
         named, self._named = self._named, True
-        key = (event.revision, kind, self._form, self._form == "table" and (self._include, named))
+        key = (
+            event.revision,
+            kind,
+            self._call.target.resource.api_version,
+            self._form,
+            self._form == "table" and (self._include, named),
+        )
         return self._context.lines.line(key, lambda: self._encoded(kind, obj, raw, named))
 
     def _encoded(self, kind: str, obj: KubeObject, raw: bytes | None, named: bool) -> bytes:
         match self._form:
             case "object":
-                raw = raw or self._context.store.raw(obj)
+                shown = viewed(obj, self._call.target.resource)
+                raw = raw if raw and shown is obj else self._context.store.raw(shown)
             case "metadata":
                 raw = encode(partial(obj))
             case _:
@@ -93,7 +100,7 @@ class Watch:
 
     def _table(self, metadata: dict[str, Any], objects: Sequence[KubeObject], named: bool) -> dict[str, Any]:
         """The columns are told once."""
-        columns, cells = columns_of(self._call.target.resource.model)
+        columns, cells = columns_for(self._call.target.resource)
         now = self._context.now()
         table = head(columns, metadata) | {"rows": [row(cells(o, now), o, self._include) for o in objects]}
         return table | {"columnDefinitions": None} if named else table

@@ -10,6 +10,7 @@ from cloudlink.hub.api import tracking
 from cloudlink.hub.api.addresses import with_cluster_ip
 from cloudlink.hub.api.answers import Answer, ApiError, bad_request, conflict, forbidden, not_found
 from cloudlink.hub.api.calls import Call, Context
+from cloudlink.hub.api.custom import as_changed, as_new, status_document
 from cloudlink.hub.api.immutable import check_update
 from cloudlink.hub.api.reads import existing, shown
 from cloudlink.hub.api.strictness import checked
@@ -18,6 +19,7 @@ from cloudlink.hub.errors import AlreadyExists
 from cloudlink.hub.revisions import with_meta
 from cloudlink.kube.claims import BINDING, PROTECTION
 from cloudlink.kube.core import Namespace, PersistentVolumeClaim, Service
+from cloudlink.kube.custom import CustomObject
 from cloudlink.kube.meta import KubeObject, ManagedFieldsEntry
 
 Own = Callable[[KubeObject], tuple[ManagedFieldsEntry, ...]]  # whose the fields are of an object about to be stored
@@ -64,6 +66,8 @@ def _named(obj: KubeObject) -> KubeObject:
 
 def _stored(context: Context, call: Call, obj: KubeObject, own: Own) -> KubeObject:
     _check_place(context, call, obj)
+    if isinstance(obj, CustomObject):
+        obj = as_new(obj, call.target.resource)
     if hasattr(obj, "status"):
         obj = obj.model_copy(update={"status": type(obj).model_fields["status"].get_default()})
     if isinstance(obj, PersistentVolumeClaim):
@@ -98,6 +102,10 @@ def _services(context: Context) -> list[Service]:
 
 
 def _check_place(context: Context, call: Call, obj: KubeObject) -> None:
+    shape = call.target.resource.shape
+    if shape is not None and shape.closing:
+        message = "create not allowed while custom resource definition is terminating"
+        raise ApiError(405, "MethodNotAllowed", message, call.target.resource, obj.metadata.name)
     """An Event's namespace may be missing as far as the store is concerned, but not for whoever posts one here."""
     namespace = obj.metadata.namespace
     home = context.store.get("Namespace", None, namespace) if namespace else None
@@ -153,6 +161,8 @@ def replace(context: Context, call: Call) -> Answer:
     tracking.check_options(call)
     old = existing(context, call)
     document = call.document()
+    if isinstance(old, CustomObject) and call.target.subresource == "status":
+        document = status_document(document, old)
     return shown(context, call, updated(context, call, parsed(call, document), old, tracking.given_in(document)))
 
 
@@ -167,6 +177,8 @@ def updated(context: Context, call: Call, new: KubeObject, old: KubeObject, give
 
 def settled(context: Context, call: Call, new: KubeObject, old: KubeObject) -> KubeObject:
     """The object as it will be: with what the server keeps, and refused where it may not become that."""
+    if isinstance(new, CustomObject) and isinstance(old, CustomObject):
+        new = as_changed(new, old, call.target.resource, call.target.subresource)
     if call.target.subresource:
         return new
     if new.metadata.uid and new.metadata.uid != old.metadata.uid:
