@@ -154,17 +154,14 @@ class Answers:
         if not inside.terminal:
             outputs.append((inside.stderr, STDERR, request.stderr))
         deaf = _Deaf()
-        ends = [(fd, channel, talk if heard else deaf) for fd, channel, heard in outputs if fd >= 0]
+        ends = [pumps.Outward(fd, channel, talk if heard else deaf) for fd, channel, heard in outputs if fd >= 0]
         async with asyncio.TaskGroup() as tasks:
-            pumping = [
-                tasks.create_task(pumps.outward(fd, channel, to), name=f"exec output {channel}")
-                for fd, channel, to in ends
-            ]
+            pumping = [tasks.create_task(end.pump(), name="exec output") for end in ends]
             code = await inside.wait()
             for task in pumping:
                 task.cancel()
-        for fd, channel, to in ends:
-            await pumps.rest(fd, channel, to)
+        for end in ends:
+            await end.rest()
         return code
 
     # ------------------------------------------------------------ attach

@@ -17,17 +17,46 @@ from edged.uplink import Talk
 TURNS = 16  # frames after which others get their turn too
 
 
+class Outward:
+    """What comes out of a descriptor goes to one channel. `pump` may be cancelled anywhere, `rest` goes on from there:
+    what was read and could not be sent yet is kept."""
+
+    def __init__(self, fd: int, channel: int, talk: Talk) -> None:
+        self._fd, self._channel, self._talk = fd, channel, talk
+        self._unsent = b""
+
+    async def pump(self) -> None:
+        """Everything until its end, or until we are cancelled."""
+        turns = 0
+        while (data := read_some(self._fd)) != b"":
+            if data is None:
+                await process.readable(self._fd)
+                continue
+            await self._send(data)
+            turns += 1
+            if turns % TURNS == 0:
+                await asyncio.sleep(0)
+
+    async def rest(self) -> None:
+        """What is there now; who goes on writing isn't waited for."""
+        if self._unsent:
+            await self._send(self._unsent)
+        for _ in range(1 << 16):
+            data = read_some(self._fd)
+            if not data:
+                return
+            await self._send(data)
+
+    async def _send(self, data: bytes) -> None:
+        """No larger than a frame, so that it is sent whole or, where we are cancelled while waiting, not at all."""
+        self._unsent = data
+        await self._talk.send(self._channel, data)
+        self._unsent = b""
+
+
 async def outward(fd: int, channel: int, talk: Talk) -> None:
     """Everything until its end, or until we are cancelled."""
-    turns = 0
-    while (data := read_some(fd)) != b"":
-        if data is None:
-            await process.readable(fd)
-            continue
-        await talk.send(channel, data)
-        turns += 1
-        if turns % TURNS == 0:
-            await asyncio.sleep(0)
+    await Outward(fd, channel, talk).pump()
 
 
 def read_some(fd: int) -> bytes | None:
@@ -40,15 +69,6 @@ def read_some(fd: int) -> bytes | None:
         if e.errno in (errno.EIO, errno.ECONNRESET):  # a terminal that nobody has open any more; a peer that left
             return b""
         raise
-
-
-async def rest(fd: int, channel: int, talk: Talk) -> None:
-    """What is there now; who goes on writing isn't waited for."""
-    for _ in range(1 << 16):
-        data = read_some(fd)
-        if not data:
-            return
-        await talk.send(channel, data)
 
 
 async def inward(talk: Talk, fd: int, closed: Callable[[], None], resized: Callable[[Size], None]) -> None:
