@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from cloudlink.hub import admission
 from cloudlink.hub.changes import Create
 from cloudlink.hub.controllers import (
     access,
@@ -45,6 +46,7 @@ from cloudlink.kube.definitions import CustomResourceDefinition
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.policy import PodDisruptionBudget
 from cloudlink.kube.rbac import ClusterRole
+from cloudlink.kube.scheduling import PriorityClass
 from edged.errors import EdgedError, RetryError
 
 log = logging.getLogger(__name__)
@@ -138,6 +140,7 @@ class Manager:
         if not tasks:
             return False
         answers = [self._ask(task, now) for task in tasks if task != SCHEDULER]
+        answers = [self._with_priorities(a, now) for a in answers]
         answers = self._with_places(answers, SCHEDULER in tasks, now)
         self._carry_out(without_repeats(answers), now)
         return True
@@ -292,6 +295,18 @@ class Manager:
         return home is None or is_deleted(home)
 
     # ------------------------------------------------------------ scheduling
+
+    def _with_priorities(self, answer: Answer, now: float) -> Answer:
+        """Pods about to be made get the priority of their class; without that class they aren't made yet."""
+        changes, refused = admission.with_priorities(answer.changes, lambda: self._world.all(PriorityClass))
+        if not refused:
+            return replace(answer, changes=changes)
+        task = answer.task
+        self._queue.failed(task, now)
+        owner = self._store.get(task.kind, task.namespace or None, task.name)
+        component = f"{task.kind.lower()}-controller"
+        said = (Note(owner, "Warning", "FailedCreate", text, component) for text in refused if owner is not None)
+        return replace(answer, changes=changes, notes=(*answer.notes, *said))
 
     def _with_places(self, answers: list[Answer], asked: bool, now: float) -> list[Answer]:
         """Give every pod a node: those that wait, and those that these very answers create."""

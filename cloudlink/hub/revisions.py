@@ -16,6 +16,7 @@ from cloudlink.hub.errors import AlreadyExists, Conflict, NotFound, StoreError, 
 from cloudlink.hub.shelves import Key, Objects, key_of
 from cloudlink.hub.watch import EventType
 from cloudlink.kube.acceptance import accepted
+from cloudlink.kube.batch import Job, with_generated_selector
 from cloudlink.kube.catalogue import BUILT_IN, DEFINITIONS, Catalogue
 from cloudlink.kube.custom import CustomObject
 from cloudlink.kube.definitions import CLEANUP, CustomResourceDefinition
@@ -133,6 +134,8 @@ class Draft:
             deletion_timestamp="",
             deletion_grace_period_seconds=None,
         )
+        if isinstance(made, Job):
+            made = with_generated_selector(made)
         phase = _FIRST_PHASE.get(kind)
         status = getattr(made, "status", None)
         if phase and status is not None and not status.phase:

@@ -39,6 +39,7 @@ from cloudlink.kube.catalogue import Catalogue
 from cloudlink.kube.core import Namespace
 from cloudlink.kube.meta import KubeObject, ObjectMeta
 from cloudlink.kube.parse import dump
+from cloudlink.kube.scheduling import SYSTEM_CLASSES
 
 __all__ = [
     "AlreadyExists",
@@ -126,17 +127,18 @@ class Store:
         store = cls(Memory(), open_database(url, Seal(secret_key)), now, events_kept)
         try:
             store.reload()
-            store._make_first_namespaces()
+            store._make_first_objects()
         except BaseException:
             store._database.close()
             raise
         return store
 
-    def _make_first_namespaces(self) -> None:
-        for name in FIRST_NAMESPACES:
-            if self.get("Namespace", None, name) is None:
+    def _make_first_objects(self) -> None:
+        """What every cluster has."""
+        for obj in (*(Namespace(metadata=ObjectMeta(name=name)) for name in FIRST_NAMESPACES), *SYSTEM_CLASSES):
+            if self.get(obj.kind, None, obj.metadata.name) is None:
                 try:
-                    self.commit([Create(Namespace(metadata=ObjectMeta(name=name)))])
+                    self.commit([Create(obj)])
                 except AlreadyExists:
                     continue  # another hub opens the same new database
 

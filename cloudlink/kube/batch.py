@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from cloudlink.kube.errors import Cause, Invalid
 from cloudlink.kube.meta import (
     Condition,
     ConditionStatus,
@@ -134,6 +135,42 @@ class Job(KubeObject):
         if labels and not self.metadata.labels:
             put(self, metadata=self.metadata.model_copy(update={"labels": dict(labels)}))
         return self
+
+
+def check_generated(job: Job) -> None:
+    """Invalid where a new Job brings what is made for it (ValidateGeneratedSelector)."""
+    if job.spec.manual_selector:
+        return
+    labels, path = job.spec.template.metadata.labels, "spec.template.metadata.labels"
+    wanted = dict.fromkeys((JOB_NAME, OLD_JOB_NAME), job.metadata.name)
+    wanted |= dict.fromkeys((CONTROLLER_UID, OLD_CONTROLLER_UID), "the Job's own uid, which it doesn't have yet")
+    causes = [
+        Cause(f"{path}[{label}]", "FieldValueInvalid", f"Invalid value: {labels[label]!r}: must be '{value}'")
+        for label, value in wanted.items()
+        if label in labels and labels[label] != value
+    ]
+    if job.spec.selector is not None:
+        text = "Invalid value: `selector` not auto-generated; leave it out, or set manualSelector"
+        causes.append(Cause("spec.selector", "FieldValueInvalid", text))
+    if causes:
+        raise Invalid(causes, job.kind, job.metadata.name)
+
+
+def with_generated_selector(job: Job) -> Job:
+    """A new Job (with its uid) selects the pods that carry that uid, and its pods carry it, unless its author sees to
+    that (generateSelector in kubernetes/pkg/registry/batch/job)."""
+    spec, meta = job.spec, job.metadata
+    if spec.manual_selector:
+        return job
+    uid, name = meta.uid, meta.name
+    own = {CONTROLLER_UID: uid, OLD_CONTROLLER_UID: uid, JOB_NAME: name, OLD_JOB_NAME: name}
+    template = spec.template
+    labels = template.metadata.model_copy(update={"labels": own | template.metadata.labels})
+    template = template.model_copy(update={"metadata": labels})
+    selector = LabelSelector(match_labels={CONTROLLER_UID: uid})
+    meta = meta if meta.labels else meta.model_copy(update={"labels": template.metadata.labels.copy()})
+    spec = spec.model_copy(update={"template": template, "selector": selector})
+    return job.model_copy(update={"metadata": meta, "spec": spec})
 
 
 class JobTemplateSpec(Model):

@@ -15,7 +15,7 @@ from cloudlink.kube.meta import Condition, KubeObject, Many, Model, ObjectMeta, 
 from cloudlink.kube.security import PodSecurityContext
 from cloudlink.kube.volumes import Volume
 
-# The two priority classes that every cluster has; others will be objects of their own.
+# The two priority classes that every cluster has; others are objects (scheduling.PriorityClass).
 PRIORITY_CLASSES = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
 
 
@@ -64,7 +64,7 @@ class PodSpec(Model):
     :ivar host_users: false gives the pod a user namespace of its own: root inside is nobody outside.
     :ivar image_pull_secrets: Secrets of type kubernetes.io/dockerconfigjson or kubernetes.io/dockercfg.
     :ivar priority: follows from `priorityClassName`; pods of lower priority are evicted first.
-    :ivar priority_class_name: system-node-critical or system-cluster-critical.
+    :ivar priority_class_name: system-node-critical, system-cluster-critical or a PriorityClass of one's own.
     :ivar active_deadline_seconds: after its start the pod is ended; not in templates of pods that run for ever.
     :ivar enable_service_links: no link variables are made, whatever it says.
     :ivar tolerations: `tolerationSeconds` has no effect: nobody is evicted by taints.

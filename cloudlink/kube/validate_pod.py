@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cloudlink.kube import names
 from cloudlink.kube.findings import Findings
-from cloudlink.kube.pod import PRIORITY_CLASSES, PodDNSConfig, PodSpec, Toleration
+from cloudlink.kube.pod import PodDNSConfig, PodSpec, Toleration
 from cloudlink.kube.validate_affinity import affinity, spreading
 from cloudlink.kube.validate_container import Around, container, host_ports, init_only
 from cloudlink.kube.validate_security import pod_security
@@ -30,7 +30,8 @@ def pod_spec(spec: PodSpec, path: str, found: Findings) -> None:
     found.at_least(f"{path}.terminationGracePeriodSeconds", spec.termination_grace_period_seconds, 0)
     if spec.active_deadline_seconds is not None:
         found.at_least(f"{path}.activeDeadlineSeconds", spec.active_deadline_seconds, 1)
-    _priority(spec, path, found)
+    if spec.priority_class_name:  # which there are is asked when the pod is made, see hub.admission
+        found.text(f"{path}.priorityClassName", spec.priority_class_name, names.dns_subdomain)
     found.labels(f"{path}.nodeSelector", spec.node_selector)
     for i, toleration in enumerate(spec.tolerations):
         _toleration(toleration, f"{path}.tolerations[{i}]", found)
@@ -141,20 +142,6 @@ def _dns(policy: str, config: PodDNSConfig | None, path: str, found: Findings) -
             found.required(here, "must not be empty")
         elif any(c.isspace() or not c.isprintable() for c in option.name + (option.value or "")):
             found.invalid(here, option.name, "must not contain white space")  # a line of a file
-
-
-def _priority(spec: PodSpec, path: str, found: Findings) -> None:
-    """As Kubernetes' Priority admission: the number follows from the class."""
-    name = spec.priority_class_name
-    if name and name not in PRIORITY_CLASSES:
-        why = f"no PriorityClass with name {name} was found; there are {', '.join(sorted(PRIORITY_CLASSES))}"
-        found.forbidden(f"{path}.priorityClassName", why)
-    elif spec.priority is not None and spec.priority != (computed := PRIORITY_CLASSES.get(name, 0)):
-        found.forbidden(
-            f"{path}.priority",
-            f"the integer value of priority ({spec.priority}) must not be provided in pod spec;"
-            f" priority admission controller computed {computed} from the given PriorityClass name",
-        )
 
 
 def _toleration(toleration: Toleration, path: str, found: Findings) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from cloudlink.hub.api import immutable_kinds
 from cloudlink.kube.apps import Deployment, ReplicaSet
 from cloudlink.kube.claims import SELECTED_NODE
 from cloudlink.kube.core import ConfigMap, Container, PersistentVolumeClaim, Pod, Secret, Service
@@ -48,7 +49,7 @@ def _changed(new: KubeObject, old: KubeObject) -> Iterator[tuple[str, str]]:
             if old.immutable and (new.data, new.immutable) != (old.data, True):
                 yield "data", _IMMUTABLE
         case _:
-            pass
+            yield from immutable_kinds.changed(new, old)
 
 
 def _pod(new: Pod, old: Pod) -> Iterator[tuple[str, str]]:

@@ -7,10 +7,13 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cloudlink.kube.core import Event, Namespace, Node, Pod, Secret
+from cloudlink.kube.apps import ReplicaSet
+from cloudlink.kube.batch import Job
+from cloudlink.kube.core import Event, Namespace, Node, Pod, Secret, Service
 from cloudlink.kube.custom import CustomObject
 from cloudlink.kube.jsonpath import find
 from cloudlink.kube.meta import KubeObject, LabelSelectorRequirement
+from cloudlink.kube.replication import ReplicationController
 
 Predicate = Callable[[KubeObject], bool]
 
@@ -83,6 +86,12 @@ def _pod(field: str, pod: Pod) -> str | None:
             return pod.status.phase
         case "status.podIP":
             return pod.status.pod_ip
+        case "status.podIPs":
+            return pod.status.pod_ip
+        case "status.nominatedNodeName":
+            return ""
+        case "spec.hostNetwork":
+            return str(pod.spec.host_network).lower()
         case _:
             return None
 
@@ -136,6 +145,14 @@ def field_of(obj: KubeObject, field: str) -> str | None:
         case CustomObject():
             found = find(f".{field}", obj.content)
             return "" if not found else found[0] if isinstance(found[0], str) else json.dumps(found[0])
+        case ReplicaSet() | ReplicationController() if field == "status.replicas":
+            return str(obj.status.replicas)
+        case Job() if field == "status.successful":
+            return str(obj.status.succeeded)
+        case Service() if field == "spec.clusterIP":
+            return obj.spec.cluster_ip
+        case Service() if field == "spec.type":
+            return obj.spec.type
         case _:
             return None
 
@@ -143,7 +160,7 @@ def field_of(obj: KubeObject, field: str) -> str | None:
 _KNOWN = {
     "Pod": (
         *("spec.nodeName", "spec.restartPolicy", "spec.schedulerName", "spec.serviceAccountName"),
-        *("status.phase", "status.podIP"),
+        *("spec.hostNetwork", "status.phase", "status.podIP", "status.podIPs", "status.nominatedNodeName"),
     ),
     "Event": (
         *("involvedObject.kind", "involvedObject.namespace", "involvedObject.name", "involvedObject.uid"),
@@ -153,6 +170,10 @@ _KNOWN = {
     "Node": ("spec.unschedulable",),
     "Namespace": ("status.phase",),
     "Secret": ("type",),
+    "ReplicaSet": ("status.replicas",),
+    "ReplicationController": ("status.replicas",),
+    "Job": ("status.successful",),
+    "Service": ("spec.clusterIP", "spec.type"),
 }
 
 

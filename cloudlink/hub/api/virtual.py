@@ -115,6 +115,8 @@ def _slices(store: Store, namespace: str, selector: str) -> Document | None:
         wanted = label_requirements(selector)
     except SelectorError:
         return None
+    if store.list("EndpointSlice", namespace):
+        return None
     items: list[Document] = []
     for service in store.list("Service", namespace):
         labels = {_SERVICE_NAME: service.metadata.name}

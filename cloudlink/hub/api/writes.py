@@ -6,6 +6,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
+from cloudlink.hub import admission
 from cloudlink.hub.api import tracking
 from cloudlink.hub.api.addresses import with_cluster_ip
 from cloudlink.hub.api.answers import Answer, ApiError, bad_request, conflict, forbidden, not_found
@@ -17,10 +18,12 @@ from cloudlink.hub.api.strictness import checked
 from cloudlink.hub.changes import Create, Update, UpdateStatus
 from cloudlink.hub.errors import AlreadyExists
 from cloudlink.hub.revisions import with_meta
+from cloudlink.kube.batch import Job, check_generated
 from cloudlink.kube.claims import BINDING, PROTECTION
-from cloudlink.kube.core import Namespace, PersistentVolumeClaim, Service
+from cloudlink.kube.core import Namespace, PersistentVolumeClaim, Pod, Service
 from cloudlink.kube.custom import CustomObject
 from cloudlink.kube.meta import KubeObject, ManagedFieldsEntry
+from cloudlink.kube.scheduling import PriorityClass
 
 Own = Callable[[KubeObject], tuple[ManagedFieldsEntry, ...]]  # whose the fields are of an object about to be stored
 
@@ -75,8 +78,30 @@ def _stored(context: Context, call: Call, obj: KubeObject, own: Own) -> KubeObje
     managed = own(obj)  # what the server adds from here on is nobody's
     if isinstance(obj, Service):
         obj = with_cluster_ip(obj, _services(context), context.network)
+    obj = _admitted(context, call, obj)
     context.admit(obj, None)
     return context.commit([Create(with_meta(obj, managed_fields=managed))], call.dry_run)[0]
+
+
+def _admitted(context: Context, call: Call, obj: KubeObject) -> KubeObject:
+    """With what follows from other objects; 403 where they forbid it."""
+    try:
+        match obj:
+            case Pod():
+                return admission.with_priority(obj, _classes(context))
+            case PriorityClass():
+                admission.check_default(obj, _classes(context))
+            case Job():
+                check_generated(obj)
+            case _:
+                pass
+    except admission.Forbidden as e:
+        raise forbidden(call.target.resource, obj.metadata.name, str(e)) from None
+    return obj
+
+
+def _classes(context: Context) -> list[PriorityClass]:
+    return [c for c in context.store.list("PriorityClass") if isinstance(c, PriorityClass)]
 
 
 def _unbound(claim: PersistentVolumeClaim) -> PersistentVolumeClaim:
@@ -190,7 +215,11 @@ def settled(context: Context, call: Call, new: KubeObject, old: KubeObject) -> K
         new = _keep_volume(new, old)
     if isinstance(new, Namespace) and isinstance(old, Namespace):
         new = new.model_copy(update={"spec": old.spec})
+    if isinstance(new, Pod) and isinstance(old, Pod) and new.spec.priority is None:
+        new = new.model_copy(update={"spec": new.spec.model_copy(update={"priority": old.spec.priority})})
     check_update(new, old)
+    if isinstance(new, PriorityClass):
+        _admitted(context, call, new)
     context.admit(new, old)
     return new
 
