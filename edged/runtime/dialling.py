@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import socket
 
 from edged.errors import RetryError
@@ -35,7 +36,7 @@ async def dial(netns: str, port: int) -> socket.socket:
             why = why or f"no answer within {PATIENCE:g} s"
         except OSError as e:
             connection.close()
-            why = why or e.strerror or str(e)
+            why = why or (os.strerror(e.errno) if e.errno else str(e))  # asyncio has a word of its own for all of them
         except BaseException:
             connection.close()
             raise
