@@ -119,9 +119,37 @@ def test_a_json_patch_that_makes_no_sense_is_refused_with_the_reason(operations:
         json_patch({"a": 1, "l": [1, 2], "m": {"n": 1}}, operations)
 
 
+def test_a_json_patch_cannot_grow_without_bound_by_copies() -> None:
+    double = [{"op": "copy", "from": "/m", "path": f"/m/{n}"} for n in range(60)]
+    with pytest.raises(PatchError, match="copies more than 3 MiB"):
+        json_patch({"m": {"n": "x"}}, double)
+
+
+def test_values_that_a_json_patch_copies_or_adds_are_not_shared() -> None:
+    value = {"x": 1}
+    operations = [
+        {"op": "add", "path": "/a", "value": value},
+        {"op": "copy", "from": "/a", "path": "/b"},
+        {"op": "replace", "path": "/b/x", "value": 2},
+    ]
+    assert json_patch({}, operations) == {"a": {"x": 1}, "b": {"x": 2}}
+    assert value == {"x": 1}
+
+
+def test_ten_thousand_operations_on_a_large_document_are_no_trouble() -> None:
+    document = {"data": {f"k{n}": "v" for n in range(50_000)}, "list": list(range(50_000))}
+    operations = [{"op": "add", "path": path, "value": "x"} for path in ("/data/new", "/list/0") * 5000]
+    assert len(json_patch(document, operations)["list"]) == 55_000
+
+
 @settings(deadline=None)
 @given(DOCUMENTS, DOCUMENTS)
 def test_garbage_never_crashes_a_json_patch(document: Any, garbage: Any) -> None:
-    for operations in (garbage, [garbage], [{"op": "add", "path": garbage, "value": garbage}]):
+    for operations in (
+        garbage,
+        [garbage],
+        [{"op": garbage, "path": ""}],
+        [{"op": "add", "path": garbage, "value": garbage}],
+    ):
         with contextlib.suppress(PatchError):
             json_patch(document, operations)

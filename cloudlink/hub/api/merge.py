@@ -5,6 +5,7 @@ The originals are never changed; untouched parts are shared with the result.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -18,6 +19,7 @@ APPLY = "application/apply-patch+yaml"
 PATCH_TYPES = (JSON_PATCH, MERGE, STRATEGIC, APPLY)
 
 MAX_OPERATIONS = 10_000  # as in Kubernetes
+MAX_COPIED = 3 << 20  # bytes of JSON that one patch's copies may add; likewise
 
 
 class PatchError(ValueError):
@@ -28,8 +30,8 @@ class MalformedPatchError(PatchError):
     """It would make no sense for any document."""
 
 
-class TooManyOperationsError(PatchError):
-    """A JSON patch longer than MAX_OPERATIONS."""
+class TooLargePatchError(PatchError):
+    """A JSON patch of more than MAX_OPERATIONS, or one that copies more than MAX_COPIED."""
 
 
 def merge_patch(document: Any, patch: Any) -> Any:
@@ -59,51 +61,71 @@ _NEEDS = {
 
 
 def json_patch(document: Any, operations: Any) -> Any:
-    """RFC 6902, all or nothing."""
+    """RFC 6902, all or nothing. Works on a copy of its own, so that ten thousand operations copy it once."""
     if not isinstance(operations, list):
         raise MalformedPatchError("a JSON patch is a list of operations")
     if len(operations) > MAX_OPERATIONS:
-        raise TooManyOperationsError(
+        raise TooLargePatchError(
             f"The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {len(operations)}"
         )
+    document = _fresh(document)
+    room = MAX_COPIED
     for number, operation in enumerate(operations):
         try:
-            document = _operate(document, operation)
+            path = _checked(operation)
+            if operation["op"] == "copy":
+                value = _at(document, _pointer(operation["from"]))
+                room -= len(json.dumps(value))
+                if room < 0:
+                    raise TooLargePatchError(f"copies more than {MAX_COPIED >> 20} MiB")
+                document = _add(document, path, _fresh(value))
+            else:
+                document = _operate(document, operation, path)
+        except TooLargePatchError:
+            raise
         except PatchError as e:
             raise PatchError(f"operation {number}: {e}") from None
     return document
 
 
-def _operate(document: Any, operation: Any) -> Any:
+def _fresh(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _fresh(inner) for name, inner in value.items()}
+    return [_fresh(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _checked(operation: Any) -> tuple[str, ...]:
+    """The path of an operation that has all that it needs."""
     if not isinstance(operation, Mapping):
         raise PatchError("must be a mapping with op and path")
     op = operation.get("op")
-    if op not in _NEEDS:
-        raise PatchError(f"unknown op {op!r}; there are {', '.join(_NEEDS)}")
+    if not isinstance(op, str) or op not in _NEEDS:
+        raise PatchError(f"unknown op {str(op)[:64]!r}; there are {', '.join(_NEEDS)}")
     missing = [key for key in ("path", *_NEEDS[op]) if key not in operation]
     if missing:
         raise PatchError(f"{op} needs {missing[0]}")
-    path = _pointer(operation["path"])
-    match op:
+    return _pointer(operation["path"])
+
+
+def _operate(document: Any, operation: Mapping[str, Any], path: tuple[str, ...]) -> Any:
+    match operation["op"]:
         case "add":
-            return _put(document, path, operation["value"], insert=True)
+            return _add(document, path, _fresh(operation["value"]))
         case "replace":
             _at(document, path)
-            return _put(document, path, operation["value"], insert=False)
+            return _replace(document, path, _fresh(operation["value"]))
         case "remove":
             return _remove(document, path)
         case "test":
             if not same(_at(document, path), operation["value"]):
                 raise PatchError(f"test failed: {operation['path']} is not that value")
             return document
-        case "copy":
-            return _put(document, path, _at(document, _pointer(operation["from"])), insert=True)
         case _:
             source = _pointer(operation["from"])
             if path[: len(source)] == source and len(path) > len(source):
                 raise PatchError("can't move a value into itself")
             value = _at(document, source)
-            return _put(_remove(document, source), path, value, insert=True)
+            return _add(_remove(document, source), path, value)
 
 
 def _pointer(text: Any) -> tuple[str, ...]:
@@ -130,43 +152,37 @@ def _at(document: Any, path: tuple[str, ...]) -> Any:
     return document
 
 
-def _put(document: Any, path: tuple[str, ...], value: Any, insert: bool) -> Any:
+def _parent(document: Any, path: tuple[str, ...]) -> Any:
+    """What contains the end of the path: a mapping or a list."""
+    parent = _at(document, path[:-1])
+    if not isinstance(parent, dict | list):
+        raise PatchError(f"there is no mapping or list to put /{'/'.join(path)} in")
+    return parent
+
+
+def _add(document: Any, path: tuple[str, ...], value: Any) -> Any:
     if not path:
         return value
-    step, rest = path[0], path[1:]
-    if isinstance(document, Mapping):
-        if rest and step not in document:
-            raise PatchError(f"there is nothing at /{step} to put /{'/'.join(rest)} in")
-        return {**document, step: _put(document.get(step), rest, value, insert)}
-    if isinstance(document, list):
-        copy = list(document)
-        if rest:
-            index = _index(copy, step, len(copy) - 1)
-            copy[index] = _put(copy[index], rest, value, insert)
-        elif not insert:
-            copy[_index(copy, step, len(copy) - 1)] = value
-        else:
-            copy.insert(len(copy) if step == "-" else _index(copy, step, len(copy)), value)
-        return copy
-    raise PatchError(f"there is no mapping or list to put /{'/'.join(path)} in")
+    parent, step = _parent(document, path), path[-1]
+    if isinstance(parent, dict):
+        parent[step] = value
+    else:
+        parent.insert(len(parent) if step == "-" else _index(parent, step, len(parent)), value)
+    return document
+
+
+def _replace(document: Any, path: tuple[str, ...], value: Any) -> Any:
+    if not path:
+        return value
+    parent, step = _parent(document, path), path[-1]
+    parent[step if isinstance(parent, dict) else int(step)] = value
+    return document
 
 
 def _remove(document: Any, path: tuple[str, ...]) -> Any:
     if not path:
         return None
     _at(document, path)
-    step, rest = path[0], path[1:]
-    if isinstance(document, Mapping):
-        copy = dict(document)
-        if rest:
-            copy[step] = _remove(copy[step], rest)
-        else:
-            del copy[step]
-        return copy
-    items = list(document)
-    index = int(step)
-    if rest:
-        items[index] = _remove(items[index], rest)
-    else:
-        del items[index]
-    return items
+    parent, step = _parent(document, path), path[-1]
+    del parent[step if isinstance(parent, dict) else int(step)]
+    return document

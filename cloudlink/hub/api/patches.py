@@ -32,7 +32,7 @@ from cloudlink.hub.api.merge import (
     STRATEGIC,
     MalformedPatchError,
     PatchError,
-    TooManyOperationsError,
+    TooLargePatchError,
     json_patch,
     merge_patch,
 )
@@ -91,7 +91,7 @@ def patched(document: dict[str, Any], call: Call, kind: str) -> dict[str, Any]:
             result = strategic_merge(document, content, call.target.resource.model)
     except MalformedPatchError as e:
         raise bad_request(f"the patch can't be read: {e}") from None
-    except TooManyOperationsError as e:
+    except TooLargePatchError as e:
         raise ApiError(413, "RequestEntityTooLarge", str(e)) from None
     except PatchError as e:
         cause = Cause("", "FieldValueInvalid", f"the patch can't be applied: {e}")
