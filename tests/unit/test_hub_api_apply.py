@@ -373,6 +373,22 @@ def test_an_apply_that_leads_to_a_bad_object_says_where_and_changes_nothing(user
     assert store.revision == revision
 
 
+def test_a_conflict_over_very_many_fields_lists_the_first_of_them(user: User) -> None:
+    user.apply(f"{MAPS}/m", a_map("m", **{f"k{n:04}": "1" for n in range(500)}), manager="one")
+    code, status = user.apply(f"{MAPS}/m", a_map("m", **{f"k{n:04}": "2" for n in range(500)}), manager="two")
+    assert (code, len(status["details"]["causes"])) == (409, 100)
+    assert status["message"].startswith("Apply failed with 500 conflicts: ")
+    assert status["message"].endswith("\nand 400 more")
+
+
+def test_managers_that_apply_are_bounded(user: User) -> None:
+    for number in range(100):
+        assert user.apply(f"{MAPS}/m", a_map("m", a="1"), manager=f"m{number}")[0] < 300
+    code, status = user.apply(f"{MAPS}/m", a_map("m", a="1"), manager="one-too-many")
+    assert (code, status["details"]["causes"][0]["field"]) == (422, "metadata.managedFields")
+    assert user.apply(f"{MAPS}/m", a_map("m", a="1"), manager="m7")[0] == 200
+
+
 def test_a_dry_run_of_an_apply_shows_all_and_does_nothing(user: User, store: Store) -> None:
     code, document = user.apply(f"{MAPS}/m", a_map("m", a="1"), query="&dryRun=All")
     assert (code, owners(document), store.get("ConfigMap", "default", "m")) == (201, [("me", "Apply", "")], None)
@@ -385,7 +401,33 @@ def test_a_dry_run_of_an_apply_shows_all_and_does_nothing(user: User, store: Sto
     assert user.get(f"{MAPS}/m") == before
 
 
-# ---------------------------------------------------------------- other patches
+# ---------------------------------------------------------------- other writes
+
+
+@pytest.mark.parametrize("kind", ["application/x-www-form-urlencoded", "text/plain", "application/cbor"])
+def test_a_body_of_an_unknown_type_is_refused_with_those_that_are_known(user: User, kind: str) -> None:
+    for method, path in (("POST", MAPS), ("PUT", f"{MAPS}/m")):
+        user.apply(f"{MAPS}/m", a_map("m"))
+        code, status = user.client.request(method, path, a_map("n"), kind)
+        assert (code, status["reason"]) == (415, "UnsupportedMediaType")
+        assert "application/json, application/yaml, application/vnd.kubernetes.protobuf" in status["message"]
+
+
+def test_metadata_that_belongs_to_the_server_cannot_be_changed_by_a_client(user: User) -> None:
+    _, before = user.apply(f"{MAPS}/m", a_map("m", a="1") | {"metadata": {"name": "m", "finalizers": ["x.io/a"]}})
+    for field, value in (("creationTimestamp", "2020-01-01T00:00:00Z"), ("deletionTimestamp", "2020-01-01T00:00:00Z")):
+        code, status = user.sent(f"{MAPS}/m", {"metadata": {field: value}})
+        assert (code, status["details"]["causes"][0]["field"]) == (422, f"metadata.{field}")
+        assert "field is immutable" in status["message"]
+    code, status = user.sent(f"{MAPS}/m", {"metadata": {"uid": "u"}})
+    assert (code, "Precondition failed: UID in precondition: u" in status["message"]) == (409, True)
+    _, after = user.sent(f"{MAPS}/m", {"metadata": {"generation": 9, "selfLink": "/x", "creationTimestamp": None}})
+    assert after == before
+    user.client.request("DELETE", f"{MAPS}/m")
+    code, status = user.sent(f"{MAPS}/m", {"metadata": {"finalizers": ["x.io/a", "x.io/late"]}})
+    told = "metadata.finalizers: Forbidden: no new finalizers can be added if the object is being deleted"
+    assert (code, told in status["message"]) == (422, True)
+
 
 
 @pytest.mark.parametrize("kind", ["application/json", "application/apply-patch+cbor", "text/plain", ""])

@@ -28,6 +28,7 @@ Form = Literal["object", "table", "metadata"]
 
 VALIDATIONS = ("Ignore", "Strict", "Warn")
 MAX_WARNINGS = 100  # remembered of one request; fewer are told
+_BODIES = ("application/json", "application/yaml", MEDIA_TYPE, "text/yaml", "yaml", "")  # the last is JSON
 MAX_BODY = 3 << 20  # bytes, as kube-apiserver's --max-request-bytes
 
 
@@ -144,16 +145,21 @@ def negotiate(accept: str) -> Form:
 
 
 def document_of(body: bytes, content_type: str, twice: Callable[[str], None] | None = None) -> dict[str, Any]:
-    """One mapping out of a JSON, YAML or protobuf body; 400 says where it goes wrong.
+    """One mapping out of a JSON, YAML or protobuf body; 400 says where it goes wrong, 415 which types there are.
 
     :param twice: told of JSON fields that are written more than once; None = they are refused.
     """
+    media = content_type.partition(";")[0].strip().lower()
+    if media not in _BODIES:
+        known = ", ".join((*_BODIES[:2], MEDIA_TYPE))
+        message = f"the body of the request was in an unknown format - accepted media types include: {known}"
+        raise ApiError(415, "UnsupportedMediaType", message)
     if MEDIA_TYPE in content_type:
         try:
             return from_protobuf(body)
         except ProtobufError as e:
             raise bad_request(f"the request's body is protobuf that can't be read: {e}") from None
-    if "yaml" in content_type:
+    if "yaml" in media:
         documents = load_yaml(_text(body), "the request's body")
         if len(documents) != 1:
             raise bad_request(f"the request's body must be one YAML document, it has {len(documents)}")

@@ -19,9 +19,22 @@ _IMMUTABLE = "field is immutable when `immutable` is set; delete the object and 
 
 def check_update(new: KubeObject, old: KubeObject) -> None:
     """Invalid names each field that would change and may not. Both are of one kind."""
-    causes = [Cause(field, "FieldValueInvalid", f"Invalid value: {why}") for field, why in _changed(new, old)]
+    found = [*_metadata(new, old), *_changed(new, old)]
+    causes = [Cause(field, "FieldValueInvalid", f"Invalid value: {why}") for field, why in found]
+    before = old.metadata.finalizers
+    if old.metadata.deletion_timestamp and (late := [f for f in new.metadata.finalizers if f not in before]):
+        told = f"no new finalizers can be added if the object is being deleted, found new finalizers {late}"
+        causes.append(Cause("metadata.finalizers", "FieldValueForbidden", f"Forbidden: {told}"))
     if causes:
         raise Invalid(causes, new.kind, new.metadata.name)
+
+
+def _metadata(new: KubeObject, old: KubeObject) -> Iterator[tuple[str, str]]:
+    """What is left out is kept (ValidateObjectMetaUpdate)."""
+    for field, name in (("creation_timestamp", "creationTimestamp"), ("deletion_timestamp", "deletionTimestamp")):
+        given, there = getattr(new.metadata, field), getattr(old.metadata, field)
+        if given and given != there:
+            yield f"metadata.{name}", f'"{given[:64]}": {_FIXED}'
 
 
 def _changed(new: KubeObject, old: KubeObject) -> Iterator[tuple[str, str]]:

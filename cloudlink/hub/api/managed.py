@@ -21,6 +21,7 @@ from cloudlink.kube.meta import FieldsV1, ManagedFieldsEntry
 Document = Mapping[str, Any]
 
 MAX_UPDATERS = 10  # entries of updates; older ones are put together
+MAX_APPLIERS = 100  # entries of applies, which are never put together
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 _ANCIENT = "ancient-changes"
@@ -259,6 +260,9 @@ def after_apply(
             raise FieldConflictsError(conflicts)
     left = dict(_without_changed(owners, found, me))
     mine, before = fields_of(applied, shape), left.pop(me, None)
+    if sum(owner.operation == "Apply" for owner in left) >= MAX_APPLIERS:
+        why = f"may not be applied by more than {MAX_APPLIERS} managers; use fewer fieldManagers"
+        raise FieldsError(why, ("f:metadata", "f:managedFields"))
     if mine:
         same = before is not None and before.fields == mine and not (found.changed | found.removed)
         left[me] = Held(mine, writer.api_version, before.time if before is not None and same else writer.now)

@@ -42,7 +42,7 @@ from cloudlink.hub.api.strategic import strategic_merge
 from cloudlink.hub.api.writes import created, parsed, settled, store, updated
 from cloudlink.hub.errors import Conflict
 from cloudlink.hub.revisions import with_meta
-from cloudlink.kube.errors import Cause, Invalid
+from cloudlink.kube.errors import MAX_CAUSES, Cause, Invalid
 from cloudlink.kube.meta import KubeObject, ManagedFieldsEntry
 from cloudlink.kube.parse import dump
 
@@ -230,18 +230,20 @@ def _kept_up(new: KubeObject, outcome: Mapping[str, Any], applied: Mapping[str, 
 def _conflict(error: FieldConflictsError) -> ApiError:
     """409 with one cause for each field (errors.NewApplyConflict); kubectl prints the message, and advice after it."""
     found = error.conflicts
-    causes = [Cause(told(path), "FieldManagerConflict", f"conflict with {owner}") for owner, path in found]
+    shown = found[:MAX_CAUSES]
+    causes = [Cause(told(path), "FieldManagerConflict", f"conflict with {owner}") for owner, path in shown]
     if len(found) == 1:
         owner, path = found[0]
         message = f"Apply failed with 1 conflict: conflict with {owner}: {told(path)}"
     else:
-        message = f"Apply failed with {len(found)} conflicts: {_listed(found)}"
+        message = f"Apply failed with {len(found)} conflicts: {_listed(shown, len(found) - len(shown))}"
     return ApiError(409, "Conflict", message, causes=causes)
 
 
-def _listed(found: Sequence[tuple[Owner, Path]]) -> str:
+def _listed(found: Sequence[tuple[Owner, Path]], more: int) -> str:
     lines: list[str] = []
     for owner in dict.fromkeys(owner for owner, _ in found):
         lines.append(f"conflicts with {owner}:")
         lines += [f"- {told(path)}" for o, path in found if o == owner]
+    lines += [f"and {more} more"] if more else []
     return "\n".join(lines)
