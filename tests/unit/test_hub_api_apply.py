@@ -429,7 +429,6 @@ def test_metadata_that_belongs_to_the_server_cannot_be_changed_by_a_client(user:
     assert (code, told in status["message"]) == (422, True)
 
 
-
 @pytest.mark.parametrize("kind", ["application/json", "application/apply-patch+cbor", "text/plain", ""])
 def test_a_patch_of_an_unknown_type_is_refused_with_those_that_are_known(user: User, kind: str) -> None:
     user.apply(f"{MAPS}/m", a_map("m"))
