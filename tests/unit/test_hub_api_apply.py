@@ -389,6 +389,29 @@ def test_managers_that_apply_are_bounded(user: User) -> None:
     assert user.apply(f"{MAPS}/m", a_map("m", a="1"), manager="m7")[0] == 200
 
 
+def test_who_may_patch_but_not_create_cannot_create_by_applying(user: User) -> None:
+    rbac = "/apis/rbac.authorization.k8s.io/v1/namespaces/default"
+    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "patcher"}}
+    rules = [{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "patch"]}]
+    user.client.request("POST", f"{rbac}/roles", head | {"kind": "Role", "rules": rules})
+    ref = {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "patcher"}
+    subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "pat"}
+    binding = head | {"kind": "RoleBinding", "roleRef": ref, "subjects": [subject]}
+    assert user.client.request("POST", f"{rbac}/rolebindings", binding)[0] == 201
+
+    def as_pat() -> tuple[int, Any]:
+        headers = {"content-type": APPLY, "impersonate-user": "pat"}
+        content = json.dumps(a_map("m", a="1")).encode()
+        response = user.client.raw("PATCH", f"{MAPS}/m?fieldManager=pat", content, headers=headers)
+        return response.status_code, response.json()
+
+    code, status = as_pat()
+    told = 'configmaps "m" is forbidden: User "pat" cannot create resource "configmaps" in API group ""'
+    assert (code, status["message"].startswith(told)) == (403, True), status
+    user.apply(f"{MAPS}/m", a_map("m", b="2"))
+    assert as_pat()[0] == 200
+
+
 def test_a_dry_run_of_an_apply_shows_all_and_does_nothing(user: User, store: Store) -> None:
     code, document = user.apply(f"{MAPS}/m", a_map("m", a="1"), query="&dryRun=All")
     assert (code, owners(document), store.get("ConfigMap", "default", "m")) == (201, [("me", "Apply", "")], None)

@@ -213,7 +213,7 @@ async def _resource(context: Context, access: Access, request: Request) -> ASGIA
     if request.method == "GET" and not target.subresource and (target.watch or call.flag("watch")):
         return Watch(context, call)
     if call.method != "GET":
-        context = guarded_context(context, access.authority, user, target)
+        context = guarded_context(context, access.authority, user, target, call.method)
     told = (_posted(access, call) or _handler(call, path))(context, call)
     told = await told if isawaitable(told) else told
     if call.warnings:
