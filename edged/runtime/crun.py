@@ -28,6 +28,7 @@ from edged.runtime.records import read_number, write_atomically
 
 CREATE_TIMEOUT = 60.0  # seconds; a board under memory pressure reads crun from its SD card first
 START_TIMEOUT = 30.0
+PROGRAM = "crun"  # what its processes are called; one that fails leaves the one that it has started behind
 MESSAGE_SHOWN = 1000  # characters
 NOISE = re.compile(r"\[conmon:[a-z]\]:[^\n]*oom_score_adj[^\n]*\n*")  # said on machines without CAP_SYS_RESOURCE
 
@@ -211,6 +212,8 @@ class Crun:
                 process.kill_orphan(pid)
             raise
         finally:
+            if not pid_file.exists():  # it was never begun
+                process.reap_orphans_soon(PROGRAM)
             for file in (pid_file, what):
                 file.unlink(missing_ok=True)
 

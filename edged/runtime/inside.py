@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import fcntl
 import os
-import signal
 import socket
 import struct
 import termios
@@ -22,7 +21,7 @@ from pathlib import Path
 from edged.errors import PermanentError, RetryError
 from edged.model.remote import Size
 from edged.runtime import process
-from edged.runtime.crun import Crun
+from edged.runtime.crun import PROGRAM, Crun
 from edged.runtime.records import read_number, write_atomically
 
 CONSOLE_PATIENCE = 30.0  # seconds for crun to hand over the terminal; as for its start of a container
@@ -182,14 +181,13 @@ class Inside:
 
     def complaint(self) -> str:
         """What crun said where the command was never begun."""
-        fd = self._said if self._said >= 0 else self.stderr
-        if fd < 0:
-            return ""
-        os.set_blocking(fd, False)
-        try:
-            return os.read(fd, LAST_WORDS).decode(errors="replace").strip()
-        except OSError:
-            return ""
+        said = b""
+        for fd in (self._said, self.stdout, self.stderr):  # at a terminal it may have gone either way
+            if fd >= 0:
+                os.set_blocking(fd, False)
+                with contextlib.suppress(OSError):
+                    said += os.read(fd, LAST_WORDS)
+        return said.decode(errors="replace").strip()
 
     # ------------------------------------------------------------ the end
 
@@ -203,8 +201,9 @@ class Inside:
             pid = read_number(self._pid_file)
             if pid is not None and self._owned(pid):
                 process.kill_orphan(pid)
-            child.send(signal.SIGKILL)
             child.abandon()
+        if not self._ran:
+            process.reap_orphans_soon(PROGRAM)
         if self._guard is not None:
             with contextlib.suppress(OSError):
                 os.write(self._alarm, b"over\n")

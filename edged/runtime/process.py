@@ -12,6 +12,7 @@ import os
 import shlex
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from edged.errors import PermanentError, RetryError
@@ -39,6 +40,9 @@ class Completed(NamedTuple):
         return f"{self.argv[0]} {end}: {said} [command: {shlex.join(self.argv)}]"
 
 
+_started: set[int] = set()  # pids of the programs below that were not reaped yet
+
+
 class Child:
     """A running program. Whoever has it must `wait` for it, or hand it over to `abandon`."""
 
@@ -47,6 +51,7 @@ class Child:
         self.pid = pid
         self.code: int | None = None
         self._pidfd = os.pidfd_open(pid)
+        _started.add(pid)
 
     def send(self, number: int) -> None:
         """Signal its whole process group; nothing happens if it has ended."""
@@ -67,6 +72,7 @@ class Child:
                 killed = result.si_code in (os.CLD_KILLED, os.CLD_DUMPED)
                 self.code = -result.si_status if killed else result.si_status
             os.close(self._pidfd)
+            _started.discard(self.pid)
         return self.code
 
     async def wait(self) -> int:
@@ -120,6 +126,23 @@ def reap_at_end(pidfd: int) -> None:
         os.close(pidfd)
 
     loop.add_reader(pidfd, gone)
+
+
+def reap_orphans_soon(name: str) -> None:
+    """Reap the ended children of that name (comm) that nobody here has started: what a program of ours had started
+    itself and not waited for comes to us, the subreaper. A moment later: its parent may be some microseconds behind.
+    """
+    asyncio.get_running_loop().call_later(0.1, _reap_orphans, name)
+
+
+def _reap_orphans(name: str) -> None:
+    wanted = f"({name}) Z "
+    with contextlib.suppress(OSError):  # a kernel without CONFIG_PROC_CHILDREN
+        for pid in Path(f"/proc/self/task/{os.getpid()}/children").read_text().split():
+            if int(pid) not in _started:
+                with contextlib.suppress(OSError):
+                    if wanted in Path(f"/proc/{pid}/stat").read_text():
+                        os.waitpid(int(pid), os.WNOHANG)
 
 
 def kill_orphan(pid: int) -> None:
