@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+from cloudlink import link, trust
 from cloudlink.cli.house import House, Names
 from cloudlink.cli.resources import apply
+from cloudlink.hub.exchange import Link
+from cloudlink.hub.streams import Streams
+from cloudlink.streams.line import Timing
 
 
 def unique_names() -> Names:
@@ -35,6 +40,32 @@ def a_house(image: str = "probe", settings: tuple[str, ...] = ()) -> Iterator[Ho
         house.down()
         left = {kind: items for kind, items in house.left().items() if items}
         assert not left, f"left behind: {left}"
+
+
+@contextlib.asynccontextmanager
+async def asking(house: House, timing: Timing | None = None) -> AsyncIterator[Streams]:
+    """A further process of the house's hub, so to speak: it has its keys, and asks its node."""
+    hub, identity = house.folder / "hub", house.folder / "node" / "state" / "identity"
+    listeners = [line.split() for line in (hub / "broker" / "mosquitto.conf").read_text().splitlines()]
+    port = next(int(words[1]) for words in reversed(listeners) if words[:1] == ["listener"])
+    ca, files = next(hub.rglob("ca.pem")).read_text(), (hub / "tls" / "client.pem", hub / "tls" / "client.key")
+    public_key = trust.public_key_of(trust.load_key(identity / "seal.key"))
+    streams = Streams(
+        house.names.node,
+        Link("127.0.0.1", port, lambda: link.hub_context(ca, files)),
+        trust.load_key(next(hub.rglob("signing.key"))),
+        lambda node: public_key if node == house.names.node else None,
+        timing,
+    )
+    task = asyncio.create_task(streams.run(), name="streams of a test")
+    try:
+        async with asyncio.timeout(house.patience):
+            await streams.connected.wait()
+        yield streams
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 def deployment(name: str, replicas: int = 1, command: str = "exec sleep 1d", **container: Any) -> dict[str, Any]:

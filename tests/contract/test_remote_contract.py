@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import msgspec
 import pytest
 
+from cloudlink.cli.house import House
 from cloudlink.hub.remote import Conversation, Frame, Remote
 from edged.errors import EdgedError
 from edged.model.remote import (
@@ -26,8 +27,12 @@ from edged.model.remote import (
 )
 from tests import wire_lab
 from tests.fakes.remote import FakeNode, FakeRemote
+from tests.houses import a_house, apply_and_wait, asking, deployment
 
 PATIENCE = 60.0
+
+
+Where = Callable[[], AbstractAsyncContextManager["Place"]]
 
 
 class Place(NamedTuple):
@@ -63,12 +68,37 @@ async def over_the_wire() -> AsyncIterator[Place]:
             assert streams.live == 0, "somebody did not let go"
 
 
-KINDS = [pytest.param(in_memory, id="fake"), pytest.param(over_the_wire, id="wire")]
+SERVER = "(while :; do nc -l -p 7000 -e cat; done) & echo one; echo two; echo three; wait"
 
 
-def run(place: Callable[[], object], scenario: Callable[[Place], Awaitable[None]]) -> None:
+@pytest.fixture(scope="module")
+def real_house() -> Iterator[tuple[House, str]]:
+    """A real node, and the uid of its pod."""
+    with a_house() as house:
+        (pod,) = apply_and_wait(house, deployment("asked", command=SERVER))
+        yield house, pod["metadata"]["uid"]
+
+
+@pytest.fixture(params=["fake", "wire", pytest.param("real", marks=pytest.mark.root)])
+def place(request: pytest.FixtureRequest) -> Where:
+    if request.param == "fake":
+        return in_memory
+    if request.param == "wire":
+        return over_the_wire
+    house, uid = request.getfixturevalue("real_house")
+
+    @asynccontextmanager
+    async def to_a_house() -> AsyncIterator[Place]:
+        async with asking(house) as streams:
+            yield Place(streams, house.names.node, uid, "main", 7000)
+            assert streams.live == 0, "somebody did not let go"
+
+    return to_a_house
+
+
+def run(place: Where, scenario: Callable[[Place], Awaitable[None]]) -> None:
     async def whole() -> None:
-        async with asyncio.timeout(PATIENCE), place() as it:  # type: ignore[attr-defined]
+        async with asyncio.timeout(PATIENCE), place() as it:
             await scenario(it)
 
     asyncio.run(whole())
@@ -87,8 +117,7 @@ async def asked(place: Place, request: ExecRequest | LogsRequest | UsageRequest)
     return await heard(await place.remote.open(place.node, request))
 
 
-@pytest.mark.parametrize("place", KINDS)
-def test_a_commands_output_comes_by_channel_and_then_its_exit_code(place: Callable[[], object]) -> None:
+def test_a_commands_output_comes_by_channel_and_then_its_exit_code(place: Where) -> None:
     async def scenario(it: Place) -> None:
         assert await asked(it, it.exec("echo", "hello", "there")) == ({STDOUT: b"hello there\n"}, End())
         assert await asked(it, it.exec("true")) == ({}, End())
@@ -97,8 +126,7 @@ def test_a_commands_output_comes_by_channel_and_then_its_exit_code(place: Callab
     run(place, scenario)
 
 
-@pytest.mark.parametrize("place", KINDS)
-def test_a_command_that_is_not_there_is_refused_with_its_name(place: Callable[[], object]) -> None:
+def test_a_command_that_is_not_there_is_refused_with_its_name(place: Where) -> None:
     async def scenario(it: Place) -> None:
         said, end = await asked(it, it.exec("no-such-program"))
         assert end.reason == "Refused"
@@ -108,8 +136,7 @@ def test_a_command_that_is_not_there_is_refused_with_its_name(place: Callable[[]
     run(place, scenario)
 
 
-@pytest.mark.parametrize("place", KINDS)
-def test_what_goes_in_comes_out_whole_and_an_empty_frame_is_the_end_of_it(place: Callable[[], object]) -> None:
+def test_what_goes_in_comes_out_whole_and_an_empty_frame_is_the_end_of_it(place: Where) -> None:
     async def scenario(it: Place) -> None:
         conversation = await it.remote.open(it.node, it.exec("cat", stdin=True))
         sent = bytes(range(256)) * 1024  # larger than a frame, and than all that may be under way
@@ -125,8 +152,7 @@ def test_what_goes_in_comes_out_whole_and_an_empty_frame_is_the_end_of_it(place:
     run(place, scenario)
 
 
-@pytest.mark.parametrize("place", KINDS)
-def test_letting_go_ends_what_was_started_and_is_harmless_twice(place: Callable[[], object]) -> None:
+def test_letting_go_ends_what_was_started_and_is_harmless_twice(place: Where) -> None:
     async def scenario(it: Place) -> None:
         conversation = await it.remote.open(it.node, it.exec("sleep", "3600"))
         await conversation.close()
@@ -138,8 +164,7 @@ def test_letting_go_ends_what_was_started_and_is_harmless_twice(place: Callable[
     run(place, scenario)
 
 
-@pytest.mark.parametrize("place", KINDS)
-def test_who_only_sends_and_never_reads_is_held_back(place: Callable[[], object]) -> None:
+def test_who_only_sends_and_never_reads_is_held_back(place: Where) -> None:
     async def scenario(it: Place) -> None:
         conversation = await it.remote.open(it.node, it.exec("cat", stdin=True))
         sent = 0
@@ -162,8 +187,7 @@ def test_who_only_sends_and_never_reads_is_held_back(place: Callable[[], object]
     run(place, scenario)
 
 
-@pytest.mark.parametrize("place", KINDS)
-def test_a_log_is_whole_or_its_tail_and_a_followed_one_goes_on(place: Callable[[], object]) -> None:
+def test_a_log_is_whole_or_its_tail_and_a_followed_one_goes_on(place: Where) -> None:
     async def scenario(it: Place) -> None:
         whole = LogsRequest(it.pod, it.container)
         assert await asked(it, whole) == ({STDOUT: b"one\ntwo\nthree\n"}, End())
@@ -180,8 +204,7 @@ def test_a_log_is_whole_or_its_tail_and_a_followed_one_goes_on(place: Callable[[
     run(place, scenario)
 
 
-@pytest.mark.parametrize("place", KINDS)
-def test_a_log_that_there_is_not_is_refused_with_kubernetes_words(place: Callable[[], object]) -> None:
+def test_a_log_that_there_is_not_is_refused_with_kubernetes_words(place: Where) -> None:
     async def scenario(it: Place) -> None:
         _, end = await asked(it, LogsRequest(it.pod, it.container, previous=True))
         assert end.reason == "Refused"
@@ -192,8 +215,7 @@ def test_a_log_that_there_is_not_is_refused_with_kubernetes_words(place: Callabl
     run(place, scenario)
 
 
-@pytest.mark.parametrize("place", KINDS)
-def test_a_port_of_the_pod_is_reached_and_a_closed_one_is_refused(place: Callable[[], object]) -> None:
+def test_a_port_of_the_pod_is_reached_and_a_closed_one_is_refused(place: Where) -> None:
     async def scenario(it: Place) -> None:
         conversation = await it.remote.open(it.node, ConnectRequest(it.pod, it.port))
         await conversation.send(Frame(STDIN, b"there and back\n"))
@@ -207,8 +229,7 @@ def test_a_port_of_the_pod_is_reached_and_a_closed_one_is_refused(place: Callabl
     run(place, scenario)
 
 
-@pytest.mark.parametrize("place", KINDS)
-def test_usage_is_one_frame_with_numbers_of_the_node(place: Callable[[], object]) -> None:
+def test_usage_is_one_frame_with_numbers_of_the_node(place: Where) -> None:
     async def scenario(it: Place) -> None:
         said, end = await asked(it, UsageRequest())
         assert end == End()
@@ -219,8 +240,7 @@ def test_usage_is_one_frame_with_numbers_of_the_node(place: Callable[[], object]
     run(place, scenario)
 
 
-@pytest.mark.parametrize("place", KINDS)
-def test_a_node_that_never_joined_is_told_by_an_error(place: Callable[[], object]) -> None:
+def test_a_node_that_never_joined_is_told_by_an_error(place: Where) -> None:
     async def scenario(it: Place) -> None:
         with pytest.raises(EdgedError, match="nobody"):
             await it.remote.open("nobody", UsageRequest())
