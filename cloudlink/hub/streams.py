@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 
 MOST = 256  # conversations at once: each may hold flow.WINDOW bytes of this process's memory
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds between attempts to reach the broker
+AGAIN = 1.0  # seconds after which an opening is sent once more
 HINTED = 2.0  # seconds for an answer from a node that is said to be offline: the word may be older than its return
 
 
@@ -131,9 +132,11 @@ class Streams:
         properties.CorrelationData = bytes.fromhex(party.conversation)
         self._opening[party.conversation] = wanted
         try:
-            client.post(wire.request_topic(*party[:2], party.conversation), body, properties)
             async with asyncio.timeout(patience):
-                return await wanted
+                while not wanted.done():  # again and again: the node may be about to come back
+                    client.post(wire.request_topic(*party), body, properties)
+                    await asyncio.wait((wanted,), timeout=AGAIN)
+            return wanted.result()
         except TimeoutError:
             why = "it is not connected to the broker" if offline else f"it did not answer within {patience:g} s"
             raise RetryError(f"node {party.node} can't be reached now: {why}", 5.0) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import shutil
 import signal
@@ -91,7 +92,7 @@ class Containers:
         )
         for record in self._places.containers():
             state = self.look(record)
-            inside.sweep(self._places.container(record.id), self._owner(record.id))
+            inside.sweep(self._places.container(record.id), self._processes_of(record.id))
             self._logs.adopt(record, runs=state.pid > 0)
             if state.pid:
                 with contextlib.suppress(ProcessLookupError):  # it ends this moment; the next look tells
@@ -340,7 +341,7 @@ class Containers:
         inside.check_command(command)
         self._check_runs(container)
         file = self._places.container(container) / f"exec-{time.monotonic_ns()}.pid"
-        it = Inside(file, self._owner(container))
+        it = Inside(file, self._processes_of(container))
         try:
             await it.start(self._crun, container, self._process_json(container, command, wanted.tty), wanted)
             yield it
@@ -365,6 +366,9 @@ class Containers:
         """Whether a pid is this container's own."""
         path = self._cgroups.path(*parse_id(container))
         return lambda pid: self._cgroups.owns(path, pid)
+
+    def _processes_of(self, container: str) -> Callable[[], set[int]]:
+        return functools.partial(self._cgroups.processes, self._cgroups.path(*parse_id(container)))
 
     def _process_json(self, container: str, command: Sequence[str], terminal: bool = False) -> bytes:
         try:

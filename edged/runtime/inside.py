@@ -29,8 +29,15 @@ END_PATIENCE = 5.0  # seconds for crun to tell whom it has started
 LAST_WORDS = 4096  # bytes of what crun says
 PATTERN = "exec-*.pid"
 
-# $1: process group of crun. $2: its pid file, which names the command. Silence at the pipe's end means: we were killed.
-GUARD = 'read -r word || { kill -9 -"$1"; read -r pid < "$2" && kill -9 "$pid"; rm -f "$2" "$2.json"; }'
+# $1: process group of crun. $2: its pid file, which names the command, in a process group of its own (the 5th field of
+# proc_pid_stat(5)). The pipe's end without a word means: we were killed.
+GUARD = """read -r word && exit
+file=$2
+kill -9 -"$1"
+read -r pid < "$file"
+read -r stat < "/proc/$pid/stat" && set -- ${stat##*) } && kill -9 -"$3" "$pid"
+rm -f "$file" "$file.json"
+"""
 
 
 class Wanted(Size, frozen=True, kw_only=True):
@@ -47,11 +54,12 @@ class Wanted(Size, frozen=True, kw_only=True):
 class Inside:
     """:ivar stdin, stdout, stderr: our ends, which don't block; -1 = none. A terminal is both `stdin` and `stdout`."""
 
-    def __init__(self, pid_file: Path, owned: Callable[[int], bool]) -> None:
+    def __init__(self, pid_file: Path, processes: Callable[[], set[int]]) -> None:
+        """:param processes: pids of the container."""
         self.stdin = self.stdout = self.stderr = -1
         self.terminal = False
         self._pid_file = pid_file
-        self._owned = owned
+        self._processes = processes
         self._child: process.Child | None = None
         self._guard: process.Child | None = None
         self._alarm = -1  # what the guard waits at
@@ -198,9 +206,7 @@ class Inside:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(END_PATIENCE):
                     await self.ran()
-            pid = read_number(self._pid_file)
-            if pid is not None and self._owned(pid):
-                process.kill_orphan(pid)
+            _kill_session(self._pid_file, self._processes())
             child.abandon()
         if not self._ran:
             process.reap_orphans_soon(PROGRAM)
@@ -214,12 +220,27 @@ class Inside:
             file.unlink(missing_ok=True)
 
 
-def sweep(folder: Path, owned: Callable[[int], bool]) -> None:
+def _kill_session(pid_file: Path, processes: set[int]) -> None:
+    """Kill the command and what it has started: crun begins a session for it. What has left that session lives on, as
+    anything does that was meant to.
+
+    :param processes: pids of the container.
+    """
+    pid = read_number(pid_file)
+    if pid not in processes:
+        return
+    with contextlib.suppress(ProcessLookupError):
+        session = os.getsid(pid)
+        for one in processes:
+            with contextlib.suppress(ProcessLookupError):
+                if os.getsid(one) == session != os.getsid(0):
+                    process.kill_orphan(one)
+
+
+def sweep(folder: Path, processes: Callable[[], set[int]]) -> None:
     """End the commands that an earlier daemon left in a container. :param folder: the container's."""
     for file in folder.glob(PATTERN):
-        pid = read_number(file)
-        if pid is not None and owned(pid):
-            process.kill_orphan(pid)
+        _kill_session(file, processes())
         for left in (file, file.with_name(f"{file.name}.json")):
             left.unlink(missing_ok=True)
 
