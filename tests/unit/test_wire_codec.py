@@ -212,3 +212,38 @@ def test_a_status_on_another_nodes_topic_is_refused() -> None:
 def test_presence_comes_back_as_it_went(online: bool, epoch: str, since: float) -> None:
     presence = wire.Presence(online, epoch, since)
     assert wire.decode_presence(wire.encode_presence(presence)) == presence
+
+
+# ---------------------------------------------------------------- topics of conversations
+
+
+def test_topics_of_conversations_are_read_as_they_were_made() -> None:
+    asked = wire.request_topic("lab", "pi-1", "0123456789abcdef")
+    assert wire.parse_request(asked) == wire.Stream("lab", "pi-1", "", "0123456789abcdef")
+    said = wire.response_topic("lab", "pi-1", "aabbccddeeff", "0123456789abcdef")
+    assert wire.parse_response(said) == wire.Stream("lab", "pi-1", "aabbccddeeff", "0123456789abcdef")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "edge/v1/lab/pi-1/req/+",
+        "edge/v1/lab/pi-1/req/../../desired",
+        "edge/v1/lab/pi-1/req/0123456789ABCDEF",
+        "edge/v2/lab/pi-1/req/0123456789abcdef",
+        "edge/v1/lab/Pi/req/0123456789abcdef",
+        "edge/v1/lab/pi-1/res/aabbccddeeff/0123456789abcdef/more",
+        "edge/v1/lab/pi-1/res/#/0123456789abcdef",
+        "",
+    ],
+)
+def test_other_topics_are_no_conversations(name: str) -> None:
+    with pytest.raises(wire.Refused):
+        wire.parse_request(name)
+    with pytest.raises(wire.Refused):
+        wire.parse_response(name)
+
+
+def test_an_answer_can_not_be_sent_to_a_topic_of_somebodys_choice() -> None:
+    with pytest.raises(wire.Refused):
+        wire.response_topic("lab", "pi-1", "../../other", "0123456789abcdef")
