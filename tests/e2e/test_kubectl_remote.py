@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import http.server
 import os
 import select
 import shutil
@@ -14,23 +13,16 @@ import socket
 import struct
 import subprocess
 import termios
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cloudlink.hub.changes import Create, UpdateStatus
-from cloudlink.hub.store import Store
-from cloudlink.kube.core import Pod
-from cloudlink.kube.parse import dump, parse
-from tests.fakes.hub_server import HubServer
-from tests.fakes.remote import FakeRemote
-from tests.fakes.shell_node import ShellNode
+from tests.fakes.place import Place, listening
+from tests.fakes.shell_node import usage
 
 pytestmark = pytest.mark.kubectl
 
@@ -44,45 +36,11 @@ def all_versions() -> list[str]:
     return [*map(str, beside)] or [found or "kubectl"]
 
 
-class Place:
-    """A hub, one node, and pods on it."""
-
-    def __init__(self, folder: Path) -> None:
-        (folder / "hub").mkdir()
-        (folder / "node").mkdir()
-        self.node = ShellNode(folder / "node", ("sh", "-c", "echo here; read line; echo got $line; exit 3"))
-        self.remote = FakeRemote({"pi-1": self.node})
-        self.hub = HubServer(folder / "hub", remote=self.remote)
-        self.folder = folder
-
-    def pod(self, name: str, containers: tuple[str, ...] = ("main",), node: str = "pi-1", **status: Any) -> str:
-        """A pod, running where `status` says nothing else; returns its uid."""
-
-        def deed(store: Store) -> str:
-            spec = {"nodeName": node, "containers": [{"name": c, "image": "demo:1"} for c in containers]}
-            meta = {"name": name, "namespace": "default", "labels": {"app": name}}
-            (made,) = store.commit([Create(parse({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}))])
-            assert isinstance(made, Pod)
-            state = {"state": {"running": {"startedAt": "2026-01-01T00:00:00Z"}}, "ready": True, "restartCount": 0}
-            running = {
-                "phase": "Running",
-                "containerStatuses": [{"name": c, "image": "demo:1", **state} for c in containers],
-            }
-            store.commit([UpdateStatus(parse(dump(made) | {"status": running | status}))])
-            return made.metadata.uid
-
-        return self.hub.do(deed)
-
-
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     made = Place(tmp_path_factory.mktemp("place"))
     with made.hub:
-        made.pod("web")
-        made.pod("pair", ("main", "side"))
-        waits = {"name": "main", "image": "demo:1", "ready": False, "restartCount": 0}
-        made.pod("waiting", phase="Pending", containerStatuses=[waits | {"state": {"waiting": {"reason": "Pulling"}}}])
-        made.pod("nowhere", node="", phase="Pending", containerStatuses=[])
+        made.furnish()
         yield made
 
 
@@ -277,6 +235,26 @@ def test_a_node_that_cant_be_reached_is_told_at_once(kubectl: Kubectl) -> None:
         kubectl.place.remote.offline.clear()
 
 
+def test_what_nodes_and_pods_use_now_is_shown(kubectl: Kubectl) -> None:
+    place = kubectl.place
+    place.node.usage = usage(0.25, 96 << 20, {place.uids["pair"]: {"main": (0.5, 7 << 20), "side": (0.0021, 3 << 20)}})
+    lines = kubectl.ok("top", "nodes").decode().splitlines()
+    assert lines[0].split()[:3] == ["NAME", "CPU(cores)", "CPU%"] or lines[0].split()[:3] == [
+        "NAME",
+        "CPU(cores)",
+        "CPU(%)",
+    ]
+    assert lines[1].split() == ["pi-1", "250m", "25%", "96Mi", "9%"]
+    assert "pi-2" in lines[2]
+    assert "<unknown>" in lines[2]
+    assert [line.split() for line in kubectl.ok("top", "pods").decode().splitlines()[1:]] == [["pair", "503m", "10Mi"]]
+    shown = kubectl.ok("top", "pods", "-l", "app=pair", "--containers", "--no-headers").decode().splitlines()
+    assert [line.split() for line in shown] == [["pair", "main", "500m", "7Mi"], ["pair", "side", "3m", "3Mi"]]
+    assert kubectl.ok("top", "pod", "pair", "--no-headers").split() == [b"pair", b"503m", b"10Mi"]
+    assert b'"default/web" not found' in kubectl.run("top", "pod", "web").stderr
+    assert b"metrics.k8s.io/v1beta1" in kubectl.ok("api-versions")
+
+
 # ---------------------------------------------------------------- tools
 
 
@@ -307,33 +285,10 @@ def fetch(port: int, path: str, body: bytes | None = None) -> bytes:
         return bytes(answer.read())
 
 
-class Handler(http.server.BaseHTTPRequestHandler):
-    """What listens on a pod's port."""
-
-    def do_GET(self) -> None:
-        self.answer(self.path.encode() + bytes(200_000))
-
-    def do_POST(self) -> None:
-        self.answer(self.rfile.read(int(self.headers["content-length"])))
-
-    def answer(self, body: bytes) -> None:
-        self.send_response(200)
-        self.send_header("content-length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 (its name)
-        pass
-
-
 @pytest.fixture(scope="module")
 def backend() -> Iterator[int]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        yield server.server_address[1]
-        server.shutdown()
-        thread.join()
+    with listening() as port:
+        yield port
 
 
 class Typed:

@@ -7,6 +7,7 @@ import contextlib
 import datetime as dt
 import fcntl
 import os
+import signal
 import struct
 import termios
 from asyncio.subprocess import DEVNULL, PIPE, Process
@@ -85,6 +86,7 @@ class ShellNode:
                 stdout=PIPE if request.stdout else DEVNULL,
                 stderr=PIPE if request.stderr else DEVNULL,
                 cwd=self.folder,
+                start_new_session=True,
             )
         except FileNotFoundError:
             return End(code=127, reason="Refused", message=f"executable file `{command[0]}` not found in $PATH")
@@ -226,12 +228,11 @@ async def _type(terminal: int, talk: Talk) -> None:
 
 
 async def _end(process: Process) -> None:
-    if process.returncode is None:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
+    """With what it has started. Its pipes first: asyncio takes it for ended only once they are closed."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process._transport.close()  # type: ignore[attr-defined]
     await process.wait()
-    if process._transport is not None:  # type: ignore[attr-defined]
-        process._transport.close()  # type: ignore[attr-defined]
 
 
 async def _cancel(task: asyncio.Task[None]) -> None:

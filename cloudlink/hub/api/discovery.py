@@ -7,6 +7,7 @@ from typing import Any
 
 from cloudlink.hub.api.answers import Answer, answer, encode
 from cloudlink.kube.catalogue import BUILT_IN, Catalogue
+from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.registry import Resource
 
 SUB_VERBS = ("get", "patch", "update")
@@ -18,7 +19,17 @@ _OTHER: Mapping[str, tuple[tuple[str, str, str], tuple[str, ...]]] = {
     "eviction": (("policy", "v1", "Eviction"), ("create",)),
     "binding": (("", "v1", "Binding"), ("create",)),
     "finalize": (("", "v1", "Namespace"), ("update",)),
+    "log": (("", "v1", "Pod"), ("get",)),
+    "exec": (("", "v1", "PodExecOptions"), ("create", "get")),
+    "attach": (("", "v1", "PodAttachOptions"), ("create", "get")),
+    "portforward": (("", "v1", "PodPortForwardOptions"), ("create", "get")),
 }
+
+# Stored nowhere, the nodes are asked (usage). After all others: `kubectl get nodes` means the nodes themselves.
+_METRICS = (
+    Resource("metrics.k8s.io", "v1beta1", "NodeMetrics", "nodes", "", (), False, (), KubeObject, verbs=("get", "list")),
+    Resource("metrics.k8s.io", "v1beta1", "PodMetrics", "pods", "", (), True, (), KubeObject, verbs=("get", "list")),
+)
 
 # We speak the API of that version, as far as we speak it; kubectl warns where it is more than one apart.
 VERSION: Mapping[str, str] = {
@@ -36,7 +47,7 @@ VERSION: Mapping[str, str] = {
 
 def _groups(catalogue: Catalogue) -> dict[str, list[Resource]]:
     groups: dict[str, list[Resource]] = {}
-    for resource in catalogue.resources:
+    for resource in (*catalogue.resources, *_METRICS):
         groups.setdefault(resource.group, []).append(resource)
     return groups
 
@@ -52,7 +63,7 @@ def _versions(resources: Sequence[Resource]) -> list[str]:
 
 def _resource_list(catalogue: Catalogue, api_version: str) -> dict[str, Any] | None:
     entries: list[dict[str, Any]] = []
-    for resource in catalogue.resources:
+    for resource in (*catalogue.resources, *_METRICS):
         if resource.api_version != api_version:
             continue
         entry: dict[str, Any] = {

@@ -41,6 +41,7 @@ from cloudlink.hub.api.gate import Gate
 from cloudlink.hub.api.paths import Target, target_of
 from cloudlink.hub.api.people import make_router
 from cloudlink.hub.api.sending import response
+from cloudlink.hub.api.usage import get_usage
 from cloudlink.hub.api.virtual import WORKED_OUT, virtual
 from cloudlink.hub.api.watches import Watch
 from cloudlink.hub.auth.access import NO_KEYS, Access, Keys
@@ -193,6 +194,9 @@ async def _resource(context: Context, access: Access, request: Request) -> ASGIA
         if worked_out is not None:
             return response(worked_out)
     if target is None:
+        used = await get_usage(context, request.method, path, request.query_params)
+        if used is not None:
+            return response(used)
         raise absent(request.method, path)
     door = doorway(target, request.method)
     body = await _body(request) if request.method != "GET" and door is None else b""
