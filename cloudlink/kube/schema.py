@@ -11,8 +11,10 @@ from typing import Any, Union
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cloudlink.kube.errors import Cause
+from cloudlink.kube.errors import MAX_CAUSES, Cause
 from cloudlink.kube.meta import MAX_STRING, Model
+
+MAX_ERRORS = 10_000  # that are looked at, one by one
 
 Location = tuple[int | str, ...]
 
@@ -43,10 +45,15 @@ def json_type(value: object) -> str:
 
 
 def causes_of(error: ValidationError, model: type[Model]) -> tuple[list[Cause], list[Location]]:
-    """Each error as a Cause, and the places of the offending values (none for what is missing)."""
+    """Each error as a Cause, and the places of the offending values (none for what is missing).
+
+    Only the first of many: to put a million errors in words takes a minute, and only a hostile document has them.
+    """
     causes: list[Cause] = []
     places: list[Location] = []
-    for detail in error.errors(include_url=False):
+    if error.error_count() > MAX_ERRORS:
+        return [Cause("", "FieldValueInvalid", f"{error.error_count()} fields or items are wrong")], []
+    for detail in error.errors(include_url=False)[: 2 * MAX_CAUSES]:
         location = detail["loc"]
         path, owner, annotation = _resolve(location, model)
         causes.append(_cause(detail, path, owner, annotation))

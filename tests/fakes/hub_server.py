@@ -62,6 +62,7 @@ class HubServer:
 
     def __init__(self, folder: Path, **options: object) -> None:
         self._folder = folder
+        self._protocol = options.pop("protocol", Protocol)
         self._options = options
         self._socket = listen("127.0.0.1", 0)
         self.port: int = self._socket.getsockname()[1]
@@ -97,7 +98,7 @@ current-context: x
         app = create_app(self._store, {TOKEN: "tester"}.get, **self._options)  # type: ignore[arg-type]
         config = uvicorn.Config(
             app,
-            http=Protocol,
+            http=self._protocol,  # type: ignore[arg-type]
             ws="none",
             ssl_certfile=self.certificate,
             ssl_keyfile=self._key,

@@ -36,6 +36,7 @@ class ApiError(Exception):
 
     :ivar code: HTTP status.
     :ivar reason: metav1.StatusReason.
+    :ivar hang_up: the connection ends with it, because the rest of the request is not waited for.
     :ivar proceed: a continue token, with which a list may go on in spite of it.
     """
 
@@ -49,9 +50,10 @@ class ApiError(Exception):
         causes: Sequence[Cause] = (),
         retry_after: int = 0,
         proceed: str = "",
+        hang_up: bool = False,
     ) -> None:
         super().__init__(message)
-        self.proceed = proceed
+        self.proceed, self.hang_up = proceed, hang_up
         self.code, self.reason, self.message = code, reason, message
         self.resource, self.name, self.causes, self.retry_after = resource, name, causes, retry_after
 
@@ -69,6 +71,7 @@ class ApiError(Exception):
         if self.retry_after:
             details["retryAfterSeconds"] = self.retry_after
         headers = (("retry-after", str(self.retry_after)),) if self.retry_after else ()
+        headers = (*headers, ("connection", "close")) if self.hang_up else headers
         status = {
             "kind": "Status",
             "apiVersion": "v1",

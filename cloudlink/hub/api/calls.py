@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from cloudlink.hub.api.addresses import DEFAULT_NETWORK
 from cloudlink.hub.api.answers import ApiError, bad_request, invalid_options
+from cloudlink.hub.api.intake import Intake
 from cloudlink.hub.api.lines import Lines
 from cloudlink.hub.api.paths import Target
 from cloudlink.hub.api.protobuf import MEDIA_TYPE, ProtobufError, from_protobuf
@@ -29,7 +30,6 @@ Form = Literal["object", "table", "metadata"]
 VALIDATIONS = ("Ignore", "Strict", "Warn")
 MAX_WARNINGS = 100  # remembered of one request; fewer are told
 _BODIES = ("application/json", "application/yaml", MEDIA_TYPE, "text/yaml", "yaml", "")  # the last is JSON
-MAX_BODY = 3 << 20  # bytes, as kube-apiserver's --max-request-bytes
 
 
 @dataclass(slots=True)
@@ -46,6 +46,7 @@ class Context:
     network: ipaddress.IPv4Network = DEFAULT_NETWORK
     watches: int = 0
     lines: Lines = field(default_factory=Lines)
+    intake: Intake = field(default_factory=Intake)
     ways: Ways = field(default_factory=lambda: Ways(Nowhere()))
 
     def commit(self, changes: Sequence[Change], dry_run: bool) -> list[KubeObject]:

@@ -22,6 +22,9 @@ import httptools
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
+HEAD = 64 << 10  # bytes of a request before its body; labels in selectors need the most
+HEAD_TIME = 30.0  # seconds for it to arrive; kube-apiserver's ReadHeaderTimeout is 32
+CONNECTIONS = 4096  # open at once; each costs about 100 kB
 HIGH_WATER = 64 << 10  # bytes received and not yet read, after which the client has to wait
 KEEPALIVE = ((socket.TCP_KEEPIDLE, 60), (socket.TCP_KEEPINTVL, 15), (socket.TCP_KEEPCNT, 4))  # seconds, seconds, times
 
@@ -31,21 +34,49 @@ Headers = Iterable[tuple[str, str]]
 class Protocol(HttpToolsProtocol):
     """For `uvicorn.Config(http=Protocol, ws="none")`."""
 
+    head_time = HEAD_TIME
     _tls: dict[str, Any] | None = None
+    _head: int | None = 0  # bytes of the head that is being received; None while none is
+    _hurry: asyncio.TimerHandle | None = None
     _upgrading: RequestResponseCycle | None = None  # the request after which the parser lets go of the connection
     _through = False  # the parser has let go of it
     _rest = b""  # what the client sent after that request
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        if len(self.connections) >= CONNECTIONS:
+            transport.abort()
         super().connection_made(transport)
         self._tls = tls_facts(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._got_head()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        """Who opens connections and says nothing, or begins a request and never ends it, is let go."""
+        if self._hurry is None:
+            self._head = 0
+            self._hurry = asyncio.get_running_loop().call_later(self.head_time, self._too_slow)
+
+    def _got_head(self) -> None:
+        self._head = None
+        if self._hurry is not None:
+            self._hurry.cancel()
+            self._hurry = None
+
+    def _too_slow(self) -> None:
+        self._hurry = None
+        self.transport.abort()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._expect_head()
         extensions: dict[str, Any] = {} if self._tls is None else {"tls": self._tls}
         cast("dict[str, Any]", self.scope)["extensions"] = extensions
 
     def on_headers_complete(self) -> None:
+        self._got_head()
         super().on_headers_complete()
         extensions = cast("dict[str, Any]", self.scope)["extensions"]
         extensions["break_off"] = {"break_off": functools.partial(self._break_off, self.cycle)}
@@ -66,6 +97,22 @@ class Protocol(HttpToolsProtocol):
             self._keep(data[e.args[0] :])
         except httptools.HttpParserError:
             self.send_400_response("Invalid HTTP request received.")
+            return
+        if self._head is not None:
+            self._head += len(data)
+            if self._head > HEAD:
+                self._refuse_head()
+
+    def _refuse_head(self) -> None:
+        text = f"the request line and headers may have {HEAD} bytes together".encode()
+        lines = (
+            b"HTTP/1.1 431 Request Header Fields Too Large",
+            b"content-type: text/plain; charset=utf-8",
+            b"content-length: %d" % len(text),
+            b"connection: close",
+        )
+        self.transport.write(b"\r\n".join((*lines, b"", text)))
+        self.transport.close()
 
     def _keep(self, data: bytes) -> None:
         """Few clients speak before they are answered, and none says much."""

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from cloudlink.hub.api.answers import Answer
 from cloudlink.hub.api.listing import PART, Listing
+from cloudlink.hub.api.protocol import break_off
 
 LEVEL = 1  # kube-apiserver's, too: a list shrinks to a tenth; more costs time and gains little
 PATIENCE = 60.0  # seconds that a client may take to read a part
@@ -65,7 +66,7 @@ class _Parts:
         try:
             await self._send_all(first, parts, send)
         except TimeoutError:
-            return  # it reads nothing; the server closes the connection
+            break_off(scope)  # it reads nothing
 
     async def _send_all(self, first: bytes, rest: Iterator[bytes], send: Send) -> None:
         packer = zlib.compressobj(LEVEL, zlib.DEFLATED, 16 + zlib.MAX_WBITS) if self._gzip else None

@@ -32,12 +32,13 @@ from cloudlink.hub.api import (
 )
 from cloudlink.hub.api.addresses import DEFAULT_NETWORK
 from cloudlink.hub.api.answers import Answer, ApiError, absent, answer, bad_request, from_error, no_such_path
-from cloudlink.hub.api.calls import MAX_BODY, Admit, Call, Context
+from cloudlink.hub.api.calls import Admit, Call, Context
 from cloudlink.hub.api.discovery import VERSION, discover
 from cloudlink.hub.api.doorways import doorway
 from cloudlink.hub.api.escalation import guarded_context
 from cloudlink.hub.api.fresh import Fresh
 from cloudlink.hub.api.gate import Gate
+from cloudlink.hub.api.intake import Intake
 from cloudlink.hub.api.paths import Target, target_of
 from cloudlink.hub.api.people import make_router
 from cloudlink.hub.api.sending import response
@@ -93,6 +94,7 @@ def create_app(
     remote: Remote | None = None,
     keys: Keys = NO_KEYS,
     audit: Audit | None = None,
+    intake: Intake | None = None,
 ) -> FastAPI:
     """The hub's ASGI application; handlers use the store in the loop's own thread.
 
@@ -104,12 +106,15 @@ def create_app(
     :param service_network: CIDR out of which Services get their addresses.
     :param remote: the way to the nodes; None = there is none, and logs and commands can't be had.
     :param keys: what else than the administrator's token is believed.
+    :param intake: bounds on what comes in; None = the usual ones.
     :param audit: where is written down who asked what; None = nowhere.
     """
     access = Access(store, authenticate, keys, audit, now)
     context = Context(store, now, admit, on_change, ipaddress.IPv4Network(service_network))
     if remote is not None:
         context.ways = Ways(remote)
+    if intake is not None:
+        context.intake = intake
     app = FastAPI(title="edged hub", openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(Gate, access=access)
     for router in (make_router(access), *extra_routers):
@@ -184,7 +189,6 @@ async def _guarded(
 
 async def _resource(context: Context, access: Access, request: Request) -> ASGIApp:
     path = request.url.path
-    user: User = request.scope[USER]  # the gate's; without it nothing is answered here
     accept = request.headers.get("accept", "")
     if request.method == "GET" and (known := discover(path, accept, context.store.catalogue)) is not None:
         return response(known)
@@ -198,21 +202,29 @@ async def _resource(context: Context, access: Access, request: Request) -> ASGIA
         if used is not None:
             return response(used)
         raise absent(request.method, path)
-    door = doorway(target, request.method)
-    body = await _body(request) if request.method != "GET" and door is None else b""
+    if doorway(target, request.method) is not None:
+        return await _called(context, access, request, target, b"")  # it lasts, and reads for itself
+    with context.intake.seat() as seat:
+        body = await seat.body(request) if request.method != "GET" else b""
+        return await _called(context, access, request, target, body)
+
+
+async def _called(context: Context, access: Access, request: Request, target: Target, body: bytes) -> ASGIApp:
+    path = request.url.path
+    user: User = request.scope[USER]  # the gate's; without it nothing is answered here
     call = Call(
         request.method,
         target,
         request.query_params,
         body,
         request.headers.get("content-type", "application/json"),
-        accept,
+        request.headers.get("accept", ""),
         user,
         request.headers.get("user-agent", ""),
     )
     if target.resource.shape is not None:
         call.warn(target.resource.shape.warning)
-    if door is not None:
+    if (door := doorway(target, request.method)) is not None:
         return await door(context, call, request)
     if request.method == "GET" and not target.subresource and (target.watch or call.flag("watch")):
         return Watch(context, call)
@@ -235,18 +247,6 @@ def _posted(access: Access, call: Call) -> Handler | None:
     if resource.stored or call.target.name or (resource.namespaced and not call.target.namespace):
         return None
     return lambda _, call: reviews.review(access, call)
-
-
-async def _body(request: Request) -> bytes:
-    chunks: list[bytes] = []
-    size = 0
-    async for chunk in request.stream():
-        size += len(chunk)
-        if size > MAX_BODY:
-            message = f"a request may have {MAX_BODY >> 20} MiB at most; split it"
-            raise ApiError(413, "RequestEntityTooLarge", message)
-        chunks.append(chunk)
-    return b"".join(chunks)
 
 
 def _handler(call: Call, path: str) -> Handler:

@@ -12,6 +12,7 @@ from cloudlink.hub.api.answers import ApiError, encode, from_error
 from cloudlink.hub.api.calls import Call, Context
 from cloudlink.hub.api.custom import columns_for, viewed
 from cloudlink.hub.api.listing import PART, check_watch_options
+from cloudlink.hub.api.protocol import break_off
 from cloudlink.hub.api.reads import include_of, partial, predicate, too_large
 from cloudlink.hub.api.table import head, row
 from cloudlink.hub.errors import Gone
@@ -124,7 +125,7 @@ class Watch:
         try:
             async with asyncio.TaskGroup() as group:
                 listener = group.create_task(self._listen(receive), name="watch: client")
-                await self._stream(send)
+                await self._stream(scope, send)
                 listener.cancel()
         finally:
             self._context.watches -= 1
@@ -140,7 +141,7 @@ class Watch:
         if self._reader is not None:
             self._reader.close()
 
-    async def _stream(self, send: Send) -> None:
+    async def _stream(self, scope: Scope, send: Send) -> None:
         async def write(body: bytes, more: bool = True) -> None:
             async with asyncio.timeout(PATIENCE):
                 await send({"type": "http.response.body", "body": body, "more_body": more})
@@ -151,8 +152,8 @@ class Watch:
         try:
             await self._speak(write)
             await write(b"", more=False)
-        except TimeoutError:  # it reads nothing, and would keep us in memory; the server closes the connection
-            return
+        except TimeoutError:  # it reads nothing, and would keep us in memory
+            break_off(scope)
 
     async def _speak(self, write: Write) -> None:
         clock = asyncio.get_running_loop().time
