@@ -23,6 +23,7 @@ from cloudlink.hub.controllers import (
     definitions,
     deployment,
     disruption,
+    endpoints,
     events,
     garbage,
     replicaset,
@@ -40,9 +41,10 @@ from cloudlink.hub.workqueue import Task, WorkQueue
 from cloudlink.hub.world import UNFOLLOWED, World
 from cloudlink.kube.accounts import ServiceAccount
 from cloudlink.kube.apps import Deployment, ReplicaSet
-from cloudlink.kube.core import Event, Namespace, Node, PersistentVolumeClaim, Pod
+from cloudlink.kube.core import Event, Namespace, Node, PersistentVolumeClaim, Pod, Service
 from cloudlink.kube.custom import CustomObject
 from cloudlink.kube.definitions import CustomResourceDefinition
+from cloudlink.kube.endpoints import Endpoints, EndpointSlice
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.policy import PodDisruptionBudget
 from cloudlink.kube.rbac import ClusterRole
@@ -158,6 +160,11 @@ class Manager:
                 self._queue.succeeded(_task(event.object))  # it may have been mended: no reason to wait any longer
                 self._look_at(event.object)
             self._look_for_garbage(event)
+            if isinstance(event.object, Pod | Endpoints | EndpointSlice):
+                before = event.object if event.type == "DELETED" else event.before
+                services = self._store.list("Service", event.object.metadata.namespace)
+                for service in endpoints.concerned(before, event.object, services):
+                    self._queue.add(_task(service))
             if event.kind in COUNTED:
                 for budget in self._store.list("PodDisruptionBudget", event.object.metadata.namespace):
                     self._queue.add(_task(budget))
@@ -169,7 +176,7 @@ class Manager:
         match obj:
             case Deployment() | ReplicaSet() | Namespace() | Pod() | CustomResourceDefinition() | PodDisruptionBudget():
                 self._queue.add(_task(obj))
-            case ClusterRole():
+            case ClusterRole() | Service():
                 self._queue.add(_task(obj))
             case Node():
                 self._queue.add(SCHEDULER)
@@ -279,6 +286,10 @@ class Manager:
             case PodDisruptionBudget():
                 pods = [p for p in world.all(Pod, namespace) if disruption.concerns(obj, p)]
                 return disruption.reconcile(obj, pods, world.owner, now)
+            case Service() if not self._is_dying(namespace):
+                there = world.get(Endpoints, namespace, obj.metadata.name)
+                slices = world.owned(obj.metadata.uid, EndpointSlice)
+                return endpoints.reconcile(obj, world.all(Pod, namespace), there, slices, self._suffix)
             case PersistentVolumeClaim():
                 return claims.reconcile(obj, [p for p in world.all(Pod, namespace) if claims.uses(p, obj)])
             case ReplicaSet() if not self._is_dying(namespace):

@@ -484,21 +484,6 @@ def test_a_collection_is_deleted_as_far_as_it_is_selected(client: Client, store:
 # ---------------------------------------------------------------- worked out when asked
 
 
-def test_a_service_shows_which_pods_it_reaches(client: Client, store: Store) -> None:
-    ready = {"phase": "Running", "podIP": "10.88.0.5", "conditions": [{"type": "Ready", "status": "True"}]}
-    spec = {"containers": [{"name": "c", "image": "i:1", "ports": [{"containerPort": 8080, "name": "web"}]}]}
-    client.request("POST", PODS, a_pod("p", **spec) | {"metadata": {"name": "p", "labels": {"app": "a"}}})
-    client.request("PATCH", f"{PODS}/p/status", {"status": ready}, MERGE)
-    service = a_service("s", selector={"app": "a"}, ports=[{"port": 80, "targetPort": "web"}])
-    client.request("POST", SERVICES, service)
-    _, endpoints = client.request("GET", "/api/v1/namespaces/default/endpoints/s")
-    [subset] = endpoints["subsets"]
-    assert (subset["addresses"][0]["ip"], subset["ports"][0]["port"]) == ("10.88.0.5", 8080)
-    path = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices?labelSelector=kubernetes.io%2Fservice-name%3Ds"
-    [found] = client.request("GET", path)[1]["items"]
-    assert found["endpoints"][0]["addresses"] == ["10.88.0.5"]
-
-
 def test_a_node_has_a_lease_that_tells_when_it_was_heard_of(client: Client, store: Store) -> None:
     store.commit([Create(node("n1"))])
     told = {

@@ -194,7 +194,7 @@ async def _resource(context: Context, access: Access, request: Request) -> ASGIA
         return response(known)
     target = target_of(path, context.store.catalogue)
     if target is None or target.resource.key in WORKED_OUT:
-        worked_out = virtual(context.store, request.method, path, request.query_params)
+        worked_out = virtual(context.store, request.method, path)
         if worked_out is not None:
             return response(worked_out)
     if target is None:
