@@ -124,6 +124,9 @@ def _container(container: core.Container, pod: core.Pod) -> model.Container:
         devices=devices_of(container, pod.metadata.annotations),
         termination_message_path=container.termination_message_path,
         termination_message_fallback=container.termination_message_policy == "FallbackToLogsOnError",
+        stdin=container.stdin,
+        stdin_once=container.stdin and container.stdin_once,
+        tty=container.tty,
     )
 
 

@@ -66,6 +66,7 @@ class Container(Model):
         for each new pod; what is here is used where it can't be reached.
     :ivar resize_policy: kept; resources of a running container don't change.
     :ivar termination_message_path: what the container writes there is shown as the message of its end.
+    :ivar stdin: `kubectl attach -i` reaches its standard input; with stdinOnce that ends when the first one leaves.
     """
 
     name: str
@@ -88,8 +89,11 @@ class Container(Model):
     termination_message_policy: Literal["File", "FallbackToLogsOnError"] = "File"
     security_context: SecurityContext | None = None
     resize_policy: Many[ContainerResizePolicy] = ()
+    stdin: bool = False
+    stdin_once: bool = False
+    tty: bool = False
 
-    unsupported: ClassVar = frozenset({"restartPolicyRules", "stdin", "stdinOnce", "tty", "volumeDevices"})
+    unsupported: ClassVar = frozenset({"restartPolicyRules", "volumeDevices"})
     why_not: ClassVar = {
         "volumeDevices": "claims are file systems here; claim a board's own device by resources.limits edged.dev/..."
     }

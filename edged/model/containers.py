@@ -120,6 +120,9 @@ class Container(Value, frozen=True):
     :ivar sidecar: among a pod's `init` containers: keeps running beside the others (v1 restartPolicy: Always).
     :ivar devices: names of boards' devices that it may use, see edged.runtime.devices.
     :ivar termination_message_fallback: the end of the log stands in where an unsuccessful end left no message.
+    :ivar stdin: its standard input is kept open for who attaches; otherwise there is none. `stdin_once`: it ends when
+        the first of them leaves.
+    :ivar tty: its standard streams are a terminal.
     """
 
     name: str
@@ -143,3 +146,6 @@ class Container(Value, frozen=True):
     devices: tuple[str, ...] = ()
     termination_message_path: str = "/dev/termination-log"
     termination_message_fallback: bool = False
+    stdin: bool = False
+    stdin_once: bool = False
+    tty: bool = False

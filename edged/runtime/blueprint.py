@@ -139,6 +139,9 @@ class Drawing:
             contents=contents,
             users=sandbox.users,
             seccomp=design.seccomp,
+            stdin=container.stdin,
+            stdin_once=container.stdin_once,
+            tty=container.tty,
         )
 
     def _layer(self, container_id: str, container: Container) -> Path:
@@ -179,7 +182,7 @@ class Drawing:
         devices, rules = self._devices.at_start(container, design.devices, self.machine.unified)
         return bundle.ContainerSpec(
             args=design.args,
-            env=environment.full_env(image, hostname, design.env),
+            env=({"TERM": "xterm"} if container.tty else {}) | environment.full_env(image, hostname, design.env),
             rootfs=rootfs,
             hostname=hostname,
             netns=sandbox.netns,
@@ -202,6 +205,7 @@ class Drawing:
             sysctls=() if sandbox.ipcns else split(pod.sysctls).ipc,
             devices=host_devices.with_all(devices) if asked.privileged else devices,
             device_rules=rules,
+            terminal=container.tty,
         )
 
 

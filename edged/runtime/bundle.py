@@ -151,6 +151,7 @@ class ContainerSpec(Value, frozen=True):
     sysctls: tuple[tuple[str, str], ...] = ()
     devices: tuple[Device, ...] = ()
     device_rules: tuple[DeviceRule, ...] = ()
+    terminal: bool = False
 
 
 def config_json(spec: ContainerSpec, machine: Machine) -> bytes:
@@ -161,6 +162,7 @@ def config_json(spec: ContainerSpec, machine: Machine) -> bytes:
     config: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": {
+            "terminal": spec.terminal,
             "user": user(spec.user),
             "args": spec.args,
             "env": [f"{name}={value}" for name, value in spec.env.items()],

@@ -38,6 +38,7 @@ class Creation(Value, frozen=True):
 
     :ivar users: first host uid of the user namespace to which the id-mapped ones are shifted; 0 = none are.
     :ivar seccomp: the profile in config.json.
+    :ivar stdin, stdin_once, tty: as Container's.
     """
 
     id: str
@@ -47,6 +48,9 @@ class Creation(Value, frozen=True):
     contents: tuple[mounts.Content, ...] = ()
     users: int = 0
     seccomp: bytes = b"null"
+    stdin: bool = False
+    stdin_once: bool = False
+    tty: bool = False
 
 
 class SyncMessage(Value, frozen=True):
@@ -150,6 +154,9 @@ class Crun:
             *("--exit-dir", creation.bundle),
             "--full-attach",  # its socket goes into the bundle, whose path may be longer than a socket's name
             "--no-sync-log",  # the log is in memory
+            *(("--stdin",) if creation.stdin else ()),
+            *(("--leave-stdin-open",) if creation.stdin and not creation.stdin_once else ()),
+            *(("--terminal",) if creation.tty else ()),
         ]
 
     def _pid_or_raise(self, container_id: str, bundle: Path, line: bytes) -> int:

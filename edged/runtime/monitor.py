@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import select
+import stat
 import struct
 import time
 from collections.abc import Callable, Iterator
@@ -139,7 +140,9 @@ def pipe_inodes(pid: int) -> tuple[int, ...]:
     found = []
     for number in (1, 2):
         with contextlib.suppress(OSError):
-            found.append(os.stat(f"/proc/{pid}/fd/{number}").st_ino)  # noqa: PTH116
+            known = os.stat(f"/proc/{pid}/fd/{number}")  # noqa: PTH116
+            if stat.S_ISFIFO(known.st_mode):  # a terminal can't be read by two: without conmon it is hung up
+                found.append(known.st_ino)
     return tuple(found)
 
 
