@@ -238,6 +238,11 @@ def test_a_question_looks_only_at_the_bindings_of_who_asks() -> None:
         ("GET", "/api/v1/namespaces", {}, ask("list", "namespaces")),
         ("GET", "/apis/example.org/v1/namespaces/red/ships", {}, ask("list", "ships", "red", group="example.org")),
         ("GET", "/api/v1//namespaces/red//secrets", {}, ask("list", "secrets", "red")),
+        ("POST", "/api/v1/watch/namespaces/red/pods", {}, ask("create", "pods", "red")),
+        ("GET", "/apis/e.org/v1/namespaces/red/status/x", {}, ask("get", "status", "red", "x", group="e.org")),
+        ("GET", "/api/v1/namespaces/red/pods", {"fieldSelector": ""}, ask("list", "pods", "red")),
+        ("GET", "/api/v1/namespaces/red/pods", {"fieldSelector": "metadata.name!=p"}, ask("list", "pods", "red")),
+        ("GET", "/api/v1/namespaces/red/pods/p", {"watch": "1"}, ask("watch", "pods", "red", "p")),
     ],
 )
 def test_a_request_is_taken_apart_as_apiserver_does(
@@ -364,10 +369,16 @@ def test_an_aggregating_role_takes_all_rights_there_are() -> None:
     assert "cluster-admin privileges" in objection(giver(PODS), ANN, gathering, None)
 
 
-def test_a_change_that_gives_nothing_new_is_nobody_s_business() -> None:
+def test_owners_and_finalizers_may_change_but_a_label_gives_the_role_to_others() -> None:
     before = role("r", rule("*", "*", "*"), namespace="red")
+    released = before.model_copy(update={"metadata": ObjectMeta(name="r", namespace="red", finalizers=("x/y",))})
+    assert objection(giver(PODS), ANN, released, before) == ""
     labelled = before.model_copy(update={"metadata": ObjectMeta(name="r", namespace="red", labels={"a": "b"})})
-    assert objection(giver(PODS), ANN, labelled, before) == ""
+    assert "not currently held" in objection(giver(PODS), ANN, labelled, before)
+    bound = binding("b", "ClusterRole/strong", "User/bob", namespace="red")
+    wider = binding("b", "ClusterRole/strong", "User/bob", "User/ann", namespace="red")
+    assert objection(giver(PODS), ANN, bound, bound) == ""
+    assert "not currently held" in objection(giver(PODS), ANN, wider, bound)
 
 
 # ---------------------------------------------------------------- aggregation, bootstrap

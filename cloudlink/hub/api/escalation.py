@@ -22,7 +22,7 @@ def guarded_context(context: Context, authority: Authority, user: User, target: 
     that finds nothing. There, because every way of writing (POST, PUT, each sort of patch, apply) ends in `admit` with
     the object as it would be stored.
     """
-    if target.resource.kind not in KINDS and method != "PATCH":
+    if target.resource.key not in KINDS and method != "PATCH":
         return context
     admit = context.admit
 

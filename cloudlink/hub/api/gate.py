@@ -76,7 +76,7 @@ class Gate:
             uri=f"{path}?{query}" if query else path,
             source=client[0] if client else "",
             agent=_first(headers, "user-agent"),
-            request=request_of(method, path, dict(parse_qsl(query)) if query else {}, upgrade),
+            request=request_of(method, path, dict(parse_qsl(query, keep_blank_values=True)), upgrade),
         )
 
     def _admitted(self, scope: Scope, headers: Mapping[str, list[str]], entry: Entry) -> User:

@@ -168,7 +168,7 @@ async def _guarded(
     """Whatever goes wrong becomes a Status."""
     target: Target | None = None
     try:
-        target = target_of(request.url.path, catalogue())
+        target = target_of(request.scope["path"], catalogue())
         return await endpoint(request)
     except ApiError as e:
         return response(e.answer())
@@ -188,7 +188,7 @@ async def _guarded(
 
 
 async def _resource(context: Context, access: Access, request: Request) -> ASGIApp:
-    path = request.url.path
+    path: str = request.scope["path"]  # what the gate has looked at; a "%3F" makes request.url.path another one
     accept = request.headers.get("accept", "")
     if request.method == "GET" and (known := discover(path, accept, context.store.catalogue)) is not None:
         return response(known)
@@ -210,7 +210,7 @@ async def _resource(context: Context, access: Access, request: Request) -> ASGIA
 
 
 async def _called(context: Context, access: Access, request: Request, target: Target, body: bytes) -> ASGIApp:
-    path = request.url.path
+    path: str = request.scope["path"]
     user: User = request.scope[USER]  # the gate's; without it nothing is answered here
     call = Call(
         request.method,
@@ -242,7 +242,7 @@ def _posted(access: Access, call: Call) -> Handler | None:
     resource, subresource = call.target.resource, call.target.subresource
     if call.method != "POST":
         return None
-    if resource.kind == "ServiceAccount" and subresource == "token":
+    if resource.key == "ServiceAccount" and subresource == "token":
         return lambda context, call: reviews.token(context, access, call)
     if resource.stored or call.target.name or (resource.namespaced and not call.target.namespace):
         return None
@@ -280,7 +280,7 @@ async def _openapi(request: Request) -> ASGIApp:
         return response(Answer(200, openapi.index()))
     body = openapi.documents().get(rest.removeprefix("v3/")) if rest.startswith("v3/") else None
     if body is None:
-        raise no_such_path(request.url.path)
+        raise no_such_path(request.scope["path"])
     # The address carries a hash of the content, so it may be kept for good.
     kept = (("cache-control", "public, immutable"),) if request.query_params.get("hash") else ()
     return response(Answer(200, body, kept))

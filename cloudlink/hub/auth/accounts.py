@@ -137,7 +137,8 @@ class Accounts:
             raise Unauthorized("this token is no service account's")
         namespace, name = whose
         account = self._store.get("ServiceAccount", namespace, name)
-        uid = (private.get("serviceaccount") or {}).get("uid")
+        told = private.get("serviceaccount")
+        uid = told.get("uid") if isinstance(told, dict) else None
         if account is None or account.metadata.uid != uid or account.metadata.deletion_timestamp:
             raise Unauthorized(f"service account {namespace}/{name} is gone, and its tokens with it")
         extra: dict[str, tuple[str, ...]] = {}

@@ -17,7 +17,7 @@ import queue
 import re
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -31,9 +31,10 @@ log = logging.getLogger(__name__)
 
 GATHER = 0.05  # seconds: one write for all that comes within
 WAITING = 20_000  # events that wait for the disk at most
+AT_ONCE = 64 << 10  # bytes that are written together, or not at all
 MAX_URI = 2048  # characters; likewise below: hostile clients don't fill the disk
 MAX_AGENT = 256
-_SECRET = re.compile(r"((?:^|[?&])[^=&]*(?:token|secret|password|signature)[^=&]*=)[^&]*", re.IGNORECASE)
+_SECRET = re.compile(r"([?&][^=&?]*(?:token|secret|password|signature)[^=&?]*=)[^&]*", re.IGNORECASE)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -180,19 +181,18 @@ class AuditLog:
     def _write(self, lines: list[bytes]) -> None:
         overrun, self._overrun = self._overrun, 0
         self.lost += overrun
-        if not lines:
-            return
-        try:
-            self._append(b"".join(lines))
-        except OSError as e:
-            self.lost += len(lines)
-            if not self._trouble:
-                log.error("%s: %s; the hub goes on, its audit log has a gap until this is mended", self._file, e)
-            self._trouble = str(e)
-            return
-        if self._trouble:
-            log.warning("%s is written again; %d events are lost", self._file, self.lost)
-            self._trouble = ""
+        for part in _parts(lines, min(self._most, AT_ONCE)):
+            try:
+                self._append(b"".join(part))
+            except OSError as e:
+                self.lost += len(part)
+                if not self._trouble:
+                    log.error("%s: %s; the hub goes on, its audit log has a gap until this is mended", self._file, e)
+                self._trouble = str(e)
+            else:
+                if self._trouble:
+                    log.warning("%s is written again; %d events are lost", self._file, self.lost)
+                self._trouble = ""
 
     def _append(self, content: bytes) -> None:
         """All of it or, as far as we can tell, nothing: half a line would spoil the next one."""
@@ -219,3 +219,17 @@ class AuditLog:
         for older, newer in reversed(list(zip(names[1:], names[:-1], strict=True))):
             if newer.exists():
                 newer.replace(older)
+
+
+def _parts(lines: Iterable[bytes], most: int) -> Iterator[list[bytes]]:
+    """The lines in groups of so many bytes at most; a longer line alone."""
+    part: list[bytes] = []
+    size = 0
+    for line in lines:
+        if part and size + len(line) > most:
+            yield part
+            part, size = [], 0
+        part.append(line)
+        size += len(line)
+    if part:
+        yield part

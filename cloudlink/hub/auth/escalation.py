@@ -38,7 +38,7 @@ def _of_role(index: Index, user: User, new: Role | ClusterRole, old: KubeObject 
     aggregates = new.aggregation_rule if isinstance(new, ClusterRole) else None
     if isinstance(old, Role | ClusterRole):
         before = old.aggregation_rule if isinstance(old, ClusterRole) else None
-        if (old.rules, before) == (new.rules, aggregates):
+        if (old.rules, before, *_told(old)) == (new.rules, aggregates, *_told(new)):
             return ""
     plural = "clusterroles" if isinstance(new, ClusterRole) else "roles"
     if _may(index, user, "escalate", plural, new.metadata.namespace, new.metadata.name):
@@ -63,6 +63,12 @@ def _of_binding(index: Index, user: User, new: RoleBinding | ClusterRoleBinding,
     if rules is None:
         return _no_such_role(ref)
     return _beyond(user, index.rules_for(user, namespace), rules)
+
+
+def _told(obj: KubeObject) -> tuple[object, object]:
+    """Of the metadata, what others go by: a label may make a role part of an aggregated one. What is left over, owners
+    and finalizers, is the garbage collector's business."""
+    return obj.metadata.labels, obj.metadata.annotations
 
 
 def _may(index: Index, user: User, verb: str, plural: str, namespace: str, name: str) -> bool:

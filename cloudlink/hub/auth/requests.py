@@ -56,12 +56,12 @@ def request_of(method: str, path: str, query: Mapping[str, str], upgrade: bool =
     else:
         return Request(method.lower(), path, of_resource=False)
     verb = _VERBS.get(method, method.lower())
-    if rest[0] == "watch" and len(rest) > 1 and method == "GET":
-        verb, rest = "watch", rest[1:]
+    if rest[0] == "watch" and len(rest) > 1:
+        verb, rest = ("watch" if method == "GET" else verb), rest[1:]
     namespace = ""
     if rest[0] == "namespaces" and len(rest) > 1:
         namespace = rest[1]
-        if len(rest) > 2 and rest[2] not in _OF_NAMESPACES:
+        if len(rest) > 2 and not (len(rest) == 3 and rest[2] in _OF_NAMESPACES):
             rest = rest[2:]
     resource = rest[0]
     name = rest[1] if len(rest) > 1 else ""
