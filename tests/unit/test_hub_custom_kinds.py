@@ -324,6 +324,18 @@ def test_scale_reads_and_writes_where_the_definition_says(farm: Client) -> None:
     assert farm.request("PATCH", f"{V1}/a/scale", {"spec": {"replicas": 40}}, MERGE)[0] == 422
 
 
+def test_who_scales_or_reports_owns_just_that_where_the_definition_has_it(farm: Client) -> None:
+    farm.request("PATCH", f"{V1}/a?fieldManager=one", house(pumps=2), "application/apply-patch+yaml")
+    farm.request("PATCH", f"{V1}/a/scale?fieldManager=hpa", {"spec": {"replicas": 3}}, MERGE)
+    farm.request("PATCH", f"{V1}/a/status?fieldManager=ctl", {"status": {"pumps": 3}}, MERGE)
+    found = {e["manager"]: e for e in farm.request("GET", f"{V1}/a")[1]["metadata"]["managedFields"]}
+    assert {m: (e.get("subresource", ""), e["fieldsV1"]) for m, e in found.items()} == {
+        "one": ("", {"f:spec": {"f:crop": {}}}),
+        "hpa": ("scale", {"f:spec": {"f:pumps": {}}}),
+        "ctl": ("status", {"f:status": {".": {}, "f:pumps": {}}}),
+    }
+
+
 def test_server_side_apply_merges_lists_by_the_keys_of_the_schema(farm: Client) -> None:
     apply = "application/apply-patch+yaml"
     one = house(sensors=[{"name": "x", "pin": 1}])

@@ -144,16 +144,18 @@ def starting_point(given: Any, parsed: Sequence[ManagedFieldsEntry], live: Seque
     return {}
 
 
-def owned_part(document: Document, subresource: str, has_status: bool) -> dict[str, Any]:
+def owned_part(
+    document: Document, subresource: str, has_status: bool, replicas: Sequence[str] = ("spec", "replicas")
+) -> dict[str, Any]:
     """What can be owned by somebody who writes to this subresource ("" for the object itself).
 
     :param has_status: whether the kind's status is a subresource; it isn't the object's own part then.
+    :param replicas: where the number is that the scale subresource writes.
     """
     if subresource == "status":
         return {"status": document["status"]} if "status" in document else {}
     if subresource == "scale":
-        spec = document.get("spec")
-        return {"spec": {"replicas": spec["replicas"]}} if isinstance(spec, Mapping) and "replicas" in spec else {}
+        return _at_path(document, replicas)
     passed_over = _NEVER_OWNED | ({"status"} if has_status else set())
     part = {name: value for name, value in document.items() if name not in passed_over}
     metadata = part.get("metadata")
@@ -162,6 +164,15 @@ def owned_part(document: Document, subresource: str, has_status: bool) -> dict[s
         if not part["metadata"]:
             del part["metadata"]
     return part
+
+
+def _at_path(document: Any, path: Sequence[str]) -> dict[str, Any]:
+    """The document with nothing but what is at the path; {} where nothing is."""
+    name, *rest = path
+    if not isinstance(document, Mapping) or name not in document:
+        return {}
+    inner = _at_path(document[name], rest) if rest else document[name]
+    return {name: inner} if inner != {} else {}
 
 
 # ---------------------------------------------------------------- updates

@@ -111,5 +111,4 @@ def _owners(
 ) -> tuple[ManagedFieldsEntry, ...]:
     if not applies:
         return tracking.after(context, call, new, old, None)
-    replicas = _scale(new, call)["spec"]["replicas"]
-    return applied_fields(context, call, {"spec": {"replicas": replicas}}, new, old)
+    return applied_fields(context, call, tracking.owned(call, new), new, old)

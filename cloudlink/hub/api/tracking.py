@@ -58,8 +58,12 @@ def owned(call: Call, obj: KubeObject | None) -> dict[str, Any]:
     """What of an object may be owned by who calls."""
     if obj is None:
         return {}
-    has_status = "status" in call.target.resource.subresources
-    return owned_part(dump(obj), call.target.subresource, has_status)
+    resource = call.target.resource
+    has_status = "status" in resource.subresources
+    if resource.shape is None or resource.shape.scale is None:
+        return owned_part(dump(obj), call.target.subresource, has_status)
+    path = resource.shape.scale.spec.strip(".").split(".")
+    return owned_part(dump(obj), call.target.subresource, has_status, path)
 
 
 def after(
