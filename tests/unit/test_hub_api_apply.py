@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from cloudlink.hub.api.calls import Call, Context
+from cloudlink.hub.api.paths import target_of
 from cloudlink.hub.api.server import create_app
+from cloudlink.hub.api.writes import create
+from cloudlink.hub.errors import AlreadyExists
 from cloudlink.hub.store import Create, Store, Update
 from tests.fakes.hub_client import TOKEN, Client
 from tests.fakes.hub_objects import deployment, node, pod, template
@@ -492,8 +497,15 @@ def test_a_list_with_many_items_is_merged_in_no_time(user: User, store: Store) -
     assert user.sent(f"{DEPLOYMENTS}/d", patch, STRATEGIC)[0] == 200
 
 
-def test_a_made_up_name_that_is_taken_is_made_up_again(user: User, store: Store) -> None:
-    made = {user.client.request("POST", MAPS, a_map("") | {"metadata": {"generateName": "g-"}})[1]["metadata"]["name"]}
-    made |= {user.client.request("POST", MAPS, a_map("") | {"metadata": {"generateName": "g-"}})[1]["metadata"]["name"]}
-    assert len(made) == 2
-    assert store.get("ConfigMap", "default", made.pop()) is not None
+def test_a_made_up_name_that_is_taken_is_made_up_again(store: Store) -> None:
+    target = target_of(MAPS)
+    assert target is not None
+    body = json.dumps({"metadata": {"generateName": "g-"}}).encode()
+    call = Call("POST", target, {}, body, "application/json")
+    letters = iter(["aaaaa", "aaaaa", "aaaaa", "bbbbb"])
+    context = Context(store, time.time, lambda new, old: None, lambda: None, suffix=lambda: next(letters))
+    names = [json.loads(create(context, call).body)["metadata"]["name"] for _ in range(2)]
+    assert names == ["g-aaaaa", "g-bbbbb"]
+    stubborn = Context(store, time.time, lambda new, old: None, lambda: None, suffix=lambda: "aaaaa")
+    with pytest.raises(AlreadyExists):
+        create(stubborn, call)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import json
+import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -32,6 +33,15 @@ MAX_WARNINGS = 100  # remembered of one request; fewer are told
 _BODIES = ("application/json", "application/yaml", MEDIA_TYPE, "text/yaml", "yaml", "")  # the last is JSON
 
 
+# As apimachinery's names.SimpleNameGenerator: no vowels, so that no word can come out.
+_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+
+
+def made_up() -> str:
+    """Five letters that make a name of a generateName."""
+    return "".join(secrets.choice(_LETTERS) for _ in range(5))
+
+
 @dataclass(slots=True)
 class Context:
     """:ivar admit: called with (new, old or None) before anything is stored; raises Invalid to refuse.
@@ -45,6 +55,7 @@ class Context:
     on_change: Callable[[], None]
     network: ipaddress.IPv4Network = DEFAULT_NETWORK
     watches: int = 0
+    suffix: Callable[[], str] = made_up
     lines: Lines = field(default_factory=Lines)
     intake: Intake = field(default_factory=Intake)
     ways: Ways = field(default_factory=lambda: Ways(Nowhere()))

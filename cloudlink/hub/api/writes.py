@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -29,10 +28,6 @@ Own = Callable[[KubeObject], tuple[ManagedFieldsEntry, ...]]  # whose the fields
 
 NAMES_TRIED = 8  # for generateName, as in Kubernetes
 
-# As apimachinery's names.SimpleNameGenerator: no vowels, so that no word can come out.
-_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
-
-
 # ---------------------------------------------------------------- making
 
 
@@ -53,18 +48,15 @@ def created(context: Context, call: Call, obj: KubeObject, own: Own) -> KubeObje
         raise bad_request("resourceVersion should not be set on objects to be created")
     for tries_left in reversed(range(NAMES_TRIED)):
         try:
-            return _stored(context, call, _named(obj), own)
+            return _stored(context, call, _named(obj, context.suffix), own)
         except AlreadyExists:
             if obj.metadata.name or not tries_left:
                 raise
     raise AssertionError("the last try returns or raises")
 
 
-def _named(obj: KubeObject) -> KubeObject:
-    if obj.metadata.name:
-        return obj
-    made_up = "".join(secrets.choice(_LETTERS) for _ in range(5))
-    return with_meta(obj, name=obj.metadata.generate_name[:58] + made_up)
+def _named(obj: KubeObject, suffix: Callable[[], str]) -> KubeObject:
+    return obj if obj.metadata.name else with_meta(obj, name=obj.metadata.generate_name[:58] + suffix())
 
 
 def _stored(context: Context, call: Call, obj: KubeObject, own: Own) -> KubeObject:
