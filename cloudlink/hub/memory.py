@@ -12,7 +12,7 @@ import msgspec
 from cloudlink.hub.changes import PutRecord, RecordChange
 from cloudlink.hub.entries import Commit, Stored
 from cloudlink.hub.errors import Gone
-from cloudlink.hub.packing import Packed
+from cloudlink.hub.packing import Packed, Records
 from cloudlink.hub.sharing import Pool
 from cloudlink.hub.shelves import Key, Objects, key_of
 from cloudlink.hub.watch import HISTORY_EVENTS, READER_EVENTS, EventType, History, Subscription, WatchEvent
@@ -54,7 +54,7 @@ class Memory:
 
     def __init__(self) -> None:
         self.objects = Objects()
-        self.records: dict[str, dict[str, bytes]] = {}
+        self.records = Records()
         self.readers: set[Subscription] = set()
         self.revision = 0
         self.position = 0
@@ -81,9 +81,9 @@ class Memory:
                 obj = self._read(key, raw)
                 fresh.put(obj)
                 raws.put(key_of(obj), raw)
-        kept: dict[str, dict[str, bytes]] = {}
+        kept = Records()
         for bucket, name, value in records:
-            kept.setdefault(bucket, {})[name] = value
+            kept.put(bucket, name, value)
         self.objects, self._raw, self.records = fresh, raws, kept
         self.position, self.revision = position, revision
         self.history = History(revision, HISTORY_EVENTS)
@@ -91,7 +91,7 @@ class Memory:
         for reader in tuple(self.readers):
             reader.fall_behind()
         for bucket, listeners in self._record_readers.items():
-            for name in kept.get(bucket, {}):
+            for name in kept.all(bucket):
                 for listener in listeners:
                     listener(name)
 
@@ -120,7 +120,7 @@ class Memory:
         return lambda: listeners.remove(told)
 
     def differs(self, change: RecordChange) -> bool:
-        there = self.records.get(change.bucket, {}).get(change.key)
+        there = self.records.get(change.bucket, change.key)
         return there != change.value if isinstance(change, PutRecord) else there is not None
 
     # ------------------------------------------------------------ taking in
@@ -129,11 +129,10 @@ class Memory:
         """A commit that is on disk: from now on it is what there is."""
         self.position, self.revision = position, revision
         for record in records:
-            bucket = self.records.setdefault(record.bucket, {})
             if isinstance(record, PutRecord):
-                bucket[record.key] = record.value
+                self.records.put(record.bucket, record.key, record.value)
             else:
-                bucket.pop(record.key, None)
+                self.records.remove(record.bucket, record.key)
         written: list[KubeObject] = []
         for step in steps:
             written.append(step.object)

@@ -309,10 +309,10 @@ class Store:
         self.commit([PutRecord(bucket, key, value)])
 
     def get_record(self, bucket: str, key: str) -> bytes | None:
-        return self._memory.records.get(bucket, {}).get(key)
+        return self._memory.records.get(bucket, key)
 
     def records(self, bucket: str) -> dict[str, bytes]:
-        return dict(self._memory.records.get(bucket, {}))
+        return self._memory.records.all(bucket)
 
     def delete_record(self, bucket: str, key: str) -> None:
         self.commit([DeleteRecord(bucket, key)])

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudlink.hub.packing import Packed
+from cloudlink.hub.packing import Packed, Records
 from cloudlink.hub.sharing import PARTS_KEPT, Pool
 from cloudlink.kube.core import Pod
 from cloudlink.kube.meta import KubeObject
@@ -115,3 +116,17 @@ def test_packed_json_comes_back_byte_for_byte(size: int) -> None:
     for n in range(3):
         packed.remove(("ConfigMap", "default", f"c{n}"))
     assert packed._packed["ConfigMap"] == {}
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), st.sampled_from("xyz"), st.binary(max_size=1500))))
+def test_packed_records_come_back_whatever_they_are(puts: list[tuple[str, str, bytes]]) -> None:
+    records, plain = Records(), dict[tuple[str, str], bytes]()
+    for bucket, key, value in [*puts, ("a", "m", zstandard.FRAME_HEADER), ("b", "m", zstandard.FRAME_HEADER * 400)]:
+        records.put(bucket, key, value)
+        plain[bucket, key] = value
+        assert records.get(bucket, key) == value
+    for bucket in "ab":
+        assert records.all(bucket) == {k: v for (b, k), v in plain.items() if b == bucket}
+    records.remove("a", "m")
+    records.remove("never", "was")
+    assert records.get("a", "m") is None
