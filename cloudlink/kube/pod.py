@@ -18,6 +18,14 @@ from cloudlink.kube.volumes import Volume
 # The two priority classes that every cluster has; others are objects (scheduling.PriorityClass).
 PRIORITY_CLASSES = {"system-cluster-critical": 2_000_000_000, "system-node-critical": 2_000_001_000}
 
+# What keeps pods apart from the machine and from each other: fields that may not be true.
+KEPT_APART = {
+    "hostPID": "a pod that sees every process of the machine could end any of them; remove it",
+    "hostIPC": "a pod that shares the machine's memory segments could read any of them; remove it",
+    "shareProcessNamespace": "each container sees its own processes only; remove it",
+    "setHostnameAsFQDN": "host names are short here; remove it",
+}
+
 
 class Toleration(Model):
     key: str = ""

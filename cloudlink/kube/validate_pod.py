@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cloudlink.kube import names
 from cloudlink.kube.findings import Findings
-from cloudlink.kube.pod import PodDNSConfig, PodSpec, Toleration
+from cloudlink.kube.pod import KEPT_APART, PodDNSConfig, PodSpec, Toleration
 from cloudlink.kube.validate_affinity import affinity, spreading
 from cloudlink.kube.validate_container import Around, container, host_ports, init_only
 from cloudlink.kube.validate_security import pod_security
@@ -81,18 +81,14 @@ def _host(spec: PodSpec, path: str, found: Findings) -> None:
 
 def _apart(spec: PodSpec, path: str, found: Findings) -> None:
     """What keeps containers apart from the machine and from each other stays."""
-    for field, wanted, why in (
-        ("hostPID", spec.host_pid, "a pod that sees every process of the machine could end any of them; remove it"),
-        ("hostIPC", spec.host_ipc, "a pod that shares the machine's memory segments could read any of them; remove it"),
-        (
-            "shareProcessNamespace",
-            spec.share_process_namespace,
-            "each container sees its own processes only; remove it",
-        ),
-        ("setHostnameAsFQDN", spec.set_hostname_as_fqdn, "host names are short here; remove it"),
+    for field, wanted in (
+        ("hostPID", spec.host_pid),
+        ("hostIPC", spec.host_ipc),
+        ("shareProcessNamespace", spec.share_process_namespace),
+        ("setHostnameAsFQDN", spec.set_hostname_as_fqdn),
     ):
         if wanted:
-            found.refused(f"{path}.{field}", why)
+            found.refused(f"{path}.{field}", KEPT_APART[field])
 
 
 def _names(spec: PodSpec, path: str, found: Findings) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from cloudlink.kube import kinds_page
 from cloudlink.kube.inert import MAX_MESSAGES, inert_fields
 from cloudlink.kube.parse import parse
 from cloudlink.kube.registry import RESOURCES
@@ -47,3 +49,8 @@ def test_a_pod_with_many_such_fields_gets_a_bounded_answer() -> None:
     policy = [{"resourceName": "cpu"}]
     many = [{"name": f"c{i}", "image": "i", "resizePolicy": policy} for i in range(50)]
     assert len(said("Pod", {"containers": many})) == MAX_MESSAGES
+
+
+def test_the_page_of_kinds_is_up_to_date() -> None:
+    page = Path(__file__).parents[2] / "docs" / "hub-kinds.md"
+    assert page.read_text() == kinds_page.page(), "run: python -m cloudlink.kube.kinds_page > docs/hub-kinds.md"
