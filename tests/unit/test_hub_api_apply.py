@@ -5,20 +5,24 @@ from __future__ import annotations
 import base64
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cloudlink.hub.api.calls import Call, Context
+from cloudlink.hub.api.patches import patch as patched_by
 from cloudlink.hub.api.paths import target_of
 from cloudlink.hub.api.server import create_app
 from cloudlink.hub.api.writes import create
-from cloudlink.hub.errors import AlreadyExists
+from cloudlink.hub.changes import Change
+from cloudlink.hub.errors import AlreadyExists, Conflict
 from cloudlink.hub.store import Create, Store, Update
+from cloudlink.kube.meta import KubeObject
 from tests.fakes.hub_client import TOKEN, Client
-from tests.fakes.hub_objects import deployment, node, pod, template
+from tests.fakes.hub_objects import config, deployment, node, pod, template
 
 MAPS = "/api/v1/namespaces/default/configmaps"
 SECRETS = "/api/v1/namespaces/default/secrets"
@@ -485,6 +489,39 @@ def test_a_patch_goes_through_whatever_has_happened_since_unless_it_names_a_revi
     code, status = user.sent(f"{MAPS}/m", stale)
     assert (code, status["reason"]) == (409, "Conflict")
     assert "the object has been modified; please apply your changes to the latest version" in status["message"]
+
+
+class Overtaken(Context):
+    """Another hub on the same database writes first, a number of times."""
+
+    left = 0
+
+    def commit(self, changes: Sequence[Change], dry_run: bool) -> list[KubeObject]:
+        if self.left:
+            self.left -= 1
+            raise Conflict("ConfigMap", "default", "m", "the object has been modified")
+        return super().commit(changes, dry_run)
+
+
+@pytest.mark.parametrize("kind", [MERGE, APPLY])
+def test_a_patch_that_another_hub_overtakes_is_done_again_and_given_up_after_five_times(
+    store: Store, kind: str
+) -> None:
+    target = target_of(f"{MAPS}/m")
+    assert target is not None
+    store.commit([Create(config("m", {"a": "1"}))])
+    context = Overtaken(store, time.time, lambda new, old: None, lambda: None)
+    body = json.dumps(a_map("m", b="2")).encode()
+    call = Call("PATCH", target, {"fieldManager": "me"}, body, kind)
+    context.left = 4
+    assert json.loads(patched_by(context, call).body)["data"] == {"a": "1", "b": "2"}
+    context.left = 5
+    with pytest.raises(Conflict):
+        patched_by(context, call)
+    expecting = a_map("m", b="3") | {"metadata": {"name": "m", "resourceVersion": "1"}}
+    context.left = 1
+    with pytest.raises(Conflict):
+        patched_by(context, replace(call, body=json.dumps(expecting).encode()))
 
 
 def test_a_list_with_many_items_is_merged_in_no_time(user: User, store: Store) -> None:

@@ -47,6 +47,7 @@ class Context:
     """:ivar admit: called with (new, old or None) before anything is stored; raises Invalid to refuse.
     :ivar on_change: called after each commit that came through the API.
     :ivar ways: to the nodes.
+    :ivar suffix: makes a name of a generateName; another one each time.
     """
 
     store: Store
