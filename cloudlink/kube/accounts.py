@@ -4,23 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cloudlink.kube.meta import KubeObject, Many, Model
-
-
-class LocalObjectReference(Model):
-    name: str = ""
-
-
-class SecretReference(Model):
-    """core/v1 ObjectReference, as `secrets` of a ServiceAccount has it; only the name says anything."""
-
-    kind: str = ""
-    namespace: str = ""
-    name: str = ""
-    uid: str = ""
-    api_version: str = ""
-    resource_version: str = ""
-    field_path: str = ""
+from cloudlink.kube.core import ObjectReference
+from cloudlink.kube.meta import KubeObject, Many
+from cloudlink.kube.pod import LocalObjectReference
 
 
 class ServiceAccount(KubeObject):
@@ -28,6 +14,6 @@ class ServiceAccount(KubeObject):
 
     api_version: Literal["v1"] = "v1"
     kind: Literal["ServiceAccount"] = "ServiceAccount"
-    secrets: Many[SecretReference] = ()
+    secrets: Many[ObjectReference] = ()
     image_pull_secrets: Many[LocalObjectReference] = ()
     automount_service_account_token: bool | None = None
