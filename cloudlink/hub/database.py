@@ -241,12 +241,12 @@ class Database:
                 db.execute(statement, batch)
         for change in commit.records:
             self._write_record(change)
-        if commit.writes:
-            db.execute(_SET_REVISION, {"becomes": commit.revision})
         self._log(commit, sealed)
 
     def _log(self, commit: Commit, sealed: Sequence[SealedWrite]) -> None:
-        """Nobody else follows an SQLite file."""
+        """Move the revision; nobody else follows an SQLite file."""
+        if commit.writes:
+            self.db.execute(_SET_REVISION, {"becomes": commit.revision})
 
     def _write_record(self, change: RecordChange) -> None:
         where = {"key_bucket": change.bucket, "key_key": change.key}

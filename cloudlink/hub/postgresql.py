@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Engine, NullPool, bindparam, create_engine, insert, select, text
+from sqlalchemy import Connection, Engine, NullPool, bindparam, create_engine, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -228,10 +228,10 @@ class PostgreSQL(Database):
 
     def _log(self, commit: Commit, sealed: Sequence[SealedWrite]) -> None:
         data = entries.encode(commit, sealed)
-        self.db.execute(_APPEND, {"position": commit.position, "size": len(data), "data": data})
+        row = {"revision": commit.revision, "position": commit.position, "size": len(data), "data": data}
+        self.db.execute(_APPEND, row)
         if commit.position % TRIM_EVERY == 0:
             self.db.execute(_TRIM, {"oldest": commit.position - COMMITS_KEPT, "most": BYTES_KEPT})
-        self.db.execute(_TELL)
 
     def _freeze(self, db: Connection) -> None:
         db.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
@@ -256,8 +256,11 @@ _SINCE = (
     .where(CHANGES.c.position > bindparam("known"))
     .order_by(CHANGES.c.position)
 )
-_APPEND = insert(CHANGES)
-_TELL = text(f"NOTIFY {CHANNEL}")
+_APPEND = text(  # in one round trip: log it, move the revision, tell the others
+    "WITH logged AS (INSERT INTO changes (position, size, data) VALUES (:position, :size, :data)),"
+    " moved AS (UPDATE counters SET value = :revision WHERE name = 'revision')"
+    f" SELECT pg_notify('{CHANNEL}', '')"
+)
 _TRIM = text(
     "DELETE FROM changes WHERE position <= :oldest OR position <= (SELECT max(position) FROM (SELECT position,"
     " sum(size) OVER (ORDER BY position DESC) AS total FROM changes) AS sizes WHERE total > :most)"

@@ -1,6 +1,6 @@
 """`make bench`: a real house, measured from outside; then a node alone beside its peers. About twelve minutes.
 
-python -m tests.bench [house] [starts] [memory] [cold_boot] [cycles] [pull] [neighbours]
+python -m tests.bench [house] [starts] [memory] [cold_boot] [cycles] [pull] [neighbours] [hub]
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def module(name: str) -> None:
 PARTS: dict[str, Callable[[], None]] = {
     "house": house,
     **{name: functools.partial(alone.measure, [name]) for name in alone.PARTS},
-    **{name: functools.partial(module, name) for name in ("pull", "neighbours")},
+    **{name: functools.partial(module, name) for name in ("pull", "neighbours", "hub")},
 }
 
 

@@ -193,3 +193,13 @@ def test_there_is_nothing_to_back_up_where_no_hub_has_been(tmp_path: Path) -> No
     with pytest.raises(PermanentError, match="holds no hub's keys"):
         upkeep.back_up(House(tmp_path / "nowhere").config, tmp_path / "file", with_keys=True)
     assert not (tmp_path / "file").exists()
+
+
+def test_every_file_of_a_hub_is_a_key_or_made_anew_or_left_out_knowingly(tmp_path: Path) -> None:
+    house = House(tmp_path / "first")
+    house.open().close()
+    files = {str(f.relative_to(tmp_path / "first")) for f in (tmp_path / "first").rglob("*") if f.is_file()}
+    kept = archive.keys_of(tmp_path / "first").keys()
+    assert kept >= {"ca/ca.key", "users-ca/ca.key", "signing.key", "secrets.key", "accounts.key", "admin.token"}
+    left = {f for f in files - kept if not f.startswith(("tls/", "hub.db"))}
+    assert left == {"hub.lock"}
