@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cloudlink.hub.api import openapi_v2
-from cloudlink.hub.api.protobuf import ProtobufError, fields_of, from_protobuf
+from cloudlink.hub.api.protobuf import ProtobufError, from_protobuf
 from cloudlink.hub.api.protobuf_fields import MESSAGES, ROOTS
 from cloudlink.kube.errors import Invalid
 from cloudlink.kube.parse import parse
@@ -172,12 +171,3 @@ def test_every_message_refers_to_messages_that_are_there() -> None:
         for entry in notation.split(","):
             kind = [*entry.split(), "string"][2].removesuffix("*").removesuffix("{}")
             assert kind in plain or kind in MESSAGES, (name, entry)
-
-
-def test_the_openapi_v2_document_is_well_formed_and_names_every_patch() -> None:
-    fields = list(fields_of(openapi_v2.document()))
-    assert fields[0] == (1, 2, b"2.0")
-    paths = [raw for number, _, raw in fields if number == 8]
-    assert len(paths) == 1
-    assert isinstance(paths[0], bytes)
-    assert b"fieldValidation" in paths[0]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from cloudlink.hub.api.answers import Answer, answer, encode
@@ -30,6 +33,12 @@ _METRICS = (
     Resource("metrics.k8s.io", "v1beta1", "NodeMetrics", "nodes", "", (), False, (), KubeObject, verbs=("get", "list")),
     Resource("metrics.k8s.io", "v1beta1", "PodMetrics", "pods", "", (), True, (), KubeObject, verbs=("get", "list")),
 )
+
+
+def subresource_of(resource: Resource, sub: str) -> tuple[tuple[str, str, str], tuple[str, ...]]:
+    """Which kind a subresource is read and written as (group, version, kind), and its verbs."""
+    return _OTHER.get(sub, ((resource.group, resource.version, resource.kind), SUB_VERBS))
+
 
 # We speak the API of that version, as far as we speak it; kubectl warns where it is more than one apart.
 VERSION: Mapping[str, str] = {
@@ -77,10 +86,12 @@ def _resource_list(catalogue: Catalogue, api_version: str) -> dict[str, Any] | N
             entry["shortNames"] = resource.short_names
         if resource.categories:
             entry["categories"] = resource.categories
+        if "watch" in resource.verbs:
+            entry["storageVersionHash"] = _storage_hash(resource)
         entries.append(entry)
         for sub in resource.subresources:
             own = (resource.group, resource.version, resource.kind)
-            kind, verbs = _OTHER.get(sub, (own, SUB_VERBS))
+            kind, verbs = subresource_of(resource, sub)
             common = {"singularName": "", "namespaced": resource.namespaced, "kind": resource.kind, "verbs": verbs}
             entries.append(
                 {"name": f"{resource.plural}/{sub}", **common, **(_response_kind(*kind) if kind != own else {})}
@@ -88,6 +99,13 @@ def _resource_list(catalogue: Catalogue, api_version: str) -> dict[str, Any] | N
     if not entries:
         return None
     return {"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": api_version, "resources": entries}
+
+
+def _storage_hash(resource: Resource) -> str:
+    """Changes when the version does in which objects are stored (discovery.StorageVersionHash)."""
+    stored = resource.shape.stored if resource.shape is not None else resource.api_version
+    digest = hashlib.sha256(f"{resource.group}/{stored.rpartition('/')[2]}/{resource.kind}".encode()).digest()
+    return base64.b64encode(digest[:8]).decode()
 
 
 # ---------------------------------------------------------------- aggregated (apidiscovery.k8s.io)
@@ -98,11 +116,10 @@ def _response_kind(group: str, version: str, kind: str) -> dict[str, str]:
 
 
 def _aggregated_resource(resource: Resource) -> dict[str, Any]:
-    own = (resource.group, resource.version, resource.kind)
     subs = [
         {"subresource": sub, "responseKind": _response_kind(*kind), "verbs": verbs}
         for sub in resource.subresources
-        for kind, verbs in (_OTHER.get(sub, (own, SUB_VERBS)),)
+        for kind, verbs in (subresource_of(resource, sub),)
     ]
     return {
         "resource": resource.plural,
@@ -134,6 +151,12 @@ def _aggregated(catalogue: Catalogue, core: bool, version: str) -> dict[str, Any
     return {"kind": "APIGroupDiscoveryList", "apiVersion": api, "metadata": {}, "items": items}
 
 
+@lru_cache(maxsize=8)
+def _aggregated_body(catalogue: Catalogue, core: bool, version: str) -> tuple[bytes, str]:
+    body = encode(_aggregated(catalogue, core, version))
+    return body, f'"{hashlib.sha256(body).hexdigest().upper()}"'
+
+
 def _wanted_aggregate(accept: str) -> str:
     """The version of apidiscovery.k8s.io that the client asks for, "" for the plain form."""
     for offer in accept.split(","):
@@ -151,9 +174,9 @@ def discover(path: str, accept: str, catalogue: Catalogue = BUILT_IN) -> Answer 
     version = _wanted_aggregate(accept)
     match parts:
         case ["api" | "apis"] if version:
-            body = encode(_aggregated(catalogue, parts[0] == "api", version))
+            body, tag = _aggregated_body(catalogue, parts[0] == "api", version)
             kind = f"application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"
-            return Answer(200, body, (("content-type", kind),))
+            return Answer(200, body, (("content-type", kind), ("etag", tag), ("vary", "Accept")))
         case ["api"]:
             versions = _versions(_groups(catalogue)[""])
             return answer({"kind": "APIVersions", "versions": versions, "serverAddressByClientCIDRs": []})

@@ -21,8 +21,6 @@ from cloudlink.hub.api import (
     evictions,
     health,
     listing,
-    openapi,
-    openapi_v2,
     patches,
     reads,
     reviews,
@@ -39,6 +37,7 @@ from cloudlink.hub.api.escalation import guarded_context
 from cloudlink.hub.api.fresh import Fresh
 from cloudlink.hub.api.gate import Gate
 from cloudlink.hub.api.intake import Intake
+from cloudlink.hub.api.openapi_door import matches, opened
 from cloudlink.hub.api.paths import Target, target_of
 from cloudlink.hub.api.people import make_router
 from cloudlink.hub.api.sending import response
@@ -129,9 +128,14 @@ def create_app(
     async def resource(request: Request) -> ASGIApp:
         return await _resource(context, access, request)
 
+    async def described(request: Request) -> ASGIApp:
+        headers, rest = request.headers, request.path_params["rest"].strip("/")
+        known, hashed = headers.get("if-none-match", ""), request.query_params.get("hash", "")
+        return response(opened(rest, headers.get("accept", ""), known, hashed, store.catalogue))
+
     for path in ("/api", "/apis", "/api/{rest:path}", "/apis/{rest:path}"):
         app.router.add_route(path, guarded(resource), methods=_METHODS)  # type: ignore[arg-type]
-    app.router.add_route("/openapi/{rest:path}", guarded(_openapi), methods=["GET"])  # type: ignore[arg-type]
+    app.router.add_route("/openapi/{rest:path}", guarded(described), methods=["GET"])  # type: ignore[arg-type]
 
     def database() -> str:
         trouble = store.trouble()
@@ -191,7 +195,9 @@ async def _resource(context: Context, access: Access, request: Request) -> ASGIA
     path: str = request.scope["path"]  # what the gate has looked at; a "%3F" makes request.url.path another one
     accept = request.headers.get("accept", "")
     if request.method == "GET" and (known := discover(path, accept, context.store.catalogue)) is not None:
-        return response(known)
+        there = request.headers.get("if-none-match", "")
+        same = any(name == "etag" and matches(there, tag) for name, tag in known.headers)
+        return response(replace(known, code=304, body=b"") if same else known)
     target = target_of(path, context.store.catalogue)
     if target is None or target.resource.key in WORKED_OUT:
         worked_out = virtual(context.store, request.method, path)
@@ -268,19 +274,3 @@ def _handler(call: Call, path: str) -> Handler:
             message = f"a {target.resource.kind} is made in a namespace: POST to /namespaces/{{namespace}}/ below it"
         raise ApiError(405, "MethodNotAllowed", message, target.resource, target.name)
     return handler
-
-
-async def _openapi(request: Request) -> ASGIApp:
-    rest = request.path_params["rest"].strip("/")
-    if rest == "v2":
-        if openapi_v2.ACCEPTED not in request.headers.get("accept", ""):
-            raise ApiError(406, "NotAcceptable", "OpenAPI v2 can be had as protobuf only; read /openapi/v3")
-        return response(Answer(200, openapi_v2.document(), (("content-type", openapi_v2.MEDIA_TYPE),)))
-    if rest == "v3":
-        return response(Answer(200, openapi.index()))
-    body = openapi.documents().get(rest.removeprefix("v3/")) if rest.startswith("v3/") else None
-    if body is None:
-        raise no_such_path(request.scope["path"])
-    # The address carries a hash of the content, so it may be kept for good.
-    kept = (("cache-control", "public, immutable"),) if request.query_params.get("hash") else ()
-    return response(Answer(200, body, kept))
