@@ -68,7 +68,7 @@ def _operation(operation: Mapping[str, Any]) -> Schema:
 
 
 def _response(told: Mapping[str, Any]) -> Schema:
-    content = told["content"].get("application/json")
+    content = told.get("content", {}).get("application/json")
     return {"description": told["description"], **({"schema": _schema(content["schema"])} if content else {})}
 
 
