@@ -129,9 +129,7 @@ def create_app(
         return await _resource(context, access, request)
 
     async def described(request: Request) -> ASGIApp:
-        headers, rest = request.headers, request.path_params["rest"].strip("/")
-        known, hashed = headers.get("if-none-match", ""), request.query_params.get("hash", "")
-        return response(opened(rest, headers.get("accept", ""), known, hashed, store.catalogue))
+        return _described(request, store.catalogue)
 
     for path in ("/api", "/apis", "/api/{rest:path}", "/apis/{rest:path}"):
         app.router.add_route(path, guarded(resource), methods=_METHODS)  # type: ignore[arg-type]
@@ -160,6 +158,12 @@ def listen(host: str, port: int) -> socket.socket:
     sock.bind((host, port))
     sock.listen(2048)
     return sock
+
+
+def _described(request: Request, catalogue: Catalogue) -> ASGIApp:
+    headers, rest = request.headers, request.path_params["rest"].strip("/")
+    known, hashed = headers.get("if-none-match", ""), request.query_params.get("hash", "")
+    return response(opened(rest, headers.get("accept", ""), known, hashed, catalogue))
 
 
 async def _version(_: Request) -> ASGIApp:
