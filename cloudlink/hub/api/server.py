@@ -135,11 +135,8 @@ def create_app(
         app.router.add_route(path, guarded(resource), methods=_METHODS)  # type: ignore[arg-type]
     app.router.add_route("/openapi/{rest:path}", guarded(described), methods=["GET"])  # type: ignore[arg-type]
 
-    def database() -> str:
-        trouble = store.trouble()
-        return f"the hub's database takes nothing now: {trouble}" if trouble else ""
-
-    health.add_routes(app, {"ping": lambda: ""}, {"database": database})  # a restart would not make room
+    ready = {"database": lambda: _database(store)}  # a restart would not make room
+    health.add_routes(app, {"ping": lambda: ""}, ready)
     app.router.add_route("/version", _version, methods=["GET"])  # type: ignore[arg-type]
     app.add_middleware(Fresh, store=store)  # the outermost: whoever decides anything sees what is newest
     return app
@@ -158,6 +155,11 @@ def listen(host: str, port: int) -> socket.socket:
     sock.bind((host, port))
     sock.listen(2048)
     return sock
+
+
+def _database(store: Store) -> str:
+    trouble = store.trouble()
+    return f"the hub's database takes nothing now: {trouble}" if trouble else ""
 
 
 def _described(request: Request, catalogue: Catalogue) -> ASGIApp:
