@@ -7,5 +7,5 @@
     answering   the node's end: openings -> lines -> what the daemon does about them
 
 The broker is not trusted: it can delay, drop, and see how much travels when; it can't read, make up, repeat or reorder
-anything. May not know what the requests mean, nor who is allowed to ask. docs/remote.md
+anything. May not know what the requests mean, nor who is allowed to ask. docs/conversations.md
 """
