@@ -34,9 +34,9 @@ from cloudlink.hub.objects import controller_of, is_deleted, is_finished
 from cloudlink.hub.rounds import Answer, as_changes, placed_change, without_repeats
 from cloudlink.hub.schedule import binding
 from cloudlink.hub.schedule.place import place
-from cloudlink.hub.schedule.rooms import rooms
-from cloudlink.hub.schedule.storage import claims_of, places
+from cloudlink.hub.schedule.storage import claims_of
 from cloudlink.hub.store import Store, WatchEvent
+from cloudlink.hub.tenancy import Tenancy
 from cloudlink.hub.workqueue import Task, WorkQueue
 from cloudlink.hub.world import UNFOLLOWED, World
 from cloudlink.kube.accounts import ServiceAccount
@@ -56,9 +56,8 @@ log = logging.getLogger(__name__)
 NOTES_WAITING = 2000  # said since the last quiet moment; the store keeps fewer anyway
 ROUNDS_IN_A_ROW = 200  # more than any honest rollout needs; beyond it two controllers are at odds
 PAUSE = 1.0  # seconds to give way then, and after a commit that the database refused
-COUNTED = frozenset(
-    {"Pod", "Deployment", "ReplicaSet", "StatefulSet", "ReplicationController"}
-)  # by disruption budgets
+# By disruption budgets.
+COUNTED = frozenset({"Pod", "Deployment", "ReplicaSet", "StatefulSet", "ReplicationController"})
 SCHEDULER = Task("schedule", "", "", "")
 
 
@@ -85,6 +84,7 @@ class Manager:
         self._queue = WorkQueue()
         self._watch = self._store.subscribe()
         self._world = World(self._store)
+        self._tenancy = Tenancy(self._world)
         for kind in sorted(self._store.kinds() - UNFOLLOWED):
             for obj in self._store.list(kind):
                 self._look_at(obj)
@@ -153,6 +153,7 @@ class Manager:
         followed = [e for e in news if e.kind not in UNFOLLOWED]
         for event in followed:
             self._world.notice(event)
+            self._tenancy.notice(event)
         for event in followed:
             if event.type == "DELETED":
                 self._look_around_the_gone(event.object)
@@ -326,10 +327,10 @@ class Manager:
         if not created and not waiting:
             return answers
         try:
-            pods = self._world.all(Pod)
-            storage = places(self._world.all(PersistentVolumeClaim), pods)
-            free = rooms(self._world.all(Node), pods, storage)
-            verdicts = place([*waiting, *(p for p in created if not p.spec.node_name)], free, storage)
+            storage = self._tenancy.places()
+            fleet = self._tenancy.fleet(storage)
+            pending = [*waiting, *(p for p in created if not p.spec.node_name)]
+            verdicts = place(pending, fleet, storage, self._tenancy.spaces)
         except Exception:
             delay = self._queue.failed(SCHEDULER, now)
             log.exception("pods can't be scheduled; next try in %g s", delay)

@@ -35,11 +35,7 @@ class Field(Generic[T]):
     why: str
 
 
-_SCHEDULER = "the scheduler of this version ignores it; use nodeSelector"
-
 POD: tuple[Field[PodSpec], ...] = (
-    Field("affinity", lambda s: s.affinity is not None, _SCHEDULER),
-    Field("topologySpreadConstraints", lambda s: bool(s.topology_spread_constraints), "the scheduler ignores it"),
     Field("preemptionPolicy", lambda s: s.preemption_policy is not None, "no pod is ended for another to be placed"),
     Field("readinessGates", lambda s: bool(s.readiness_gates), "a pod is ready when its containers are"),
     Field(

@@ -24,9 +24,8 @@ def pods(**spec: Any) -> dict[str, Any]:
 
 
 def test_a_field_of_a_template_that_nobody_looks_at_is_named_with_its_path_and_why() -> None:
-    affinity = {"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "x"}]}}
-    assert said("Deployment", pods(affinity=affinity)) == [
-        "spec.template.spec.affinity: not acted upon yet: the scheduler of this version ignores it; use nodeSelector"
+    assert said("Deployment", pods(readinessGates=[{"conditionType": "x.example/y"}])) == [
+        "spec.template.spec.readinessGates: not acted upon yet: a pod is ready when its containers are"
     ]
 
 

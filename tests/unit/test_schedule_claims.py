@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from cloudlink.hub.schedule.fleet import fleet_with
 from cloudlink.hub.schedule.place import Binding, Unplaced, Verdict, place
-from cloudlink.hub.schedule.rooms import rooms
 from cloudlink.hub.schedule.storage import places
 from cloudlink.kube.core import Node, PersistentVolumeClaim, Pod
 from cloudlink.kube.parse import parse
@@ -35,7 +35,7 @@ def ask(
     pending: list[Pod], claims: list[PersistentVolumeClaim], bound: list[Pod] | None = None, nodes: list[Node] = NODES
 ) -> dict[str, Verdict]:
     there = places(claims, bound or [])
-    return {v.pod.metadata.name: v for v in place(pending, rooms(nodes, bound or [], there), there)}
+    return {v.pod.metadata.name: v for v in place(pending, fleet_with(nodes, bound or [], there), there)}
 
 
 def why(verdict: Verdict) -> str:

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloudlink.hub.schedule.fleet import fleet_with
 from cloudlink.hub.schedule.place import Binding, place
-from cloudlink.hub.schedule.rooms import rooms
 from cloudlink.hub.schedule.sizes import size_of
 from cloudlink.hub.schedule.storage import claims_of, places
 from cloudlink.kube.core import PersistentVolumeClaim, Pod
@@ -50,8 +50,9 @@ def test_nothing_is_promised_twice_and_claims_stay_where_they_are(
 ) -> None:
     pending, claims = fleet
     before = places(claims, [])
-    free = {room.name: room.free for room in rooms(NODES, [], before)}
-    bound = [v for v in place(pending, rooms(NODES, [], before), before) if isinstance(v, Binding)]
+    free = fleet_with(NODES, [], before)
+    rows = free.map.rows
+    bound = [v for v in place(pending, fleet_with(NODES, [], before), before) if isinstance(v, Binding)]
     homes = {title: place.node for title, place in before.items() if place.node}
     made: dict[str, int] = Counter()
     for verdict in bound:
@@ -63,8 +64,8 @@ def test_nothing_is_promised_twice_and_claims_stay_where_they_are(
         name = node.metadata.name
         here = [v.pod for v in bound if v.node == name]
         devices = Counter(d for p in here for d in size_of(p.spec).devices)
-        assert all(count <= free[name].devices.get(d, 0) for d, count in devices.items())
+        assert all(count <= free.resource(f"device/{d}")[rows[name]] for d, count in devices.items())
         ports = Counter(port.host_port for p in here for port in p.spec.containers[0].ports)
         assert max(ports.values(), default=0) <= 1
         taken = sum(size_of(p.spec).storage for p in here) + made[name]
-        assert not here or taken <= max(free[name].storage, 0)
+        assert not here or taken <= max(free.resource("storage")[rows[name]], 0)

@@ -10,18 +10,20 @@ from hypothesis import strategies as st
 
 from cloudlink.hub.objects import find_condition
 from cloudlink.hub.schedule.binding import note, with_verdict
-from cloudlink.hub.schedule.place import Binding, Unplaced, in_bytes, place
-from cloudlink.hub.schedule.rooms import Size, rooms, size_of
+from cloudlink.hub.schedule.fleet import fleet_with
+from cloudlink.hub.schedule.place import Binding, Unplaced, place
+from cloudlink.hub.schedule.sizes import Size, size_of
+from cloudlink.hub.schedule.words import in_bytes
 from cloudlink.kube.core import Node, Pod
 from tests.fakes.hub_brain import MIB, NOW, node, pod, with_meta
 
 
 def where(pods: list[Pod], nodes: list[Node], there: list[Pod] | None = None) -> dict[str, str]:
-    return {v.pod.metadata.name: v.node for v in place(pods, rooms(nodes, there or [])) if isinstance(v, Binding)}
+    return {v.pod.metadata.name: v.node for v in place(pods, fleet_with(nodes, there or [])) if isinstance(v, Binding)}
 
 
 def why(one: Pod, nodes: list[Node], there: list[Pod] | None = None) -> str:
-    [verdict] = place([one], rooms(nodes, there or []))
+    [verdict] = place([one], fleet_with(nodes, there or []))
     assert isinstance(verdict, Unplaced)
     return verdict.why
 
@@ -129,16 +131,16 @@ def test_bytes_are_written_for_people(number: int, text: str) -> None:
 
 def test_a_binding_is_told_once_and_a_refusal_only_when_it_changes() -> None:
     one = pod("a", memory="4Gi")
-    [verdict] = place([one], rooms([node()], []))
+    [verdict] = place([one], fleet_with([node()], []))
     refused = with_verdict(verdict, NOW)
     condition = find_condition(refused.status.conditions, "PodScheduled")
     assert condition is not None
     assert (condition.status, condition.reason) == ("False", "Unschedulable")
     assert note(verdict) is not None
-    [again] = place([refused], rooms([node()], []))
+    [again] = place([refused], fleet_with([node()], []))
     assert note(again) is None
     assert with_verdict(again, NOW + 100) == refused
-    [bound] = place([refused], rooms([node("big", 8000 * MIB)], []))
+    [bound] = place([refused], fleet_with([node("big", 8000 * MIB)], []))
     placed = with_verdict(bound, NOW + 100)
     condition = find_condition(placed.status.conditions, "PodScheduled")
     assert placed.spec.node_name == "big"
@@ -163,11 +165,12 @@ def test_no_node_is_promised_more_than_it_has(
         one = pod(f"r{i}", memory=f"{memory}Mi", cpu=f"{cpu}m")
         there += [pod(f"r{i}", at, f"{memory}Mi", f"{cpu}m") for at in where([one], nodes, there).values()]
     pods = [pod(f"w{i}", memory=f"{memory}Mi", cpu=f"{cpu}m") for i, (memory, cpu) in enumerate(waiting)]
-    verdicts = place(pods, rooms(nodes, there))
+    verdicts = place(pods, fleet_with(nodes, there))
     assert sorted(v.pod.metadata.name for v in verdicts) == sorted(p.metadata.name for p in pods)
     bound = [with_verdict(v, NOW) for v in verdicts if isinstance(v, Binding)]
-    after = rooms(nodes, [*there, *bound])
-    assert all(r.free.memory >= 0 and r.free.cpu >= 0 and r.free.pods >= 0 for r in after)
+    after = fleet_with(nodes, [*there, *bound])
+    left = [Size(*(int(after.free[r][row]) for r in ("memory", "cpu", "pods"))) for row in range(len(after))]
+    assert all(size.memory >= 0 and size.cpu >= 0 and size.pods >= 0 for size in left)
     for verdict in verdicts:
         if isinstance(verdict, Unplaced):
-            assert not any(size_of(verdict.pod.spec).fits(r.free) for r in after)
+            assert not any(size_of(verdict.pod.spec).fits(size) for size in left)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
+from cloudlink.hub.schedule.fleet import fleet_with
 from cloudlink.hub.schedule.place import Binding, Unplaced, Verdict, place
-from cloudlink.hub.schedule.rooms import rooms
 from cloudlink.hub.schedule.sizes import Size, size_of
 from cloudlink.kube.core import Node, NodeCondition, Pod
 from tests.fakes.hub_brain import MIB, node, pod, with_meta
@@ -34,7 +34,7 @@ def wanting(name: str, limits: dict[str, Any], **spec: Any) -> Pod:
 
 
 def ask(pending: list[Pod], nodes: list[Node], bound: list[Pod] | None = None) -> tuple[Verdict, ...]:
-    return place(pending, rooms(nodes, bound or []))
+    return place(pending, fleet_with(nodes, bound or []))
 
 
 def why(verdict: Verdict) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from cloudlink.hub.schedule.place import in_bytes
 from cloudlink.hub.schedule.sizes import Size, allocatable, asked, size_of
+from cloudlink.hub.schedule.words import in_bytes
 from cloudlink.kube.apps import Deployment, ReplicaSet
 from cloudlink.kube.core import Container, Node, Pod, PodSpec
 from cloudlink.kube.errors import Cause

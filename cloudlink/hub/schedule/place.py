@@ -1,18 +1,30 @@
 """Pods x nodes -> bindings, or a sentence that says why there is none. Pure.
 
 Invariants: a pod is bound at most once and never moved; the requests on a node never exceed what it can allocate.
+
+Equal pods that come one after the other are placed together: the tightest node stays the tightest until it is full, so
+filling it at once is what placing them one by one would do.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Literal
 
-from cloudlink.hub.schedule.rooms import NO_PLACES, Room, host_ports, obstacle, untolerated
-from cloudlink.hub.schedule.sizes import Size, size_of
-from cloudlink.hub.schedule.storage import Places, hindrance, taken, to_be_made
+import numpy as np
+
+from cloudlink.hub.schedule import gates
+from cloudlink.hub.schedule.company import Neighbours, shunned
+from cloudlink.hub.schedule.fleet import Fleet, Mask
+from cloudlink.hub.schedule.sizes import Size
+from cloudlink.hub.schedule.storage import NO_PLACES, Place, Places, claims_of, hindrance, taken, to_be_made
+from cloudlink.hub.schedule.wants import Spaces, Wants, plain_size, wants_of
+from cloudlink.hub.schedule.words import sentence
 from cloudlink.kube.core import Pod
-from cloudlink.kube.quantity import format_milli
+
+Policy = Literal["tight", "spread"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,107 +52,156 @@ class Unplaced:
 Verdict = Binding | Unplaced
 
 
-def place(pending: Iterable[Pod], rooms: Sequence[Room], places: Places = NO_PLACES) -> tuple[Verdict, ...]:
+def place(
+    pending: Iterable[Pod],
+    fleet: Fleet,
+    places: Places = NO_PLACES,
+    spaces: Spaces | None = None,
+    policy: Policy = "tight",
+) -> tuple[Verdict, ...]:
     """One verdict for each pod, by priority, then oldest first; of the same second, the largest first, because it is
     the hardest.
 
     Every binding takes its room before the next pod is looked at, and decides where the pod's claims will be.
+
+    :param fleet: as it is; nothing of it is changed.
+    :param spaces: the namespaces' labels, for affinity that selects by them.
+    :param policy: tight leaves large holes for large pods; spread gives each pod the emptiest node.
     """
-    left = {r.name: r for r in rooms}
-    claims = dict(places)
-    verdicts: list[Verdict] = []
-    for pod in sorted(pending, key=_turn):
-        if why := hindrance(pod, claims):
-            verdicts.append(Unplaced(pod, why))
-            continue
-        size = size_of(pod.spec, pod.metadata.annotations) + Size(storage=to_be_made(pod, claims))
-        obstacles = {name: obstacle(pod, size, room, claims) for name, room in left.items()}
-        able = [left[name] for name, (kind, _) in obstacles.items() if not kind]
-        if not able:
-            verdicts.append(Unplaced(pod, sentence(size, list(obstacles.values()), list(left.values()))))
-            continue
-        best = min(able, key=lambda r: _looseness(pod, size, r))
-        left[best.name] = best.without(size, host_ports(pod.spec))
-        taken(claims, pod, best.name)
-        verdicts.append(Binding(pod, best.name))
-    return tuple(verdicts)
+    table = _Table(fleet.copy(), dict(places), spaces or {}, policy)
+    ordered = sorted(((_turn(p), p) for p in pending), key=lambda pair: pair[0])
+    return tuple(v for _, group in groupby((p for _, p in ordered), key=table.key) for v in table.seat(list(group)))
 
 
 def _turn(pod: Pod) -> tuple[int, str, int, int, str, str]:
-    size, meta = size_of(pod.spec), pod.metadata
+    size, meta = plain_size(pod), pod.metadata
     created = meta.creation_timestamp or "~"
     return -(pod.spec.priority or 0), created, -size.memory, -size.cpu, meta.namespace, meta.name
 
 
-def _looseness(pod: Pod, size: Size, room: Room) -> tuple[int, float, float, int, str]:
-    """Sort key: the tightest fit first, so that large holes stay for large pods.
+class _Table:
+    """The fleet while pods are being placed on it."""
 
-    A taint that says "rather not" outweighs tightness. Memory decides before CPU: CPU can be shared, memory can't.
-    Nodes equally tight (pods that ask for nothing) share the pods out.
-    """
-    unwanted = len(untolerated(room.node.spec.taints, pod.spec.tolerations, ("PreferNoSchedule",)))
-    after = room.free - size
-    memory = after.memory / room.whole.memory if room.whole.memory else 0.0
-    cpu = after.cpu / room.whole.cpu if room.whole.cpu else 0.0
-    return unwanted, round(memory, 9), round(cpu, 9), -after.pods, room.name
+    def __init__(self, fleet: Fleet, places: dict[str, Place], spaces: Spaces, policy: Policy) -> None:
+        self.fleet, self.places, self.spaces, self.policy = fleet, places, spaces, policy
+        self._last: tuple[Pod, Wants | tuple[str, str]] | None = None
 
+    def key(self, pod: Pod) -> Wants | tuple[str, str]:
+        """Equal for pods that can be placed together; one with claims decides for the others, so it goes alone."""
+        meta = pod.metadata
+        if self._last is not None:
+            last, key = self._last
+            if last.spec is pod.spec and (last.metadata.namespace, last.metadata.labels) == (
+                meta.namespace,
+                meta.labels,
+            ):
+                return key
+        if claims_of(pod):
+            return meta.namespace, meta.name
+        wants = wants_of(pod, plain_size(pod), (), self.spaces)
+        self._last = pod, wants
+        return wants
 
-# ---------------------------------------------------------------- in words
+    def seat(self, pods: Sequence[Pod]) -> Iterator[Verdict]:
+        first = pods[0]
+        if why := hindrance(first, self.places):
+            yield Unplaced(first, why)
+            return
+        claims = claims_of(first)
+        size = plain_size(first) + Size(storage=to_be_made(first, self.places))
+        wants = wants_of(first, size, claims, self.spaces)
+        lasting = list(gates.lasting(wants, self.fleet, self.places))
+        may = np.logical_and.reduce([g.through for g in lasting]) if len(self.fleet) else self.fleet.map.none()
+        seats = self._alone(wants, may) if wants.is_sociable else self._together(wants, may, len(pods))
+        for pod, row in zip(pods, seats, strict=False):
+            node = self.fleet.map.nodes[row].metadata.name
+            taken(self.places, pod, node)
+            yield Binding(pod, node)
+            pods = pods[1:]
+        if pods:
+            why = sentence(wants, self.fleet, [*lasting, *self._last_gates(wants, may)])
+            yield from (Unplaced(pod, why) for pod in pods)
 
+    def _last_gates(self, wants: Wants, may: Mask) -> Iterator[gates.Gate]:
+        yield from gates.passing(wants, self.fleet)
+        yield from Neighbours(wants, self.fleet, may).gates()
 
-def sentence(size: Size, obstacles: Sequence[tuple[str, str]], rooms: Sequence[Room]) -> str:
-    """Such as `0/2 nodes: 1 is offline, 1 lacks 4 GiB memory (largest free 900 MiB)`."""
-    if not rooms:
-        return "0/0 nodes: no node has joined this fleet yet"
-    counts: dict[tuple[str, str], int] = {}
-    for each in obstacles:
-        counts[each] = counts.get(each, 0) + 1
-    parts = [_part(kind, detail, n, size, _largest(kind, obstacles, rooms)) for (kind, detail), n in counts.items()]
-    return f"0/{len(rooms)} nodes: {', '.join(parts)}"
+    # ------------------------------------------------------------ pods that other pods matter to
 
+    def _alone(self, wants: Wants, may: Mask) -> Iterator[int]:
+        """A row for one pod after the other, as long as there is one."""
+        near = Neighbours(wants, self.fleet, may)
+        wished = self._wishes(wants)
+        while True:
+            able = may.copy()
+            for gate in (*gates.passing(wants, self.fleet), *near.gates()):
+                able &= gate.through
+            if not able.any():
+                return
+            also = near.wishes()
+            total = also if wished is None else wished if also is None else wished + also
+            row = self._best(wants, able, total, near.crowding())
+            self.fleet.take(wants, row)
+            near.placed(row)
+            yield row
 
-def _largest(kind: str, obstacles: Sequence[tuple[str, str]], rooms: Sequence[Room]) -> Size:
-    """The most that any node with this obstacle has free."""
-    free = [r.free for r, (k, _) in zip(rooms, obstacles, strict=True) if k == kind]
-    return Size(max(f.memory for f in free), max(f.cpu for f in free), storage=max(f.storage for f in free))
+    # ------------------------------------------------------------ pods that don't mind their neighbours
 
+    def _together(self, wants: Wants, may: Mask, count: int) -> Iterator[int]:
+        able = may.copy()
+        if (away := shunned(wants, self.fleet)) is not None:
+            able &= ~away
+        wished = self._wishes(wants)
+        for gate in gates.passing(wants, self.fleet):
+            able &= gate.through
+        while count and able.any():
+            row = self._best(wants, able, wished, None)
+            room = self._room(wants, row)
+            share = min(count, room if self._fills(wants) else 1)
+            self.fleet.take(wants, row, share)
+            if room == share:
+                able[row] = False
+            count -= share
+            for _ in range(share):
+                yield row
 
-def _part(kind: str, detail: str, count: int, size: Size, largest: Size) -> str:
-    one = count == 1
-    lacks = "lacks" if one else "lack"
-    match kind:
-        case "ready":
-            text = "is not ready" if one else "are not ready"
-        case "cordoned":
-            text = "is cordoned" if one else "are cordoned"
-        case "selector":
-            text = f"{'does not' if one else 'do not'} match nodeSelector {detail}"
-        case "taint":
-            text = f"{'has' if one else 'have'} taint {detail} that the pod does not tolerate"
-        case "pods":
-            text = f"{'has' if one else 'have'} no room for another pod (limit {detail})"
-        case "memory":
-            text = f"{lacks} {in_bytes(size.memory)} memory (largest free {in_bytes(max(largest.memory, 0))})"
-        case "storage":
-            text = f"{lacks} {in_bytes(size.storage)} storage (largest free {in_bytes(max(largest.storage, 0))})"
-        case "claim":
-            text = f"{'does not' if one else 'do not'} have the volume of claim {detail}"
-        case "pressure":
-            text = f"{'has' if one else 'have'} {detail}"
-        case "port":
-            text = f"{'has' if one else 'have'} host port {detail} taken"
-        case "device":
-            text = f"{'has' if one else 'have'} no device {detail} free"
-        case _:
-            free = format_milli(max(largest.cpu, 0))
-            text = f"{lacks} {format_milli(size.cpu)} cpu (largest free {free})"
-    return f"{count} {text}"
+    def _fills(self, wants: Wants) -> bool:
+        """Whether a node that was the best stays it: the tightest gets tighter. Pods that ask for nothing share nodes
+        out."""
+        return self.policy == "tight" and bool(wants.amount("memory") or wants.amount("cpu"))
 
+    def _room(self, wants: Wants, row: int) -> int:
+        """How many such pods still fit on a row; at least one, or it would not have been chosen."""
+        if wants.ports:
+            return 1
+        return min(int(self.fleet.free[r][row]) // amount for r, amount in wants.amounts)
 
-def in_bytes(number: int) -> str:
-    """For people: 4294967296 -> "4 GiB", 943718400 -> "900 MiB", 966367641 -> "922 MiB"."""
-    for unit, power in (("GiB", 30), ("MiB", 20), ("KiB", 10)):
-        if number >= 1 << power:
-            value = number / (1 << power)
-            return f"{value:.0f} {unit}" if value >= 100 or value == int(value) else f"{value:.1f} {unit}"
-    return f"{number} bytes"
+    # ------------------------------------------------------------ which of them
+
+    def _wishes(self, wants: Wants) -> np.ndarray | None:
+        """What the pod wishes of nodes: weights that hold, less a lot for each taint that says "rather not"."""
+        rather_not = gates.unwanted(wants, self.fleet.map)
+        if not wants.wishes and not rather_not.any():
+            return None
+        total = -1e6 * rather_not.astype(np.float64)
+        for wish in wants.wishes:
+            total += wish.weight * gates.term_mask(wish.preference, self.fleet.map)
+        return total
+
+    def _best(self, wants: Wants, able: Mask, wished: np.ndarray | None, crowding: np.ndarray | None) -> int:
+        """Wishes before evenness, evenness before tightness; memory before CPU, which can be shared; then the node
+        with the most room for further pods."""
+        rows = np.flatnonzero(able)
+        if wished is not None and len(rows) > 1:
+            rows = rows[wished[rows] == wished[rows].max()]
+        if crowding is not None and len(rows) > 1:
+            rows = rows[crowding[rows] == crowding[rows].min()]
+        sign = 1.0 if self.policy == "tight" else -1.0
+        for resource in ("memory", "cpu"):
+            if len(rows) > 1:
+                after = self.fleet.free[resource][rows] - wants.amount(resource)
+                share = sign * np.round(after / np.maximum(self.fleet.whole[resource][rows], 1), 9)
+                rows = rows[share == share.min()]
+        if len(rows) > 1:
+            rows = rows[np.argmax(self.fleet.free["pods"][rows], keepdims=True)]
+        return int(rows[0])

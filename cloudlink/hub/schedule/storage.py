@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from cloudlink.kube.core import PersistentVolumeClaim, Pod
 from cloudlink.kube.quantity import to_int
@@ -31,6 +32,7 @@ class Place:
 
 
 Places = Mapping[str, Place]  # by "namespace/name"
+NO_PLACES: Places = MappingProxyType({})
 
 
 def claims_of(pod: Pod) -> tuple[str, ...]:
