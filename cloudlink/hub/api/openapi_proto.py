@@ -76,7 +76,7 @@ def _parameter(parameter: Mapping[str, Any]) -> bytes:
     """ParametersItem > Parameter > BodyParameter, or NonBodyParameter > Query- or PathParameterSubSchema."""
     name = parameter["name"]
     if parameter["in"] == "body":
-        body = _field(2, name) + _field(3, "body") + _field(5, _field(1, _schema(parameter["schema"])))
+        body = _field(2, name) + _field(3, "body") + _field(5, _schema(parameter["schema"]))
         return _field(1, _field(1, body))
     if parameter["in"] == "path":
         inner = _field(4, _number(1, 1) + _field(2, "path") + _field(4, name) + _field(5, parameter["type"]))

@@ -57,6 +57,7 @@ _SCALARS: Mapping[Any, Schema] = {
     float: {"type": "number", "format": "double"},
     str: {"type": "string"},
 }
+_ANYTHING: Schema = {"type": "object"}  # kubectl explain stumbles over a schema that says nothing
 _TIME = re.compile(r"(Time|Timestamp)$")
 _IVAR = re.compile(r"^\s*:ivar (\w+): (.*?)(?=^\s*:\w+ |\Z)", re.MULTILINE | re.DOTALL)
 
@@ -176,7 +177,7 @@ def _schema(annotation: Any, alias: str, met: Models) -> Schema:
             return {"format": "int-or-string", "oneOf": [{"type": "integer"}, {"type": "string"}]}
         return _schema(real[0], alias, met)
     if origin is tuple:
-        return {"type": "array", "items": _item(_schema(args[0], alias, met)) if args and args[0] != () else {}}
+        return {"type": "array", "items": _item(_schema(args[0], alias, met)) if args and args[0] != () else _ANYTHING}
     if origin in (dict, Mapping) or (isinstance(origin, type) and issubclass(origin, Mapping)):
         inner = {} if args[1] is Any else _item(_schema(args[1], alias, met))
         return {"type": "object", "additionalProperties": inner} if inner else {"type": "object"}
@@ -184,7 +185,7 @@ def _schema(annotation: Any, alias: str, met: Models) -> Schema:
         return _choice(args)
     if isinstance(annotation, type) and issubclass(annotation, Model):
         return met.refer(annotation)
-    schema = dict(_SCALARS.get(annotation, {}))
+    schema = dict(_SCALARS.get(annotation, _ANYTHING))
     if annotation is int and alias in _LONG:
         schema["format"] = "int64"
     return schema
@@ -225,5 +226,22 @@ def custom_schema(resource: Resource, models: Models) -> Schema:
             "description": _COMMON["metadata"],
         },
     }
-    own = {k: v for k, v in (schema.get("properties") or {}).items() if k not in head}
+    own = {k: _explicable(v) for k, v in (schema.get("properties") or {}).items() if k not in head}
     return {**schema, "properties": {**head, **own}}
+
+
+def _explicable(schema: Any) -> Any:
+    """Without junctors, as upstream publishes it: `kubectl explain` stumbles over what has no type of its own."""
+    if not isinstance(schema, Mapping):
+        return schema
+    found = {k: v for k, v in schema.items() if k not in ("allOf", "anyOf", "oneOf", "not")}
+    if schema.get("x-kubernetes-int-or-string"):
+        return {**found, "oneOf": [{"type": "integer"}, {"type": "string"}]}
+    for word in ("items", "additionalProperties"):
+        if isinstance(schema.get(word), Mapping):
+            found[word] = _explicable(schema[word])
+    if isinstance(schema.get("properties"), Mapping):
+        found["properties"] = {name: _explicable(inner) for name, inner in schema["properties"].items()}
+    if not schema.get("type"):
+        found["type"] = "object"
+    return found
