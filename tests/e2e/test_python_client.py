@@ -1,4 +1,4 @@
-"""The `kubernetes` Python client against a real hub over TLS: typed, dynamic, watches, manifests, other people's kinds."""
+"""The `kubernetes` Python client against a real hub over TLS: typed, dynamic, watches, kinds of one's own."""
 
 from __future__ import annotations
 
@@ -114,8 +114,8 @@ def test_the_dynamic_client_applies_and_is_told_of_conflicts(dynamic: DynamicCli
     maps = dynamic.resources.get(api_version="v1", kind="ConfigMap")
     body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "applied"}, "data": {"a": "1"}}
     maps.server_side_apply(body=body, name="applied", namespace="default", field_manager="one")
+    other = body | {"data": {"a": "2"}}
     with pytest.raises(ConflictError):
-        other = body | {"data": {"a": "2"}}
         maps.server_side_apply(body=other, name="applied", namespace="default", field_manager="two")
     maps.server_side_apply(body=other, name="applied", namespace="default", field_manager="two", force_conflicts=True)
     assert maps.get(name="applied", namespace="default").data.a == "2"

@@ -174,6 +174,16 @@ def test_the_protobuf_form_has_every_definition_with_its_fields() -> None:
     assert len(names) == len(openapi_v2.swagger(BUILT_IN)["definitions"])
 
 
+def test_the_schema_of_a_body_is_where_kubectl_looks_for_it() -> None:
+    body = {"in": "body", "name": "body", "schema": {"$ref": "#/definitions/x"}}
+    document = {"paths": {"/p": {"post": {"operationId": "o", "parameters": [body]}, "parameters": []}}}
+    made = document_bytes({"info": {"title": "t", "version": "v"}, "definitions": {}, **document})
+    at = [8, 2, 2, 4, 8, 1, 1, 5, 1]  # Paths > NamedPathItem > PathItem > POST > parameter > Body > schema > _ref
+    for number in at:
+        made = next(raw for n, raw in wire(made) if n == number)
+    assert made == b"#/definitions/x"
+
+
 def wire(raw: bytes) -> Iterator[tuple[int, bytes]]:
     """The length-delimited fields of a message; this document's outer levels have no others."""
 
