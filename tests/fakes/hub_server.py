@@ -20,6 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from cloudlink.hub.api.protocol import Protocol
 from cloudlink.hub.api.server import create_app, listen
+from cloudlink.hub.manager import Manager
 from cloudlink.hub.store import Store
 
 T = TypeVar("T")
@@ -63,6 +64,7 @@ class HubServer:
     def __init__(self, folder: Path, **options: object) -> None:
         self._folder = folder
         self._protocol = options.pop("protocol", Protocol)
+        self._managed = bool(options.pop("manager", False))  # whether controllers and scheduler are at work, too
         self._options = options
         self._socket = listen("127.0.0.1", 0)
         self.port: int = self._socket.getsockname()[1]
@@ -108,7 +110,10 @@ current-context: x
         self._server = uvicorn.Server(config)
         self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]
         self._loop.call_soon(self._ready.set)
+        manager = asyncio.create_task(Manager(self._store).run(), name="manager") if self._managed else None
         await self._server.serve(sockets=[self._socket])
+        if manager is not None:
+            await manager  # it ends when the store is closed
 
     def _stop(self) -> None:
         self._server.should_exit = True
