@@ -13,7 +13,7 @@ import struct
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
-from cloudlink.hub.doors.pipes import PING_EVERY, Pipe, every
+from cloudlink.hub.doors.pipes import PING_EVERY, Pipe, end_all, every
 from cloudlink.hub.doors.sessions import Session, Stream, serving
 from cloudlink.hub.doors.spdy import PROTOCOL_ERROR, RstStream
 from cloudlink.hub.doors.terminals import Channels
@@ -119,9 +119,7 @@ async def _exchange(data: Stream, conversation: Conversation) -> str:
         await asyncio.wait([upwards, downwards], return_when=asyncio.FIRST_COMPLETED)
         return downwards.result() if downwards.done() else ""
     finally:
-        upwards.cancel()
-        downwards.cancel()
-        await asyncio.gather(upwards, downwards, return_exceptions=True)
+        await end_all([upwards, downwards])
 
 
 async def forward_session(pipe: Pipe, connect: Connect, pod: str) -> None:
@@ -178,9 +176,7 @@ async def forward_channels(
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end_all(tasks)
     await websocket.close()
 
 
@@ -210,5 +206,4 @@ async def _exchange_channel(
                 await channels.send(channel, told.data)
         return told.message if told.reason else ""
     finally:
-        upwards.cancel()
-        await asyncio.gather(upwards, return_exceptions=True)
+        await end_all([upwards])

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
 
 PING_EVERY = 30.0  # seconds: a path that says nothing is forgotten by address translators within a few minutes
 LINGER = 5.0  # seconds that a client gets to hear the end of what it was told, before its connection is closed
@@ -40,3 +40,12 @@ async def every(seconds: float, deed: Callable[[], Awaitable[None]]) -> None:
     while True:
         await asyncio.sleep(seconds)
         await deed()
+
+
+async def end_all(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel them and wait; raises what one of them had ended with, if it was an error."""
+    for task in tasks:
+        task.cancel()
+    for told in await asyncio.gather(*tasks, return_exceptions=True):
+        if isinstance(told, Exception):
+            raise told

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import AsyncIterator
 
 from cloudlink.hub.doors import spdy
-from cloudlink.hub.doors.pipes import LINGER, Pipe, linger
+from cloudlink.hub.doors.pipes import LINGER, Pipe, end_all, linger
 from cloudlink.hub.doors.spdy import Data, Framing, GoAway, Headers, Ping, RstStream, SpdyError, SynReply, SynStream
 
 MAX_STREAMS = 512  # open at once; a forwarded connection takes two
@@ -111,13 +111,11 @@ class Session:
             # It has left: its last words are taken, if anybody takes them.
             await asyncio.wait([reading], timeout=LINGER)
         finally:
-            for task in (reading, leaving):
-                task.cancel()
-            await asyncio.gather(reading, leaving, return_exceptions=True)
             for stream in self._streams.values():
                 stream.break_off()
             self._streams.clear()
             self._arrived.put_nowait(None)  # there is always room for it
+            await end_all([reading, leaving])
 
     async def _read(self) -> None:
         try:
@@ -184,6 +182,5 @@ async def serving(session: Session) -> AsyncIterator[Session]:
     try:
         yield session
     finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
+        await end_all([running])
     await session.farewell()

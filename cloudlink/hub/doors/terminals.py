@@ -10,12 +10,12 @@ import asyncio
 import base64
 import binascii
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
-from cloudlink.hub.doors.pipes import PING_EVERY, Pipe, every
+from cloudlink.hub.doors.pipes import PING_EVERY, Pipe, end_all, every
 from cloudlink.hub.doors.sessions import Session, Stream, serving
 from cloudlink.hub.doors.websocket import WebSocket
 from cloudlink.hub.remote import Conversation, Frame
@@ -69,18 +69,10 @@ async def converse(terminal: Terminal, conversation: Conversation, accepted: fro
     try:
         await asyncio.wait([showing, *others], return_when=asyncio.FIRST_COMPLETED)
         if showing.done():
-            await _end(others)
+            await end_all(others)
             await terminal.finish(showing.result())
     finally:
-        await _end([showing, *others])
-
-
-async def _end(tasks: Sequence[asyncio.Task[Any]]) -> None:
-    for task in tasks:
-        task.cancel()
-    for told in await asyncio.gather(*tasks, return_exceptions=True):
-        if isinstance(told, Exception):
-            raise told
+        await end_all([showing, *others])
 
 
 def status_of(end: End) -> dict[str, Any]:
