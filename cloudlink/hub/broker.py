@@ -98,6 +98,7 @@ def broker_config(folder: Path, listener: Listener, identity: Identity) -> str:
             "persistent_client_expiration 1d",
             f"max_packet_size {wire.MAX_PACKET + 64 * 1024}",
             "max_inflight_messages 20",
+            # For one client; what conversations have under way (streams.flow) must not be dropped. Bytes end it sooner.
             "max_queued_messages 5000",
             f"max_queued_bytes {4 * wire.MAX_PACKET}",
             f"memory_limit {MEMORY_LIMIT}",
