@@ -98,6 +98,7 @@ class Hub:
         try:
             premises.check_identity(store)
             bootstrap(store)
+            gc.collect()
             gc.freeze()  # what is there now stays; looking through all of it for garbage would hold everybody up
             following = Following(store)
             broker = await self._broker(premises) if self.config.external_broker is None else None

@@ -17,7 +17,7 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from cloudlink.hub import entries
-from cloudlink.hub.database import Database
+from cloudlink.hub.database import Content, Database
 from cloudlink.hub.entries import Commit, SealedWrite
 from cloudlink.hub.tables import CHANGES, COUNTERS
 from edged.errors import PermanentError, RetryError
@@ -35,8 +35,10 @@ COMMITS_KEPT = 4096  # in the log; who is further behind reads everything anew
 BYTES_KEPT = 64 << 20  # likewise, whichever is met first
 TRIM_EVERY = 64  # commits
 
-# Seconds after which a silent peer is given up, on either side; a stopped leader is replaced after IDLE.
-CONNECT, IDLE, LOCK, STATEMENT = 3, 10, 5, 30
+# Seconds after which a silent peer is given up, on either side; a stopped leader is replaced after IDLE. The server is
+# to give up first (LOCK, STATEMENT); ANSWER is for one that stands still, whose kernel goes on answering for it.
+CONNECT, IDLE, LOCK, STATEMENT, ANSWER = 3, 10, 5, 6, 8
+WHOLE = 600  # seconds for reading everything, or waiting for another hub that changes the schema
 _CLIENT = {
     "connect_timeout": CONNECT,
     "keepalives": 1,
@@ -57,6 +59,19 @@ _SERVER = (
 )
 
 
+class _Connection(psycopg.Connection[Any]):
+    """:ivar patience: seconds to wait for anything; then the session is over. The driver would wait for ever."""
+
+    patience: float = ANSWER
+
+    def wait(self, gen: Any, interval: float = 0.1, timeout: float | None = None) -> Any:
+        try:
+            return super().wait(gen, interval, self.patience if timeout is None else timeout)
+        except psycopg.errors._WaitTimeout as e:
+            self.pgconn.finish()  # in the middle of something: nothing more can be said on it
+            raise psycopg.OperationalError(f"the server has not answered for {self.patience:g} s") from e
+
+
 class PostgreSQL(Database):
     """:ivar noticed: called when the server has said something: another hub has committed, or the session is over.
     :ivar ending: called before the session's socket is closed; its number may be another's right after that.
@@ -75,7 +90,13 @@ class PostgreSQL(Database):
 
     def _make_engine(self) -> Engine:
         url = make_url(self._url).set(drivername="postgresql+psycopg")
-        return create_engine(url, hide_parameters=True, poolclass=NullPool, connect_args=_CLIENT)
+        _, options = url.get_dialect()().create_connect_args(url)
+        return create_engine(
+            url,
+            hide_parameters=True,
+            poolclass=NullPool,
+            creator=lambda: _Connection.connect(**{**_CLIENT, **options}),
+        )
 
     # ------------------------------------------------------------ the session
 
@@ -83,6 +104,7 @@ class PostgreSQL(Database):
         """Who may read it is the server's business."""
 
     def _keep_others_out(self, connection: Connection) -> None:
+        _driver(connection).patience = WHOLE
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION})
 
     def connect(self) -> None:
@@ -96,8 +118,7 @@ class PostgreSQL(Database):
         try:
             connection = self._engine.connect()
             try:
-                raw = connection.connection.driver_connection
-                assert isinstance(raw, psycopg.Connection)
+                raw = _driver(connection)
                 raw.autocommit = True
                 for words in _SERVER:
                     raw.execute(words)
@@ -149,8 +170,7 @@ class PostgreSQL(Database):
         """The driver's own connection, for single statements outside of any transaction: one round trip each."""
         db = self.db
         try:
-            raw = db.connection.driver_connection
-            assert isinstance(raw, psycopg.Connection)
+            raw = _driver(db)
             raw.autocommit = True
             try:
                 yield raw
@@ -233,11 +253,28 @@ class PostgreSQL(Database):
         if commit.position % TRIM_EVERY == 0:
             self.db.execute(_TRIM, {"oldest": commit.position - COMMITS_KEPT, "most": BYTES_KEPT})
 
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[Content]:
+        raw = _driver(self.db)
+        raw.patience = WHOLE
+        try:
+            with super().reading() as content:
+                self.db.execute(text("SET LOCAL statement_timeout = 0"))
+                yield content
+        finally:
+            raw.patience = ANSWER
+
     def _freeze(self, db: Connection) -> None:
         db.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
 
     def _room(self) -> float:
         return float("inf")  # the server's business
+
+
+def _driver(connection: Connection) -> _Connection:
+    raw = connection.connection.driver_connection
+    assert isinstance(raw, _Connection)
+    return raw
 
 
 def _be_honest(raw: psycopg.Connection[Any]) -> None:

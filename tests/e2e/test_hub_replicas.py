@@ -261,7 +261,7 @@ def test_a_database_that_is_away_is_told_with_retry_after_and_all_hubs_live_on(
     try:
         context = ssl._create_unverified_context()
         answers = {}
-        for path in (PODS, "/readyz", "/healthz"):
+        for path in (PODS, f"{PODS}?resourceVersion=0", "/readyz", "/healthz"):
             connection = http.client.HTTPSConnection("127.0.0.1", member.port, timeout=10.0, context=context)
             connection.request("GET", path, headers={"Authorization": f"Bearer {member.client._token}"})
             response = connection.getresponse()
@@ -270,6 +270,7 @@ def test_a_database_that_is_away_is_told_with_retry_after_and_all_hubs_live_on(
         assert answers[PODS][0] == 503
         assert int(answers[PODS][1] or 0) >= 1
         assert json.loads(answers[PODS][2])["reason"] == "ServiceUnavailable"
+        assert answers[f"{PODS}?resourceVersion=0"][0] == 200  # content with what this hub knows
         assert answers["/readyz"][0] == 500  # as kube-apiserver says that it is not ready
         assert answers["/healthz"][0] == 200
     finally:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
@@ -231,3 +233,26 @@ def test_a_hub_that_is_stopped_in_the_middle_of_a_commit_holds_up_nobody_for_lon
     assert idle == f"{rooms.IDLE}s"
     assert one.commit([Create(config("d", {}))])  # with a session of its own again
     assert [o.metadata.name for o in one.list("ConfigMap")] == ["c", "d"]
+
+
+def test_a_server_that_stands_still_is_given_up_and_found_again(
+    stores: list[Store], postgresql: Cluster, url: str
+) -> None:
+    one, two, _ = stores
+    one.commit([Create(config("before", {}))])
+    database = one.database
+    assert isinstance(database, rooms.PostgreSQL)
+    with database._raw() as raw:
+        raw.patience = 0.5  # type: ignore[attr-defined]
+    os.kill(database._pid, signal.SIGSTOP)  # a server process of this test's own cluster
+    try:
+        with pytest.raises(RetryError, match="not answered"):
+            one.refresh()
+        assert database.lost
+        one.refresh()  # a session of its own again, beside the one that stands still
+        one.commit([Create(config("after", {}))])
+        two.refresh()
+        assert [o.metadata.name for o in two.list("ConfigMap")] == ["after", "before"]
+    finally:
+        for [pid] in postgresql.execute("SELECT pid FROM pg_stat_activity WHERE datname IS NOT NULL"):
+            os.kill(int(str(pid)), signal.SIGCONT)
