@@ -13,10 +13,12 @@ from typing import Generic, TypeVar
 
 from cloudlink.kube import apps, batch, core
 from cloudlink.kube.container import Container
+from cloudlink.kube.definitions import CustomResourceDefinition
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.pod import Pod, PodSpec
 from cloudlink.kube.registry import by_kind
 from cloudlink.kube.replication import ReplicationController
+from cloudlink.kube.validate_definition import notes
 
 T = TypeVar("T")
 
@@ -90,6 +92,8 @@ def inert_fields(obj: KubeObject) -> list[str]:
 
 
 def _said(obj: KubeObject) -> Iterator[str]:
+    if isinstance(obj, CustomResourceDefinition):
+        yield from notes(obj)
     if isinstance(obj, core.Service):
         yield from _of(SERVICE, obj.spec, "spec")
     there = pod_spec_of(obj)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import queue
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from kubernetes import client, config, utils, watch
+from kubernetes import client, config, informer, utils, watch
 from kubernetes.client.exceptions import ApiException
 from kubernetes.dynamic import DynamicClient
 from kubernetes.dynamic.exceptions import ConflictError, NotFoundError, UnprocessibleEntityError
@@ -97,6 +98,26 @@ def test_a_watch_tells_of_what_is_there_and_of_what_comes(api: client.ApiClient)
         else:
             watching.stop()
     assert seen == [("ADDED", "watched-1"), ("ADDED", "watched-2"), ("DELETED", "watched-1")]
+
+
+def test_an_informer_keeps_up_with_what_is_there(api: client.ApiClient) -> None:
+    core = client.CoreV1Api(api)
+    core.create_namespaced_config_map("default", {"metadata": {"name": "known-1", "labels": {"i": "1"}}})
+    told: queue.Queue[tuple[str, str]] = queue.Queue()
+    keeper = informer.SharedInformer(core.list_namespaced_config_map, namespace="default", label_selector="i=1")
+    for kind in ("ADDED", "DELETED"):
+        keeper.add_event_handler(kind, lambda obj, kind=kind: told.put((kind, obj.metadata.name)))
+    keeper.start()
+    try:
+        assert told.get(timeout=30) == ("ADDED", "known-1")
+        core.create_namespaced_config_map("default", {"metadata": {"name": "known-2", "labels": {"i": "1"}}})
+        assert told.get(timeout=30) == ("ADDED", "known-2")
+        core.delete_namespaced_config_map("known-1", "default")
+        assert told.get(timeout=30) == ("DELETED", "known-1")
+        assert keeper.cache.list_keys() == ["default/known-2"]
+    finally:
+        core.delete_namespaced_config_map("known-2", "default")
+        keeper.stop()
 
 
 def test_the_dynamic_client_finds_kinds_by_discovery_and_keeps_what_it_found(

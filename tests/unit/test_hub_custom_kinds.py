@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,15 @@ def test_a_definition_that_wants_a_webhook_or_a_group_of_ours_is_refused_with_th
     assert "webhooks are not called here" in status["message"]
     code, status = client.request("POST", DEFINITIONS, small("pods", "Pod", "apps"))
     assert code == 422
+
+
+def test_rules_in_cel_are_taken_with_a_warning_that_nobody_evaluates_them(client: Client) -> None:
+    made = small("greenhouses", "Greenhouse")
+    root = made["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    root["x-kubernetes-validations"] = [{"rule": "self.a > 0"}]
+    answer = client.raw("POST", DEFINITIONS, json.dumps(made).encode(), headers={"content-type": "application/json"})
+    assert answer.status_code == 201
+    assert "rules in CEL (x-kubernetes-validations) are kept, but not evaluated here" in answer.headers["warning"]
 
 
 # ---------------------------------------------------------------- objects
