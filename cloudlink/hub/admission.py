@@ -35,7 +35,14 @@ def with_priority(pod: Pod, classes: Iterable[PriorityClass]) -> Pod:
             f"the integer value of priority ({spec.priority}) must not be provided in pod spec;"
             f" priority admission controller computed {value} from the given PriorityClass name"
         )
-    given = {"priority_class_name": chosen.metadata.name if chosen is not None else "", "priority": value}
+    policy = chosen.preemption_policy if chosen is not None else spec.preemption_policy
+    if spec.preemption_policy not in (None, policy):
+        raise Forbidden(
+            f"the string value of PreemptionPolicy ({spec.preemption_policy}) must not be provided in pod spec;"
+            f" priority admission controller computed {policy} from the given PriorityClass name"
+        )
+    name = chosen.metadata.name if chosen is not None else ""
+    given = {"priority_class_name": name, "priority": value, "preemption_policy": policy}
     return pod.model_copy(update={"spec": spec.model_copy(update=given)})
 
 

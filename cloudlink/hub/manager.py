@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from cloudlink.hub import admission
-from cloudlink.hub.changes import Create
 from cloudlink.hub.controllers import (
     access,
     claims,
@@ -31,12 +30,10 @@ from cloudlink.hub.controllers import (
 from cloudlink.hub.decision import Decision, Note, Suffix, describe
 from cloudlink.hub.errors import Gone, StoreError
 from cloudlink.hub.objects import controller_of, is_deleted, is_finished
-from cloudlink.hub.rounds import Answer, as_changes, placed_change, without_repeats
-from cloudlink.hub.schedule import binding
-from cloudlink.hub.schedule.place import place
+from cloudlink.hub.rounds import Answer, without_repeats
 from cloudlink.hub.schedule.storage import claims_of
+from cloudlink.hub.scheduling import SCHEDULER, Scheduler
 from cloudlink.hub.store import Store, WatchEvent
-from cloudlink.hub.tenancy import Tenancy
 from cloudlink.hub.workqueue import Task, WorkQueue
 from cloudlink.hub.world import UNFOLLOWED, World
 from cloudlink.kube.accounts import ServiceAccount
@@ -58,7 +55,6 @@ ROUNDS_IN_A_ROW = 200  # more than any honest rollout needs; beyond it two contr
 PAUSE = 1.0  # seconds to give way then, and after a commit that the database refused
 # By disruption budgets.
 COUNTED = frozenset({"Pod", "Deployment", "ReplicaSet", "StatefulSet", "ReplicationController"})
-SCHEDULER = Task("schedule", "", "", "")
 
 
 def random_suffix() -> str:
@@ -84,7 +80,7 @@ class Manager:
         self._queue = WorkQueue()
         self._watch = self._store.subscribe()
         self._world = World(self._store)
-        self._tenancy = Tenancy(self._world)
+        self._scheduler = Scheduler(self._world)
         for kind in sorted(self._store.kinds() - UNFOLLOWED):
             for obj in self._store.list(kind):
                 self._look_at(obj)
@@ -153,7 +149,7 @@ class Manager:
         followed = [e for e in news if e.kind not in UNFOLLOWED]
         for event in followed:
             self._world.notice(event)
-            self._tenancy.notice(event)
+            self._scheduler.notice(event)
         for event in followed:
             if event.type == "DELETED":
                 self._look_around_the_gone(event.object)
@@ -322,24 +318,14 @@ class Manager:
 
     def _with_places(self, answers: list[Answer], asked: bool, now: float) -> list[Answer]:
         """Give every pod a node: those that wait, and those that these very answers create."""
-        created = [c.object for a in answers for c in a.changes if isinstance(c, Create) and isinstance(c.object, Pod)]
-        waiting = [p for p in self._world.on_node("") if not is_deleted(p) and not is_finished(p)] if asked else []
-        if not created and not waiting:
-            return answers
         try:
-            storage = self._tenancy.places()
-            fleet = self._tenancy.fleet(storage)
-            pending = [*waiting, *(p for p in created if not p.spec.node_name)]
-            verdicts = place(pending, fleet, storage, self._tenancy.spaces)
+            placed = self._scheduler.answers(answers, asked, now)
         except Exception:
             delay = self._queue.failed(SCHEDULER, now)
             log.exception("pods can't be scheduled; next try in %g s", delay)
             return answers
         self._queue.succeeded(SCHEDULER)
-        placed = {(v.pod.metadata.namespace, v.pod.metadata.name): binding.with_verdict(v, now) for v in verdicts}
-        notes = tuple(note for v in verdicts if (note := binding.note(v)) is not None)
-        bound = Answer(SCHEDULER, tuple(c for p in waiting for c in as_changes(p, placed)), notes)
-        return [*(replace(a, changes=tuple(placed_change(c, placed) for c in a.changes)) for a in answers), bound]
+        return placed
 
     # ------------------------------------------------------------ carrying out
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cloudlink.hub.objects import is_finished
+from cloudlink.hub.objects import is_deleted, is_finished
 from cloudlink.hub.schedule.fleet import Fleet, fleet_of, tenant_of
 from cloudlink.hub.schedule.storage import NO_PLACES, Places, claims_of, places
 from cloudlink.hub.watch import WatchEvent
@@ -60,6 +60,7 @@ class Tenancy:
 def _same_room(before: Pod, after: Pod) -> bool:
     return (
         before.spec == after.spec
+        and is_deleted(before) == is_deleted(after)
         and before.metadata.labels == after.metadata.labels
         and is_finished(before) == is_finished(after)
     )

@@ -38,7 +38,6 @@ class Field(Generic[T]):
 
 
 POD: tuple[Field[PodSpec], ...] = (
-    Field("preemptionPolicy", lambda s: s.preemption_policy is not None, "no pod is ended for another to be placed"),
     Field("readinessGates", lambda s: bool(s.readiness_gates), "a pod is ready when its containers are"),
     Field(
         "tolerations[].tolerationSeconds",

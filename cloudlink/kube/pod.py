@@ -77,7 +77,7 @@ class PodSpec(Model):
     :ivar enable_service_links: no link variables are made, whatever it says.
     :ivar tolerations: `tolerationSeconds` has no effect: nobody is evicted by taints.
     :ivar affinity, topology_spread_constraints: kept, but this version's scheduler ignores them; use `nodeSelector`.
-    :ivar preemption_policy: kept; no pod is ended for another one to be placed.
+    :ivar preemption_policy: Never: the pod waits for room, whatever its priority; no other is ended for it.
     :ivar readiness_gates: kept, but a pod is ready when its containers are.
     :ivar host_pid: only false: a pod that sees every process of the machine could end any of them.
     :ivar host_ipc: only false: a pod that shares the machine's memory segments could read any of them.
@@ -209,6 +209,7 @@ class PodStatus(Report):
     conditions: Many[PodCondition] = ()
     message: str = ""
     reason: str = ""
+    nominated_node_name: str = ""
     host_ip: str = ""
     host_ips: Many[PodIP] = ()
     pod_ip: str = ""

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import assert_never
 
+from cloudlink.hub.changes import ObjectChange, UpdateStatus
 from cloudlink.hub.decision import Note
+from cloudlink.hub.deletion import deletion
 from cloudlink.hub.objects import find_condition, rfc3339, with_condition
 from cloudlink.hub.schedule.place import Binding, Unplaced, Verdict
 from cloudlink.kube.core import Pod, PodCondition
@@ -30,10 +32,30 @@ def with_verdict(verdict: Verdict, now: float) -> Pod:
             )
         case _:
             assert_never(verdict)
-    conditions = with_condition(pod.status.conditions, condition)
-    if conditions == pod.status.conditions:
-        return pod
-    return pod.model_copy(update={"status": pod.status.model_copy(update={"conditions": conditions})})
+    nominated = verdict.nominated if isinstance(verdict, Unplaced) else ""
+    news = {"conditions": with_condition(pod.status.conditions, condition), "nominated_node_name": nominated}
+    status = pod.status.model_copy(update=news)
+    return pod if status == pod.status else pod.model_copy(update={"status": status})
+
+
+def farewell(victim: Pod, now: float) -> tuple[ObjectChange, ...]:
+    """Ask a pod to end, in its own time, so that another one has its room."""
+    condition = PodCondition(
+        type="DisruptionTarget",
+        status="True",
+        reason="PreemptionByScheduler",
+        message=f"{COMPONENT}: preempting to accommodate a higher priority pod",
+        last_transition_time=rfc3339(now),
+    )
+    status = victim.status.model_copy(update={"conditions": with_condition(victim.status.conditions, condition)})
+    asked = deletion(victim)
+    told = UpdateStatus(victim.model_copy(update={"status": status}))
+    return (told, asked) if asked is not None else ()
+
+
+def farewell_note(victim: Pod, pod: Pod, node: str) -> Note:
+    text = f"Preempted by pod {pod.title} (priority {pod.spec.priority or 0}) on node {node}"
+    return Note(victim, "Normal", "Preempted", text, COMPONENT)
 
 
 def note(verdict: Verdict) -> Note | None:

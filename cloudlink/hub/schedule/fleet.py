@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,9 @@ from cloudlink.hub.schedule.wants import (
 )
 from cloudlink.kube.core import Node, Pod, Taint
 
+K = TypeVar("K")
+V = TypeVar("V")
+
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
 Rows = NDArray[np.intp]
@@ -40,13 +44,20 @@ BASE = ("memory", "cpu", "pods", "storage")
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """A pod that has its room on a node."""
+    """A pod that has its room on a node.
 
-    key: tuple[str, str]  # namespace, name
+    :ivar key: namespace, name.
+    :ivar since: when it was made (RFC 3339).
+    :ivar leaving: it was asked to end; its room is free once its node says that it is gone.
+    """
+
+    key: tuple[str, str]
     node: str
     wants: Wants
     priority: int
     uid: str
+    since: str = ""
+    leaving: bool = False
 
 
 @dataclass(slots=True)
@@ -142,7 +153,7 @@ class Fleet:
     ready: Mask
     open: Mask
     pressure: dict[str, Mask]
-    ports: dict[int, set[HostPort]] = field(default_factory=dict)
+    ports: dict[int, Counter[HostPort]] = field(default_factory=dict)
     crowds: dict[tuple[str, Labels], Counter[int]] = field(default_factory=dict)
     shunned: dict[Company, Counter[int]] = field(default_factory=dict)
     tenants: dict[tuple[str, str], Tenant] = field(default_factory=dict)
@@ -164,7 +175,7 @@ class Fleet:
             self.ready,
             self.open,
             self.pressure,
-            {row: set(ports) for row, ports in self.ports.items()},
+            {row: ports.copy() for row, ports in self.ports.items()},
             {who: c.copy() for who, c in self.crowds.items()},
             {term: c.copy() for term, c in self.shunned.items()},
             dict(self.tenants),
@@ -196,7 +207,8 @@ class Fleet:
         self.ready[row] = size is not None and has(node, "Ready")
         self.open[row] = not node.spec.unschedulable
         for condition in {c.type for c in (*before.status.conditions, *node.status.conditions)} - {"Ready"}:
-            self.pressure.setdefault(condition, self.map.none())[row] = has(node, condition)
+            if condition in self.pressure or has(node, condition):
+                self.pressure.setdefault(condition, self.map.none())[row] = has(node, condition)
         return True
 
     # ------------------------------------------------------------ room
@@ -207,7 +219,7 @@ class Fleet:
             if resource in self.free:
                 self.free[resource][row] -= amount * count
         if wants.ports:
-            self.ports.setdefault(row, set()).update(wants.ports)
+            self.ports.setdefault(row, Counter()).update(wants.ports)
         self.crowds.setdefault((wants.namespace, wants.labels), Counter())[row] += count
         for term in wants.company:
             if term.away and not term.weight:
@@ -227,13 +239,22 @@ class Fleet:
         for resource, amount in tenant.wants.amounts:
             if resource in self.free:
                 self.free[resource][row] += amount
-        self.crowds[tenant.wants.namespace, tenant.wants.labels][row] -= 1
-        for term in tenant.wants.company:
-            if term in self.shunned:
-                self.shunned[term][row] -= 1
-        if tenant.wants.ports:
-            others = (t for t in self.tenants.values() if t.node == tenant.node)
-            self.ports[row] = {p for t in others for p in t.wants.ports}
+        wants = tenant.wants
+        _less(self.crowds, (wants.namespace, wants.labels), row)
+        for term in wants.company:
+            if term.away and not term.weight:
+                _less(self.shunned, term, row)
+        for port in wants.ports:
+            _less(self.ports, row, port)
+
+
+def _less(counts: dict[K, Counter[V]], key: K, value: V) -> None:
+    """One fewer; what has come to nothing is forgotten: labels of pods come and go for ever."""
+    counts[key][value] -= 1
+    if not counts[key][value]:
+        del counts[key][value]
+    if not counts[key]:
+        del counts[key]
 
 
 def fleet_of(nodes: Iterable[Node], tenants: Iterable[Tenant] = (), places: Places = NO_PLACES) -> Fleet:
@@ -264,7 +285,15 @@ def tenant_of(pod: Pod, spaces: Spaces) -> Tenant | None:
         return None
     meta = pod.metadata
     wants = wants_of(pod, plain_size(pod), (), spaces)
-    return Tenant((meta.namespace, meta.name), pod.spec.node_name, wants, pod.spec.priority or 0, meta.uid)
+    return Tenant(
+        (meta.namespace, meta.name),
+        pod.spec.node_name,
+        wants,
+        pod.spec.priority or 0,
+        meta.uid,
+        meta.creation_timestamp,
+        bool(meta.deletion_timestamp),
+    )
 
 
 def _looks_alike(before: Node, after: Node) -> bool:
