@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import re
 import socket
 import subprocess
 import time
@@ -90,7 +91,7 @@ def test_apply_diff_get_and_describe_as_a_person_does_them(kubectl: Kubectl, tmp
     assert "service/web" in kubectl.ok("get", "all")
     assert "ScalingReplicaSet" in kubectl.ok("describe", "deployment", "web")
     assert "Scheduled" in kubectl.ok("describe", "pods", "-l", "app=web")
-    assert "Endpoints:" in kubectl.ok("describe", "service", "web")
+    assert re.search(r"Endpoints: +10\.[0-9.]+:80", kubectl.ok("describe", "service", "web"))
     assert "Allocated resources" in kubectl.ok("describe", "nodes")
     assert "web" in kubectl.ok("get", "endpoints,endpointslices")
     kubectl.ok("delete", "-f", file, "--wait=false")

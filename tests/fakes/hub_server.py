@@ -106,6 +106,7 @@ current-context: x
             ssl_keyfile=self._key,
             log_level="warning",
             lifespan="off",
+            timeout_graceful_shutdown=2,  # as the hub's own
         )
         self._server = uvicorn.Server(config)
         self._server.install_signal_handlers = lambda: None  # type: ignore[attr-defined]

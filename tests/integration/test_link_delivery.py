@@ -326,9 +326,9 @@ def test_a_certificate_that_a_clock_takes_for_outdated_does_not_lock_the_node_ou
 def _ended_in_2009(authority: certs.Authority) -> certs.Pair:
     key = ec.generate_private_key(ec.SECP256R1())
     builder = authority._builder("hub", key.public_key(), ExtendedKeyUsageOID.SERVER_AUTH)
-    builder._not_valid_after = datetime.datetime(2009, 1, 1, tzinfo=datetime.UTC)
+    end = datetime.datetime(2009, 1, 1, tzinfo=datetime.UTC)
     names = x509.SubjectAlternativeName([x509.DNSName(trust.HUB_TLS_NAME)])
-    return certs.Pair(authority._sign(builder.add_extension(names, critical=False)), certs._pem(key))
+    return certs.Pair(authority._sign(builder.add_extension(names, critical=False), end=end), certs._pem(key))
 
 
 def test_the_time_floor_only_moves_forward_and_survives(tmp_path: Path) -> None:
