@@ -9,7 +9,7 @@ from cloudlink.hub.remote import Conversation, Remote
 from edged.errors import RetryError
 from edged.model.remote import AnyRequest
 
-MAX_CONVERSATIONS = 1000  # under way through one hub; each holds a few frames each way, and two or three tasks
+MAX_CONVERSATIONS = 256  # under way through one hub; streams.py holds a window of bytes for each, and no more of them
 
 
 class Ways:
