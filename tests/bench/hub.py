@@ -1,10 +1,11 @@
-"""The hub with a large fleet stored: memory, time to start, latency of reads, commits a second.
+"""The hub with a large fleet stored: memory, time to start, latency of reads and of watches, commits a second.
 
 python -m tests.bench.hub [store] [postgresql]
 """
 
 from __future__ import annotations
 
+import asyncio
 import http.client
 import json
 import os
@@ -27,6 +28,7 @@ from cloudlink.kube.meta import KubeObject, ObjectMeta
 from cloudlink.kube.parse import parse
 from edged.errors import EdgedError
 from tests.bench.measure import cpu_seconds, rss, tell
+from tests.bench.watchers import Crowd
 from tests.fakes.hub_objects import config
 from tests.postgres_lab import a_cluster, programs
 from tests.wire_lab import free_port
@@ -290,6 +292,13 @@ def resident(database: str = "", folder: Path | None = None) -> None:
             tell(
                 f"GET of a pod, 99 %, {what}", times[len(times) * 99 // 100], "ms", goal=20.0, worst=round(times[-1], 1)
             )
+            heard(hub, what)
+
+
+def heard(hub: RunningHub, what: str, watchers: int = 200) -> None:
+    times = sorted(asyncio.run(Crowd(hub.port, hub.token).times(watchers)))
+    median, worst = 1000 * statistics.median(times), round(1000 * times[-1], 1)
+    tell(f"a write heard by the last of {watchers} watchers, {what}", median, "ms", goal=100.0, worst=worst)
 
 
 def commits(url: str, kind: str, seconds: float = 3.0) -> None:
