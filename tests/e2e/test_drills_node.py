@@ -153,6 +153,8 @@ def test_a_node_whose_stored_state_is_broken_kills_nothing_and_goes_on_with_the_
         node.want(pods)  # both slots are filled
         for pod in pods:
             until(node, pod.name, lambda pod=pod: runs(node, pod))  # type: ignore[misc]
+        # A start that the daemon was in the middle of may be done again; this is about those that it knows of.
+        until(node, "the starts to be known", lambda: node.edged("status").stdout.count(" 1/1 ") == 3)
         pids = [node.container_pids(pod.uid) for pod in pods]
         node.kill()
         document = node.hide_document()
