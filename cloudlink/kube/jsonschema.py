@@ -208,7 +208,31 @@ def _valid(value: Any, schema: Schema, path: str, root: bool) -> bool:
 @lru_cache(maxsize=2048)
 def compiled(pattern: str) -> re.Pattern[str]:
     """A pattern in RE2's syntax. Raises re.error where it is none of Python's either."""
-    return re.compile(_PYTHON.sub(_spelt, pattern), re.ASCII)
+    return re.compile(_PYTHON.sub(_spelt, _with_scopes(pattern)), re.ASCII)
+
+
+_STEP = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]|\(\?([is]+)\)|.", re.DOTALL)
+
+
+def _with_scopes(pattern: str) -> str:
+    """RE2 takes flags at the beginning of any group, for the rest of it; Python only as a group of their own:
+    `((?i)a|b)` is `((?i:a|b))`. Flags in the middle of a group stay as they are: Python refuses them."""
+    out: list[str] = []
+    scopes = [0]  # opened by us in each group that is open, the whole being the first
+    fresh = True  # nothing but "^" has come in this group
+    for step in _STEP.finditer(pattern):
+        text = step[0]
+        if step[1] and fresh:
+            scopes[-1] += 1
+            out.append(f"(?{step[1]}:")
+            continue
+        if text == ")" and len(scopes) > 1:
+            out.append(")" * scopes.pop())
+        elif text == "(":
+            scopes.append(0)
+        fresh = text == "(" or (fresh and text == "^")
+        out.append(text)
+    return "".join(out) + ")" * scopes[0]
 
 
 # `\z` and `$` end the text in RE2 (without (?m)); Python's `$` also stands before a last newline.
