@@ -25,6 +25,16 @@ def versions() -> dict[str, str]:
     return beside or {"PATH": found}
 
 
+def programs() -> list[str]:
+    """All of them; "kubectl" where there is none, for tests that are then skipped with their reason."""
+    return [*versions().values()] or ["kubectl"]
+
+
+def oldest_and_newest() -> list[str]:
+    found = versions()
+    return [found[v] for v in (OLDEST, NEWEST) if v in found] or programs()
+
+
 class Kubectl:
     """:ivar transcript: each command and what it printed, in order; also in $EDGED_TRANSCRIPTS/<name>.txt, if set."""
 

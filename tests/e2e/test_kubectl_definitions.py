@@ -11,10 +11,10 @@ import pytest
 
 from cloudlink.hub.manager import Manager
 from tests.fakes.hub_server import HubServer
+from tests.kubectl_lab import oldest_and_newest
 
 CASES = Path(__file__).parents[1] / "cases" / "kube"
-FOLDER = Path("/usr/lib/google-cloud-sdk/bin")
-FOUND = [str(p) for v in ("1.27", "1.33") if (p := FOLDER / f"kubectl.{v}").exists()] or ["kubectl"]
+FOUND = oldest_and_newest()
 HOUSE = """apiVersion: farm.example.com/v1
 kind: Greenhouse
 metadata: {name: a}

@@ -16,11 +16,11 @@ from cloudlink.kube.core import Node, Pod
 from tests.fakes import hub_brain
 from tests.fakes.hub_objects import config
 from tests.fakes.hub_server import HubServer
+from tests.kubectl_lab import oldest_and_newest
 
 pytestmark = pytest.mark.kubectl
 
-FOLDER = Path("/usr/lib/google-cloud-sdk/bin")
-BINARIES = [str(FOLDER / f"kubectl.1.{n}") for n in (27, 33) if (FOLDER / f"kubectl.1.{n}").exists()] or ["kubectl"]
+BINARIES = oldest_and_newest()
 
 WEB = """
 apiVersion: apps/v1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -15,18 +14,12 @@ import pytest
 
 from cloudlink.cli.house import House
 from tests.houses import a_house, apply_and_wait, deployment
+from tests.kubectl_lab import programs
 
 pytestmark = [pytest.mark.kubectl, pytest.mark.root]
 
 WAIT = 60
 COMMAND = "echo hello > /tmp/page; httpd -p 127.0.0.1:8080 -h /tmp; echo started; exec sleep 1d"
-
-
-def all_versions() -> list[str]:
-    """The kubectl on PATH, or all versions that lie beside it (kubectl.1.27 and so on)."""
-    found = shutil.which("kubectl")
-    beside = sorted(Path(found).resolve().parent.glob("kubectl.1.*")) if found else []
-    return [*map(str, beside)] or [found or "kubectl"]
 
 
 class Client:
@@ -50,7 +43,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[House, str
         yield made, pod["metadata"]["name"]
 
 
-@pytest.fixture(params=all_versions(), ids=lambda path: Path(path).name)
+@pytest.fixture(params=programs(), ids=lambda path: Path(path).name)
 def client(house: tuple[House, str], request: pytest.FixtureRequest, tmp_path: Path) -> Client:
     environment = os.environ | {"KUBECONFIG": str(house[0].kubeconfig), "HOME": str(tmp_path)}
     return Client(house[0], request.param, house[1], environment)

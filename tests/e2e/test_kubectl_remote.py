@@ -7,7 +7,6 @@ import contextlib
 import fcntl
 import os
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -23,17 +22,11 @@ import pytest
 
 from tests.fakes.place import Place, listening
 from tests.fakes.shell_node import usage
+from tests.kubectl_lab import programs
 
 pytestmark = pytest.mark.kubectl
 
 WAIT = 60
-
-
-def all_versions() -> list[str]:
-    """The kubectl on PATH, or all versions that lie beside it (kubectl.1.27 and so on)."""
-    found = shutil.which("kubectl")
-    beside = sorted(Path(found).resolve().parent.glob("kubectl.1.*")) if found else []
-    return [*map(str, beside)] or [found or "kubectl"]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +37,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
         yield made
 
 
-@pytest.fixture(params=all_versions(), ids=lambda path: Path(path).name)
+@pytest.fixture(params=programs(), ids=lambda path: Path(path).name)
 def kubectl(request: pytest.FixtureRequest, place: Place) -> Kubectl:
     return Kubectl(request.param, place)
 
