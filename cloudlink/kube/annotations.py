@@ -1,7 +1,9 @@
-"""What annotations of a pod ask of edged, beyond Kubernetes' own fields.
+"""Annotations that mean something here, beyond Kubernetes' own fields; what those of a pod ask of edged.
 
 devices.edged.dev/<container>: "name, name"          devices of the board, by their stable names
 logs.edged.dev/target: memory | disk | journald      where the pod's logs are kept
+
+What those of a Deployment ask is in `rollouts`.
 """
 
 from __future__ import annotations
@@ -20,6 +22,20 @@ LOGS = "logs.edged.dev/"
 LOG_TARGET = LOGS + "target"
 TARGETS = tuple(sorted(LogTarget))
 MAX_DEVICES = 64  # of one container; a board has fewer
+
+# Of Deployments, written by people.
+OURS = "edged.dev/"
+ROLLBACK = OURS + "rollback"
+WAVES = OURS + "waves"
+WAVE_HOLD = OURS + "wave-hold"
+CONFIRM = OURS + "confirm"
+ROLLOUT_POLICY = (ROLLBACK, WAVES, WAVE_HOLD)
+OF_DEPLOYMENTS = (*ROLLOUT_POLICY, CONFIRM)
+# Of their ReplicaSets, written by the hub. `kubectl rollout undo` copies them to Deployments; there they say nothing.
+SUCCEEDED = OURS + "succeeded"  # as which revision all of its pods were available
+RESTORED = OURS + "restored"  # as which revision it was rolled out again in place of one that failed
+WAVE = OURS + "wave"  # how far the waves are
+ROLLOUT_STATE = (SUCCEEDED, RESTORED, WAVE)
 
 
 def devices_of(container: Container, annotations: Mapping[str, str]) -> tuple[str, ...]:

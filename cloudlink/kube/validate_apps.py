@@ -10,6 +10,7 @@ from cloudlink.kube.findings import Findings
 from cloudlink.kube.meta import KubeObject, LabelSelector
 from cloudlink.kube.pod import PodTemplateSpec
 from cloudlink.kube.replication import ReplicationController
+from cloudlink.kube.rollouts import check_rollout_annotations
 from cloudlink.kube.validate_core import claim_spec
 from cloudlink.kube.validate_meta import labels_and_annotations, selector, share, share_of_all
 from cloudlink.kube.validate_pod import pod_spec
@@ -66,6 +67,7 @@ def _deployment(obj: apps.Deployment, found: Findings) -> None:
         found.invalid(
             "spec.progressDeadlineSeconds", spec.progress_deadline_seconds, "must be greater than minReadySeconds"
         )
+    check_rollout_annotations(obj.metadata.annotations, spec.strategy.type, "metadata.annotations", found)
     rolling = spec.strategy.rolling_update
     if rolling is None:
         return

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cloudlink.hub.changes import Create, Update
-from cloudlink.hub.controllers.deployment import DESIRED, REVISION, reconcile
+from cloudlink.hub.controllers.deployment import reconcile
+from cloudlink.hub.controllers.family import DESIRED, REVISION
 from cloudlink.hub.objects import HASH_LABEL, find_condition
 from cloudlink.kube.apps import ReplicaSet
 from tests.fakes.hub_brain import Cluster, deployment, with_meta

@@ -9,63 +9,35 @@ ReplicaSets never change.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 from cloudlink.hub.changes import Create, Delete, ObjectChange, Update, UpdateStatus
-from cloudlink.hub.controllers import progress
-from cloudlink.hub.controllers.rollout import Bounds, Count, bounds, roll, scale
+from cloudlink.hub.controllers import progress, rollback, waves
+from cloudlink.hub.controllers.family import (
+    COMPONENT,
+    DESIRED,
+    REVISION,
+    Family,
+    family_of,
+    number,
+    revision_of,
+)
+from cloudlink.hub.controllers.rollout import Count, fill, roll, scale
 from cloudlink.hub.decision import NEVER, Decision, Note
 from cloudlink.hub.objects import (
     HASH_LABEL,
     available_at,
-    controller_of,
-    is_active,
     is_deleted,
-    is_finished,
     is_ready,
     owned_by,
-    seconds,
     template_hash,
     with_meta,
-    without_hash,
 )
+from cloudlink.kube.annotations import ROLLOUT_STATE, SUCCEEDED
 from cloudlink.kube.apps import Deployment, ReplicaSet, ReplicaSetSpec
 from cloudlink.kube.core import Pod
 from cloudlink.kube.meta import LabelSelector, ObjectMeta
 from cloudlink.kube.pod import PodTemplateSpec
-
-COMPONENT = "deployment-controller"
-REVISION = "deployment.kubernetes.io/revision"
-DESIRED = "deployment.kubernetes.io/desired-replicas"  # the Deployment's replicas when this set was last sized
-MAXIMUM = "deployment.kubernetes.io/max-replicas"
-_NOT_COPIED = frozenset({"kubectl.kubernetes.io/last-applied-configuration", REVISION, DESIRED, MAXIMUM})
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """A Deployment with its ReplicaSets and their pods.
-
-    :ivar new: the set with the present template, if there is one already.
-    :ivar old: the others, oldest first.
-    :ivar pods: by the uid of their ReplicaSet.
-    """
-
-    deployment: Deployment
-    new: ReplicaSet | None
-    old: tuple[ReplicaSet, ...]
-    pods: dict[str, tuple[Pod, ...]]
-    limits: Bounds
-    now: float
-
-    @property
-    def sets(self) -> tuple[ReplicaSet, ...]:
-        return (*self.old, self.new) if self.new else self.old
-
-    def count(self, rs: ReplicaSet) -> Count:
-        active = [p for p in self.pods.get(rs.metadata.uid, ()) if is_active(p)]
-        wait = self.deployment.spec.min_ready_seconds
-        available = sum(available_at(p, wait) <= self.now for p in active)
-        return Count(rs.metadata.name, rs.spec.replicas, len(active), available)
 
 
 def reconcile(
@@ -76,14 +48,23 @@ def reconcile(
     :param now: seconds since 1970.
     :param taken: names of all ReplicaSets of the namespace, whoever they belong to.
     """
-    family = _family(deployment, replica_sets, pods, now)
     if is_deleted(deployment):
         return Decision()
+    family = family_of(deployment, replica_sets, pods, now)
+    course = waves.course_of(family)
+    family = replace(family, cap=course.cap)
     if deployment.spec.paused:
-        sizes = _scaled(family)
-        changes, notes = _resize(family, family.sets, sizes)
+        changes, notes = _resize(family, family.sets, _scaled(family))
         status, wake_at = progress.summarise(family_facts(family, created=""), deployment, now)
         return _decision(deployment, status, changes, notes, wake_at)
+    verdict = rollback.verdict_of(family, course.verdict)
+    if verdict.cause and family.policy.rollback and (target := family.last_good()) is not None:
+        if rollback.is_told(deployment):
+            return rollback.undone(family, target, verdict)
+        return rollback.failed(family, verdict)
+    proven_at = family.proven_at()
+    proven = {SUCCEEDED: str(family.revision())} if proven_at <= now else {}
+    family = replace(family, marks=course.marks | proven)
     created, collisions = (None, deployment.status.collision_count) if family.new else _new_set(family, taken)
     if collisions != deployment.status.collision_count:
         status = deployment.status.model_copy(update={"collision_count": collisions})
@@ -93,18 +74,29 @@ def reconcile(
     else:
         changes, notes = _next_sizes(family)
         changes += _forget_history(family)
-    revision = _revision(created or family.new)
-    if revision and deployment.metadata.annotations.get(REVISION) != revision:
-        annotations = deployment.metadata.annotations | {REVISION: revision}
-        changes.append(Update(deployment.model_copy(update=with_meta(deployment, annotations=annotations))))
-    facts = family_facts(family, created.metadata.name if created else "")
+    changes += _with_revision(deployment, created or family.new)
+    facts = family_facts(family, created.metadata.name if created else "", course.hold)
     status, wake_at = progress.summarise(facts, deployment, now)
-    return _decision(deployment, status, changes, notes, wake_at)
+    if family.new is not None:
+        conditions, told = rollback.told_of(family, verdict, status.conditions)
+        status, notes = status.model_copy(update={"conditions": conditions}), [*notes, *told]
+    wake_at = min(wake_at, course.wake_at, verdict.wake_at, proven_at if proven_at > now else NEVER)
+    return _decision(deployment, status, changes, [*course.notes, *notes], wake_at)
 
 
-def family_facts(family: Family, created: str) -> progress.Facts:
+def _with_revision(deployment: Deployment, newest: ReplicaSet | None) -> list[ObjectChange]:
+    """The Deployment says which revision it has; what `kubectl rollout undo` copied from a set says nothing here."""
+    there = deployment.metadata.annotations
+    revision = newest.metadata.annotations.get(REVISION, "") if newest else ""
+    wanted = {k: v for k, v in there.items() if k not in ROLLOUT_STATE} | ({REVISION: revision} if revision else {})
+    if wanted == there:
+        return []
+    return [Update(deployment.model_copy(update=with_meta(deployment, annotations=wanted)))]
+
+
+def family_facts(family: Family, created: str, hold: progress.Hold | None = None) -> progress.Facts:
     """The counts that conditions are made of."""
-    present = [(rs, [p for p in family.pods.get(rs.metadata.uid, ()) if is_active(p)]) for rs in family.sets]
+    present = [(rs, family.active(rs)) for rs in family.sets]
     pods = [p for _, of_set in present for p in of_set]
     wait = family.deployment.spec.min_ready_seconds
     times = [available_at(p, wait) for p in pods]
@@ -117,6 +109,7 @@ def family_facts(family: Family, created: str) -> progress.Facts:
         available=sum(t <= family.now for t in times),
         max_unavailable=family.limits.unavailable,
         next_available=min((t for t in times if t > family.now), default=NEVER),
+        hold=hold,
     )
 
 
@@ -132,25 +125,6 @@ def _decision(
     return Decision(tuple(changes), tuple(notes), wake_at)
 
 
-def _family(deployment: Deployment, sets: Sequence[ReplicaSet], pods: Sequence[Pod], now: float) -> Family:
-    in_order = sorted(
-        (s for s in sets if not is_deleted(s)), key=lambda s: (seconds(s.metadata.creation_timestamp), s.metadata.name)
-    )
-    wanted = without_hash(deployment.spec.template)
-    new = next((s for s in in_order if without_hash(s.spec.template) == wanted), None)
-    by_set: dict[str, tuple[Pod, ...]] = {}
-    for pod in pods:
-        if owner := controller_of(pod):
-            by_set[owner.uid] = (*by_set.get(owner.uid, ()), pod)
-    spec = deployment.spec
-    rolling = spec.strategy.rolling_update
-    if spec.strategy.type == "Recreate" or rolling is None:
-        limits = Bounds(surge=0, unavailable=0)
-    else:
-        limits = bounds(spec.replicas, rolling.max_surge, rolling.max_unavailable)
-    return Family(deployment, new, tuple(s for s in in_order if s is not new), by_set, limits, now)
-
-
 # ---------------------------------------------------------------- the set with the present template
 
 
@@ -163,13 +137,12 @@ def _new_set(family: Family, taken: frozenset[str]) -> tuple[ReplicaSet | None, 
     if name in taken:
         return None, (collisions or 0) + 1
     if deployment.spec.strategy.type == "Recreate" and (
-        any(s.spec.replicas for s in family.old) or _any_pod_left(family)
+        any(s.spec.replicas for s in family.old) or family.any_pod_left()
     ):
         replicas = 0
     else:
-        replicas = roll(
-            deployment.spec.replicas, family.limits, Count(name, 0, 0, 0), [family.count(s) for s in family.old]
-        )[name]
+        old = [family.count(s) for s in family.old]
+        replicas = roll(deployment.spec.replicas, family.limits, Count(name, 0, 0, 0), old, family.cap)[name]
     return _made(family, name, digest, replicas), collisions
 
 
@@ -181,7 +154,7 @@ def _made(family: Family, name: str, digest: str, replicas: int) -> ReplicaSet:
         name=name,
         namespace=deployment.metadata.namespace,
         labels=labels,
-        annotations=_annotations(family, {}, str(_last_revision(family) + 1)),
+        annotations=_annotations(family, {}),
         owner_references=(owned_by(deployment),),
     )
     spec = ReplicaSetSpec(
@@ -198,24 +171,10 @@ def _made(family: Family, name: str, digest: str, replicas: int) -> ReplicaSet:
     return ReplicaSet(metadata=meta, spec=spec)
 
 
-def _last_revision(family: Family) -> int:
-    return max((_number(s.metadata.annotations.get(REVISION, "")) for s in family.old), default=0)
-
-
-def _number(text: str) -> int:
-    return int(text) if text.isascii() and text.isdigit() else 0
-
-
-def _revision(newest: ReplicaSet | None) -> str:
-    return newest.metadata.annotations.get(REVISION, "") if newest else ""
-
-
-def _annotations(family: Family, present: dict[str, str], revision: str) -> dict[str, str]:
-    """The Deployment's own (a change cause, say) and the three that sizes and history need."""
-    replicas = family.deployment.spec.replicas
-    copied = {k: v for k, v in family.deployment.metadata.annotations.items() if k not in _NOT_COPIED}
-    sizes = {DESIRED: str(replicas), MAXIMUM: str(replicas + family.limits.surge)}
-    return present | copied | sizes | {REVISION: revision}
+def _annotations(family: Family, present: dict[str, str]) -> dict[str, str]:
+    """Those of the newest set: the Deployment's own, and what sizes, history and waves need."""
+    own = {REVISION: str(family.revision())}
+    return family.with_policy(present) | family.copied() | family.sizing() | dict(family.marks) | own
 
 
 # ---------------------------------------------------------------- sizes
@@ -225,22 +184,29 @@ def _next_sizes(family: Family) -> tuple[list[ObjectChange], list[Note]]:
     """What the sets should be told next; the newest also gets its annotations and the highest revision."""
     assert family.new is not None
     deployment = family.deployment
-    old = [family.count(s) for s in family.old]
+    by_worth = sorted(family.old, key=lambda s: bool(number(s.metadata.annotations.get(SUCCEEDED, ""))))
+    old = [family.count(s) for s in by_worth]  # what never was good goes first, then the oldest
     new = family.count(family.new)
     if _replicas_changed(family):
         sizes = _scaled(family)
     elif deployment.spec.strategy.type == "Recreate":
         sizes = {c.name: 0 for c in old}
-        if not any(c.wanted for c in old) and not _any_pod_left(family):
+        if not any(c.wanted for c in old) and not family.any_pod_left():
             sizes[new.name] = deployment.spec.replicas
     else:
-        sizes = roll(deployment.spec.replicas, family.limits, new, old)
+        sizes = roll(deployment.spec.replicas, family.limits, new, old, family.cap)
+        sizes = _filled(family, sizes, max(family.cap, new.wanted))
     return _resize(family, family.sets, sizes)
 
 
-def _any_pod_left(family: Family) -> bool:
-    """Recreate starts nothing before the last old pod is off its node, on its way out or not."""
-    return any(not is_finished(p) for s in family.old for p in family.pods.get(s.metadata.uid, ()))
+def _filled(family: Family, sizes: dict[str, int], cap: int) -> dict[str, int]:
+    """While a wave holds the new set at `cap`, the old ones have the rest of the pods."""
+    with_pods = [s for s in family.old if s.spec.replicas]
+    stay = family.last_good() or (with_pods[-1] if with_pods else None)
+    if family.new is None or stay is None or cap >= family.deployment.spec.replicas:
+        return sizes
+    every = {s.metadata.name: sizes.get(s.metadata.name, s.spec.replicas) for s in family.sets}
+    return fill(family.deployment.spec.replicas, every, family.new.metadata.name, cap, stay.metadata.name)
 
 
 def _replicas_changed(family: Family) -> bool:
@@ -256,7 +222,8 @@ def _scaled(family: Family) -> dict[str, int]:
         return {}
     if len(active) > 1 and family.deployment.spec.strategy.type == "Recreate":
         return {}
-    return scale(replicas, family.limits, [family.count(s) for s in active], active[-1].metadata.name)
+    sizes = scale(replicas, family.limits, [family.count(s) for s in active], active[-1].metadata.name)
+    return _filled(family, sizes, family.cap)
 
 
 def _resize(family: Family, sets: Sequence[ReplicaSet], sizes: dict[str, int]) -> tuple[list[ObjectChange], list[Note]]:
@@ -265,15 +232,14 @@ def _resize(family: Family, sets: Sequence[ReplicaSet], sizes: dict[str, int]) -
     for rs in sets:
         meta = rs.metadata
         size = sizes.get(meta.name, rs.spec.replicas)
-        revision = meta.annotations.get(REVISION, "")
-        annotations = meta.annotations
+        annotations = family.with_policy(meta.annotations)
         if rs is family.new:
-            revision = str(max(_last_revision(family) + 1, _number(revision)))
-            annotations = _annotations(family, meta.annotations, revision)
-        elif size or rs.spec.replicas:
-            annotations = meta.annotations | {
-                k: v for k, v in _annotations(family, {}, revision).items() if k in (DESIRED, MAXIMUM)
-            }
+            annotations = _annotations(family, meta.annotations)
+        else:
+            if size or rs.spec.replicas:
+                annotations |= family.sizing()
+            if family.was_good(rs):
+                annotations[SUCCEEDED] = str(revision_of(rs))
         spec = rs.spec.model_copy(
             update={"replicas": size, "min_ready_seconds": family.deployment.spec.min_ready_seconds}
         )
@@ -293,8 +259,13 @@ def _growth_notes(deployment: Deployment, name: str, before: int, after: int) ->
 
 
 def _forget_history(family: Family) -> list[ObjectChange]:
-    """Remove the oldest empty sets beyond `revisionHistoryLimit`, once the rollout is through."""
+    """Remove the oldest empty sets beyond `revisionHistoryLimit`; never the one to go back to, while that may be."""
+    needed = None if family.is_proven else family.last_good()
     empty = [s for s in family.old if not s.spec.replicas and not family.pods.get(s.metadata.uid)]
-    empty.sort(key=lambda s: _number(s.metadata.annotations.get(REVISION, "")))
+    empty.sort(key=revision_of)
     surplus = empty[: max(len(empty) - family.deployment.spec.revision_history_limit, 0)]
-    return [Delete("ReplicaSet", s.metadata.namespace, s.metadata.name, uid=s.metadata.uid or None) for s in surplus]
+    return [
+        Delete("ReplicaSet", s.metadata.namespace, s.metadata.name, uid=s.metadata.uid or None)
+        for s in surplus
+        if s is not needed
+    ]

@@ -6,10 +6,38 @@ After Kubernetes' pkg/controller/deployment/progress.go; `kubectl rollout status
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from cloudlink.hub.decision import NEVER
 from cloudlink.hub.objects import find_condition, rfc3339, seconds, with_condition
 from cloudlink.kube.apps import Deployment, DeploymentCondition, DeploymentStatus
+
+TIMED_OUT = "ProgressDeadlineExceeded"  # the one reason by which `kubectl rollout status` ends with an error
+
+
+_UNHELD = frozenset(
+    {
+        "NewReplicaSetCreated",
+        "NewReplicaSetAvailable",
+        "ReplicaSetUpdated",
+        "DeploymentPaused",
+        "DeploymentResumed",
+        "RolledBack",
+        TIMED_OUT,
+    }
+)  # reasons of Progressing other than those of a Hold
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """A rollout that waits on purpose: reason and message for its condition.
+
+    :ivar stopped: it won't go on by itself.
+    """
+
+    reason: str
+    message: str
+    stopped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +47,7 @@ class Facts:
     :ivar newest: name of the ReplicaSet with the present template, "" while there is none.
     :ivar created: it is being created by this very decision.
     :ivar next_available: second at which another ready pod will count as available.
+    :ivar hold: its wave waits; no deadline runs meanwhile.
     """
 
     newest: str
@@ -29,6 +58,7 @@ class Facts:
     available: int
     max_unavailable: int
     next_available: float
+    hold: Hold | None = None
 
 
 def summarise(facts: Facts, deployment: Deployment, now: float) -> tuple[DeploymentStatus, float]:
@@ -59,7 +89,7 @@ def is_complete(spec_replicas: int, status: DeploymentStatus) -> bool:
 
 def _available(facts: Facts, replicas: int, now: float) -> DeploymentCondition:
     enough = facts.available >= replicas - facts.max_unavailable
-    return _condition(
+    return condition(
         "Available",
         "True" if enough else "False",
         "MinimumReplicasAvailable" if enough else "MinimumReplicasUnavailable",
@@ -74,30 +104,39 @@ def _progressing(facts: Facts, deployment: Deployment, status: DeploymentStatus,
     if deployment.spec.paused:
         if present and present.reason == "DeploymentPaused":
             return present
-        return _condition("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused", now)
+        return condition("Progressing", "Unknown", "DeploymentPaused", "Deployment is paused", now)
     if present and present.reason == "DeploymentPaused":
-        return _condition("Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed", now)
+        return condition("Progressing", "Unknown", "DeploymentResumed", "Deployment is resumed", now)
     name = facts.newest
     if facts.created:
-        return _condition("Progressing", "True", "NewReplicaSetCreated", f'Created new replica set "{name}"', now)
+        return condition("Progressing", "True", "NewReplicaSetCreated", f'Created new replica set "{name}"', now)
     if is_complete(deployment.spec.replicas, status):
         text = f'ReplicaSet "{name}" has successfully progressed.'
-        return _condition("Progressing", "True", "NewReplicaSetAvailable", text, now)
-    if _has_progressed(deployment.status, status) or present is None:
-        return _condition("Progressing", "True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.', now)
-    if present.reason == "NewReplicaSetAvailable":
+        return condition("Progressing", "True", "NewReplicaSetAvailable", text, now)
+    if facts.hold is not None:
+        return condition("Progressing", _held(facts.hold), facts.hold.reason, facts.hold.message, now)
+    if present is None or _has_progressed(deployment.status, status) or present.reason not in _UNHELD:
+        return condition("Progressing", "True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.', now)
+    if present.reason in ("NewReplicaSetAvailable", TIMED_OUT):
         return _started_over(deployment, present, name, now)
     if present.status != "False" and now >= seconds(present.last_update_time) + _limit(deployment):
-        text = f'ReplicaSet "{name}" has timed out progressing.'
-        return _condition("Progressing", "False", "ProgressDeadlineExceeded", text, now)
+        return condition("Progressing", "False", TIMED_OUT, timed_out(name), now)
     return present
 
 
+def timed_out(name: str) -> str:
+    return f'ReplicaSet "{name}" has timed out progressing.'
+
+
+def _held(hold: Hold) -> Literal["True", "False"]:
+    return "False" if hold.stopped else "True"
+
+
 def _started_over(deployment: Deployment, present: DeploymentCondition, name: str, now: float) -> DeploymentCondition:
-    """A finished rollout that lost a pod stays finished; one whose spec changed begins again."""
+    """A finished rollout that lost a pod stays finished, a failed one failed; one whose spec changed begins again."""
     if deployment.status.observed_generation == deployment.metadata.generation:
         return present
-    return _condition("Progressing", "True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.', now)
+    return condition("Progressing", "True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.', now)
 
 
 def _has_progressed(before: DeploymentStatus, after: DeploymentStatus) -> bool:
@@ -116,7 +155,7 @@ def _limit(deployment: Deployment) -> float:
 def _deadline(deployment: Deployment, progressing: DeploymentCondition | None, now: float) -> float:
     if progressing is None or progressing.status == "False" or deployment.spec.paused:
         return NEVER
-    if progressing.reason == "NewReplicaSetAvailable":
+    if progressing.reason == "NewReplicaSetAvailable" or progressing.reason not in _UNHELD:
         return NEVER
     at = seconds(progressing.last_update_time) + _limit(deployment)
     return at if at > now else now + 1.0  # reached between two decisions: look again soon, not at once
@@ -137,7 +176,7 @@ def _with_progress(
     return tuple(new if c.type == new.type else c for c in conditions)
 
 
-def _condition(kind: str, status: str, reason: str, message: str, now: float) -> DeploymentCondition:
+def condition(kind: str, status: str, reason: str, message: str, now: float) -> DeploymentCondition:
     text = rfc3339(now)
     return DeploymentCondition.model_validate(
         {

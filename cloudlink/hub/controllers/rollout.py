@@ -68,26 +68,31 @@ def bounds(replicas: int, max_surge: IntOrString, max_unavailable: IntOrString) 
     return Bounds(surge, unavailable if surge or unavailable else 1)
 
 
-def roll(replicas: int, limits: Bounds, new: Count, old: Sequence[Count]) -> dict[str, int]:
-    """One step of a rolling update: ReplicaSet name -> spec.replicas. `old` is sorted oldest first."""
-    grown = _grow(replicas, limits, new, old)
+def roll(replicas: int, limits: Bounds, new: Count, old: Sequence[Count], cap: int | None = None) -> dict[str, int]:
+    """One step of a rolling update: ReplicaSet name -> spec.replicas. `old` is sorted: who goes first stands first.
+
+    :param cap: how many pods the new set may have for now; the others stay with the old ones. None = all.
+    """
+    most = replicas if cap is None else min(cap, replicas)
+    grown = _grow(replicas, limits, new, old, most)
     answer = {new.name: grown}
     if grown == new.wanted:  # Kubernetes, too, takes only one direction at a time: grow, look again, then shrink
-        answer.update(_shrink(replicas, limits, new, old))
+        answer.update(_shrink(replicas, limits, new, old, max(most, min(new.wanted, replicas))))
     return answer
 
 
-def _grow(replicas: int, limits: Bounds, new: Count, old: Sequence[Count]) -> int:
-    if new.wanted >= replicas:
-        return replicas
+def _grow(replicas: int, limits: Bounds, new: Count, old: Sequence[Count], most: int) -> int:
+    if new.wanted >= most:
+        return min(new.wanted, replicas)
     room = replicas + limits.surge - new.total - sum(c.total for c in old)
-    return min(new.wanted + max(room, 0), replicas)
+    return min(new.wanted + max(room, 0), most)
 
 
-def _shrink(replicas: int, limits: Bounds, new: Count, old: Sequence[Count]) -> dict[str, int]:
-    """Take away what doesn't work first, then the oldest that does, as far as availability allows."""
+def _shrink(replicas: int, limits: Bounds, new: Count, old: Sequence[Count], most: int) -> dict[str, int]:
+    """Take away what doesn't work first, then the oldest that does, as far as availability and the wave allow."""
     minimum = replicas - limits.unavailable
-    spare = sum(c.wanted for c in old) + new.keeps - minimum
+    replaced = sum(c.wanted for c in old) - (replicas - most)
+    spare = min(sum(c.wanted for c in old) + new.keeps - minimum, replaced)
     if spare <= 0:
         return {}
     left = {c.name: c for c in old}
@@ -95,7 +100,8 @@ def _shrink(replicas: int, limits: Bounds, new: Count, old: Sequence[Count]) -> 
         broken = min(c.wanted - c.keeps, spare)
         left[c.name] = replace(c, wanted=c.wanted - broken)
         spare -= broken
-    removable = new.keeps + sum(c.keeps for c in old) - minimum
+        replaced -= broken
+    removable = min(new.keeps + sum(c.keeps for c in old) - minimum, replaced)
     for c in left.values():
         taken = max(min(c.wanted, removable), 0)
         left[c.name] = replace(c, wanted=c.wanted - taken)
@@ -126,6 +132,17 @@ def scale(replicas: int, limits: Bounds, active: Sequence[Count], newest: str) -
         first = order[0][1].name if order[0][1].wanted else newest
         answer[first] = max(answer.get(first, 0) + difference - spread, 0)
     return answer
+
+
+def fill(replicas: int, sizes: dict[str, int], new: str, cap: int, stay: str) -> dict[str, int]:
+    """What a wave doesn't allow the new set to have, or what nobody has, goes to the set that stays.
+
+    :param sizes: of all sets with the new one; `stay` is the name of the old set to grow.
+    """
+    surplus = max(sizes[new] - cap, 0)
+    sizes = sizes | {new: sizes[new] - surplus, stay: sizes.get(stay, 0) + surplus}
+    short = replicas - sum(sizes.values()) if sizes[new] == cap else 0
+    return sizes | {stay: sizes[stay] + max(short, 0)}
 
 
 def _round_half_up(numerator: int, denominator: int) -> int:
