@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -42,6 +42,8 @@ class DeploymentSpec(Model):
 
 
 class DeploymentCondition(Condition):
+    always: ClassVar = frozenset()
+
     last_update_time: str = ""
 
 
@@ -71,6 +73,8 @@ class ReplicaSetSpec(Model):
 
 
 class ReplicaSetStatus(Report):
+    always: ClassVar = frozenset({"replicas"})
+
     replicas: int = 0
     fully_labeled_replicas: int = 0
     ready_replicas: int = 0
@@ -116,6 +120,10 @@ class DaemonSetSpec(Model):
 
 
 class DaemonSetStatus(Report):
+    always: ClassVar = frozenset(
+        {"current_number_scheduled", "desired_number_scheduled", "number_misscheduled", "number_ready"}
+    )
+
     current_number_scheduled: int = 0
     number_misscheduled: int = 0
     desired_number_scheduled: int = 0
@@ -190,6 +198,8 @@ class StatefulSetSpec(Model):
 
 
 class StatefulSetStatus(Report):
+    always: ClassVar = frozenset({"replicas"})
+
     observed_generation: int = 0
     replicas: int = 0
     ready_replicas: int = 0

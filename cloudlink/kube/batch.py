@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -100,6 +100,8 @@ class JobSpec(Model):
 
 
 class JobCondition(Condition):
+    always: ClassVar = frozenset()
+
     last_probe_time: str = ""
 
 

@@ -240,6 +240,8 @@ class NodeSpec(Model):
 
 
 class NodeCondition(Condition):
+    always: ClassVar = frozenset()
+
     last_heartbeat_time: str = ""
 
 
@@ -249,6 +251,21 @@ class NodeAddress(Report):
 
 
 class NodeSystemInfo(Report):
+    always: ClassVar = frozenset(
+        {
+            "architecture",
+            "boot_id",
+            "container_runtime_version",
+            "kernel_version",
+            "kube_proxy_version",
+            "kubelet_version",
+            "machine_id",
+            "operating_system",
+            "os_image",
+            "system_uuid",
+        }
+    )
+
     machine_id: str = ""
     system_uuid: str = ""
     boot_id: str = ""

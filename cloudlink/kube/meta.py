@@ -84,6 +84,8 @@ class Model(BaseModel):
     """Base of every part of an object.
 
     :cvar unsupported: names that Kubernetes knows in this place and this version refuses.
+    :cvar always: attributes that are written even where they say nothing, as Kubernetes does: clients with strict
+        models (its own Python client) refuse documents without them.
     :cvar why_not: name -> half a sentence with the reason, and what to do instead, where there is more to say.
     """
 
@@ -96,6 +98,7 @@ class Model(BaseModel):
         str_max_length=MAX_STRING,  # also what makes pydantic refuse lone surrogates, which JSON can spell
     )
 
+    always: ClassVar[frozenset[str]] = frozenset()
     unsupported: ClassVar[frozenset[str]] = frozenset()
     why_not: ClassVar[Mapping[str, str]] = {}
 
@@ -262,6 +265,8 @@ ConditionStatus = Literal["True", "False", "Unknown"]
 
 class Condition(Report):
     """What conditions of all kinds share."""
+
+    always: ClassVar = frozenset({"reason", "message"})
 
     type: str
     status: ConditionStatus

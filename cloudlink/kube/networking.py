@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -115,6 +115,8 @@ class IngressSpec(Model):
 
 
 class IngressPortStatus(Report):
+    always: ClassVar = frozenset({"port", "protocol"})
+
     port: int = 0
     protocol: str = ""
     error: str | None = None

@@ -177,11 +177,17 @@ def _deeper(depth: int) -> int:
 @cache  # one entry per model class
 def _shape(model: type[Model]) -> tuple[tuple[str, str, object], ...]:
     """Attribute, name in documents, and the value that stands for absent (a required field has none)."""
-    present = object()  # equal to nothing
     return tuple(
-        (name, field.alias or name, present if field.is_required() or field.default else field.default)
+        (
+            name,
+            field.alias or name,
+            _PRESENT if field.is_required() or field.default or name in model.always else field.default,
+        )
         for name, field in model.model_fields.items()
     )
+
+
+_PRESENT = object()  # equal to nothing
 
 
 def dump(obj: Model) -> dict[str, Any]:
@@ -199,7 +205,7 @@ def dump(obj: Model) -> dict[str, Any]:
             if value != absent:
                 document[alias] = value
         elif kind is tuple:
-            if value:
+            if value or name in obj.always:
                 document[alias] = [dump(v) if isinstance(v, Model) else v for v in value]
         elif kind is dict:
             if value:

@@ -185,6 +185,8 @@ class ContainerState(Report):
 
 
 class ContainerStatus(Report):
+    always: ClassVar = frozenset({"image", "image_id", "ready", "restart_count"})
+
     name: str
     state: ContainerState = ContainerState()
     last_state: ContainerState = ContainerState()
@@ -197,6 +199,8 @@ class ContainerStatus(Report):
 
 
 class PodCondition(Condition):
+    always: ClassVar = frozenset()
+
     last_probe_time: str = ""
 
 

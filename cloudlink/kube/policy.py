@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -21,6 +21,8 @@ class PodDisruptionBudgetSpec(Model):
 
 
 class PodDisruptionBudgetStatus(Report):
+    always: ClassVar = frozenset({"current_healthy", "desired_healthy", "disruptions_allowed", "expected_pods"})
+
     observed_generation: int = 0
     disrupted_pods: StringMap = Field(default={})
     disruptions_allowed: int = 0

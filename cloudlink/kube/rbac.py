@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -18,6 +18,8 @@ class PolicyRule(Model):
     :ivar resource_names: the only objects meant; empty = all.
     :ivar non_resource_urls: paths, `*` at the end stands for the rest.
     """
+
+    always: ClassVar = frozenset({"verbs"})
 
     verbs: Many[str] = ()
     api_groups: Many[str] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -20,6 +20,8 @@ class ReplicationControllerSpec(Model):
 
 
 class ReplicationControllerStatus(Report):
+    always: ClassVar = frozenset({"replicas"})
+
     replicas: int = 0
     fully_labeled_replicas: int = 0
     ready_replicas: int = 0

@@ -6,7 +6,7 @@ Their models are strict about `spec`; `status` is the answer, and what a client 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -59,6 +59,8 @@ class NonResourceAttributes(Model):
 class SubjectAccessReviewStatus(Report):
     """`denied` is always absent: RBAC only ever allows."""
 
+    always: ClassVar = frozenset({"allowed"})
+
     allowed: bool = False
     denied: bool = False
     reason: str = ""
@@ -103,6 +105,8 @@ class LocalSubjectAccessReview(Review):
 
 
 class ResourceRule(Report):
+    always: ClassVar = frozenset({"verbs"})
+
     verbs: Many[str] = ()
     api_groups: Many[str] = ()
     resources: Many[str] = ()
@@ -110,11 +114,15 @@ class ResourceRule(Report):
 
 
 class NonResourceRule(Report):
+    always: ClassVar = frozenset({"verbs"})
+
     verbs: Many[str] = ()
     non_resource_urls: Many[str] = ()
 
 
 class SubjectRulesReviewStatus(Report):
+    always: ClassVar = frozenset({"incomplete", "non_resource_rules", "resource_rules"})
+
     resource_rules: Many[ResourceRule] = ()
     non_resource_rules: Many[NonResourceRule] = ()
     incomplete: bool = False
