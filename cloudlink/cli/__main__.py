@@ -52,6 +52,13 @@ def parser() -> argparse.ArgumentParser:
     add_kubeconfig(get)
     get.set_defaults(run=run_get)
 
+    confirming = commands.add_parser("confirm", help="let a rollout in waves go on that waits for a person")
+    confirming.add_argument("what", metavar="deployment/NAME")
+    confirming.add_argument("-n", "--namespace", default="default")
+    confirming.add_argument("--all", action="store_true", help="all further waves of this revision, too")
+    add_kubeconfig(confirming)
+    confirming.set_defaults(run=run_confirm)
+
     logs = commands.add_parser("logs", help="what a pod's containers wrote; on the node that runs it")
     logcat.add_arguments(logs)
     logs.add_argument("--config", type=Path, default=Path("/etc/edged/node.toml"), help="the node's settings")
@@ -106,6 +113,12 @@ def run_get(arguments: argparse.Namespace) -> None:
 
     for line in table(HubClient(arguments.kubeconfig), arguments.what, arguments.namespace):
         print(line)
+
+
+def run_confirm(arguments: argparse.Namespace) -> None:
+    from cloudlink.cli.confirm import confirm
+
+    print(confirm(HubClient(arguments.kubeconfig), arguments.what, arguments.namespace, arguments.all))
 
 
 def run_logs(arguments: argparse.Namespace) -> None:

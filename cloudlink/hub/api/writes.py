@@ -119,11 +119,11 @@ def _services(context: Context) -> list[Service]:
 
 
 def _check_place(context: Context, call: Call, obj: KubeObject) -> None:
+    """An Event's namespace may be missing as far as the store is concerned, but not for whoever posts one here."""
     shape = call.target.resource.shape
     if shape is not None and shape.closing:
         message = "create not allowed while custom resource definition is terminating"
         raise ApiError(405, "MethodNotAllowed", message, call.target.resource, obj.metadata.name)
-    """An Event's namespace may be missing as far as the store is concerned, but not for whoever posts one here."""
     namespace = obj.metadata.namespace
     home = context.store.get("Namespace", None, namespace) if namespace else None
     if namespace and home is None:
