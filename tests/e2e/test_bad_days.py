@@ -30,6 +30,7 @@ from tests.houses import (
     pods_of,
     unique_names,
 )
+from tests.local_node import files
 
 pytestmark = pytest.mark.root
 
@@ -248,8 +249,8 @@ def belongings(house: House) -> dict[str, int]:
         "descriptors": sum(1 for _ in Path(f"/proc/{daemon}/fd").iterdir()),
         "threads": sum(1 for _ in Path(f"/proc/{daemon}/task").iterdir()),
         "mounts": Path(f"/proc/{daemon}/mountinfo").read_text().count(str(house.folder)),
-        "files in run_dir": sum(1 for _ in (node / "run").rglob("*")),
-        "files in state_dir": sum(1 for _ in (node / "state").rglob("*")),
+        "files in run_dir": files(node / "run"),
+        "files in state_dir": files(node / "state"),
         "cgroups": sum(1 for p in parents if p.is_dir() for _ in p.rglob("cgroup.procs")),
         "interfaces": sum(names.bridge in n for _, n in socket.if_nameindex()),
         "processes": len(leftovers.processes(house.folder)),
