@@ -16,18 +16,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from cloudlink.hub import admission
-from cloudlink.hub.controllers import (
-    access,
-    claims,
-    definitions,
-    deployment,
-    disruption,
-    endpoints,
-    events,
-    garbage,
-    replicaset,
-)
-from cloudlink.hub.decision import Decision, Note, Suffix, describe
+from cloudlink.hub.controllers import endpoints, events, garbage
+from cloudlink.hub.deciding import PODS_OF, controllers_of, decide
+from cloudlink.hub.decision import Note, Suffix, describe
 from cloudlink.hub.errors import Gone, StoreError
 from cloudlink.hub.objects import controller_of, is_deleted, is_finished
 from cloudlink.hub.rounds import Answer, without_repeats
@@ -37,7 +28,7 @@ from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.hub.workqueue import Task, WorkQueue
 from cloudlink.hub.world import UNFOLLOWED, World
 from cloudlink.kube.accounts import ServiceAccount
-from cloudlink.kube.apps import Deployment, ReplicaSet
+from cloudlink.kube.apps import ControllerRevision, DaemonSet, Deployment, ReplicaSet
 from cloudlink.kube.core import Event, Namespace, Node, PersistentVolumeClaim, Pod, Service
 from cloudlink.kube.custom import CustomObject
 from cloudlink.kube.definitions import CustomResourceDefinition
@@ -45,6 +36,7 @@ from cloudlink.kube.endpoints import Endpoints, EndpointSlice
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.policy import PodDisruptionBudget
 from cloudlink.kube.rbac import ClusterRole
+from cloudlink.kube.replication import ReplicationController
 from cloudlink.kube.scheduling import PriorityClass
 from edged.errors import EdgedError, RetryError
 
@@ -157,6 +149,11 @@ class Manager:
                 self._queue.succeeded(_task(event.object))  # it may have been mended: no reason to wait any longer
                 self._look_at(event.object)
             self._look_for_garbage(event)
+            if isinstance(event.object, Node) and _is_another_place(event):
+                for daemons in self._world.all(DaemonSet):
+                    self._queue.add(_task(daemons))
+            if event.before is not None and isinstance(event.object, Pod):
+                self._look_at_owners(event.before)  # it may have been let go
             if isinstance(event.object, Pod | Endpoints | EndpointSlice):
                 before = event.object if event.type == "DELETED" else event.before
                 services = self._store.list("Service", event.object.metadata.namespace)
@@ -173,7 +170,7 @@ class Manager:
         match obj:
             case Deployment() | ReplicaSet() | Namespace() | Pod() | CustomResourceDefinition() | PodDisruptionBudget():
                 self._queue.add(_task(obj))
-            case ClusterRole() | Service():
+            case ClusterRole() | Service() | DaemonSet() | ReplicationController():
                 self._queue.add(_task(obj))
             case Node():
                 self._queue.add(SCHEDULER)
@@ -185,13 +182,16 @@ class Manager:
             self._look_at_claims(obj)
             if not obj.spec.node_name or is_finished(obj):
                 self._queue.add(SCHEDULER)
-        elif isinstance(obj, ReplicaSet):
+        elif isinstance(obj, ReplicaSet | ControllerRevision):
             self._look_at_owners(obj)
 
     def _look_at_owners(self, obj: KubeObject) -> None:
         """Pods matter to their ReplicaSet and to its Deployment, which counts them itself."""
         owner = controller_of(obj)
-        if owner is None or owner.kind not in ("ReplicaSet", "Deployment"):
+        if owner is None and isinstance(obj, Pod):
+            for there in controllers_of(obj, self._world):  # one of them may take it in
+                self._queue.add(_task(there))
+        if owner is None or (owner.kind not in PODS_OF and owner.kind != "Deployment"):
             return
         self._queue.add(Task(owner.kind, owner.kind, obj.metadata.namespace, owner.name))
         if owner.kind == "ReplicaSet":
@@ -252,7 +252,7 @@ class Manager:
             self._queue.succeeded(task)
             return Answer(task)
         try:
-            decision = self._decide(obj, now)
+            decision = decide(obj, self._world, self._store, now, self._suffix)
         except Exception as e:
             delay = self._queue.failed(task, now)
             log.exception("%s %s can't be decided; next try in %g s", obj.kind, obj.title, delay)
@@ -262,45 +262,6 @@ class Manager:
         if decision.wake_at < float("inf"):
             self._queue.add(task, decision.wake_at)
         return Answer(task, decision.changes, decision.notes)
-
-    def _decide(self, obj: KubeObject, now: float) -> Decision:
-        world, namespace = self._world, obj.metadata.namespace
-        collected = garbage.collect(obj, world.owner, world.owned(obj.metadata.uid, KubeObject))
-        if collected.changes:
-            return collected
-        match obj:
-            case Namespace() if is_deleted(obj):
-                return garbage.dying_namespace(obj, self._store.within(obj.metadata.name), now)
-            case CustomResourceDefinition():
-                return definitions.cleanup(obj, self._store.list(obj.defines), now)
-            case Namespace():
-                account = world.get(ServiceAccount, obj.metadata.name, access.DEFAULT_ACCOUNT)
-                return access.default_account(obj, account is not None)
-            case ClusterRole() if obj.aggregation_rule is not None:
-                return access.gathering(obj, world.all(ClusterRole))
-            case Pod():
-                return garbage.lost_pod(obj, world.get(Node, "", obj.spec.node_name) is not None)
-            case PodDisruptionBudget():
-                pods = [p for p in world.all(Pod, namespace) if disruption.concerns(obj, p)]
-                return disruption.reconcile(obj, pods, world.owner, now)
-            case Service() if not self._is_dying(namespace):
-                there = world.get(Endpoints, namespace, obj.metadata.name)
-                slices = world.owned(obj.metadata.uid, EndpointSlice)
-                return endpoints.reconcile(obj, world.all(Pod, namespace), there, slices, self._suffix)
-            case PersistentVolumeClaim():
-                return claims.reconcile(obj, [p for p in world.all(Pod, namespace) if claims.uses(p, obj)])
-            case ReplicaSet() if not self._is_dying(namespace):
-                return replicaset.reconcile(obj, world.owned(obj.metadata.uid, Pod), now, self._suffix)
-            case Deployment() if not self._is_dying(namespace):
-                sets = world.owned(obj.metadata.uid, ReplicaSet)
-                pods = [p for s in sets for p in world.owned(s.metadata.uid, Pod)]
-                taken = frozenset(s.metadata.name for s in world.all(ReplicaSet, namespace))
-                return deployment.reconcile(obj, sets, pods, now, taken)
-        return Decision()
-
-    def _is_dying(self, namespace: str) -> bool:
-        home = self._world.get(Namespace, "", namespace)
-        return home is None or is_deleted(home)
 
     # ------------------------------------------------------------ scheduling
 
@@ -384,3 +345,11 @@ class Manager:
 
 def _task(obj: KubeObject) -> Task:
     return Task(obj.key, obj.key, obj.metadata.namespace, obj.metadata.name)
+
+
+def _is_another_place(event: WatchEvent) -> bool:
+    """Whether a Node has changed in what decides who may run there; its heartbeats don't."""
+    new, old = event.object, event.before
+    if event.type == "DELETED" or not isinstance(new, Node) or not isinstance(old, Node):
+        return True
+    return (new.metadata.labels, new.spec, is_deleted(new)) != (old.metadata.labels, old.spec, is_deleted(old))

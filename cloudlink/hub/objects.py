@@ -69,6 +69,16 @@ def is_active(pod: Pod) -> bool:
     return not is_deleted(pod) and not is_finished(pod)
 
 
+def ended_at(pod: Pod) -> float:
+    """When a finished pod ended, in seconds since 1970: when its last container did, else when it was last spoken of
+    (the Job controller's getFinishedTime)."""
+    states = (c.state.terminated for c in (*pod.status.init_container_statuses, *pod.status.container_statuses))
+    ready = find_condition(pod.status.conditions, "Ready")
+    times = [seconds(t.finished_at) for t in states if t is not None]
+    told = seconds(ready.last_transition_time) if ready is not None else 0.0
+    return max(times, default=0.0) or told or seconds(pod.metadata.creation_timestamp)
+
+
 def find_condition(conditions: Sequence[C], kind: str) -> C | None:
     return next((c for c in conditions if c.type == kind), None)
 

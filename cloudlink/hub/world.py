@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import TypeVar
 
 from cloudlink.hub.controllers.garbage import Owner
+from cloudlink.hub.objects import controller_of
 from cloudlink.hub.shelves import Key, key_of
 from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.kube.core import PersistentVolumeClaim, Pod
@@ -29,6 +30,7 @@ class World:
         self._owned: dict[str, set[Key]] = {}
         self._on_node: dict[str, set[Key]] = {}  # "" holds pods that have no node yet
         self._claims_on: dict[str, set[Key]] = {}  # likewise
+        self._loose: dict[str, set[Key]] = {}  # by namespace: pods without a controller
         self.reload()
 
     def reload(self) -> None:
@@ -36,6 +38,7 @@ class World:
         self._owned.clear()
         self._on_node.clear()
         self._claims_on.clear()
+        self._loose.clear()
         for kind in self._store.kinds() - UNFOLLOWED:
             for obj in self._store.list(kind):
                 self._add(obj)
@@ -65,6 +68,10 @@ class World:
         """Pods bound to a node, or with "" those that are bound to none."""
         return self._read(self._on_node.get(name, ()), Pod)
 
+    def loose(self, namespace: str) -> list[Pod]:
+        """Pods of a namespace that have no controller, ordered by name."""
+        return self._read(self._loose.get(namespace, ()), Pod)
+
     def claims_on(self, name: str) -> list[PersistentVolumeClaim]:
         """Claims whose data is on a node, or with "" those that are nowhere yet."""
         return self._read(self._claims_on.get(name, ()), PersistentVolumeClaim)
@@ -93,6 +100,8 @@ class World:
             self._owned.setdefault(owner.uid, set()).add(key)
         if isinstance(obj, Pod):
             self._on_node.setdefault(obj.spec.node_name, set()).add(key)
+            if controller_of(obj) is None:
+                self._loose.setdefault(obj.metadata.namespace, set()).add(key)
         elif isinstance(obj, PersistentVolumeClaim):
             self._claims_on.setdefault(obj.node, set()).add(key)
 
@@ -102,6 +111,7 @@ class World:
             _discard(self._owned, owner.uid, key)
         if isinstance(obj, Pod):
             _discard(self._on_node, obj.spec.node_name, key)
+            _discard(self._loose, obj.metadata.namespace, key)
         elif isinstance(obj, PersistentVolumeClaim):
             _discard(self._claims_on, obj.node, key)
 

@@ -150,7 +150,6 @@ RESOURCES: tuple[Resource, ...] = (
         ("status",),
         apps.DaemonSet,
         ("all",),
-        inert=_no_controller("DaemonSets", "no pods are made"),
     ),
     Resource(
         "apps",
@@ -175,7 +174,6 @@ RESOURCES: tuple[Resource, ...] = (
         True,
         (),
         apps.ControllerRevision,
-        inert="ControllerRevisions are stored, but nobody rolls back to them yet",
     ),
     Resource(
         "batch",
@@ -214,7 +212,6 @@ RESOURCES: tuple[Resource, ...] = (
         ("status", "scale"),
         replication.ReplicationController,
         ("all",),
-        inert=_no_controller("ReplicationControllers", "no pods are made; use a Deployment"),
     ),
     Resource(
         "",

@@ -1,7 +1,6 @@
-"""ReplicaSet -> Pods: as many as asked for, new ones from the template, the least useful ones go first.
+"""ReplicaSet, ReplicationController -> Pods: as many as asked for, from the template, the least useful ones go first.
 
-After Kubernetes' pkg/controller/replicaset. Only pods whose controller reference names this ReplicaSet count;
-orphans are never adopted.
+After Kubernetes' pkg/controller/replicaset, which does both, too. Which pods are its own is told by `claiming`.
 
 Invariant: a decision creates or removes exactly the difference between `spec.replicas` and the active pods, and
 never removes an available pod while one that isn't available is left.
@@ -26,15 +25,18 @@ from cloudlink.hub.objects import (
 )
 from cloudlink.kube.apps import ReplicaSet, ReplicaSetStatus
 from cloudlink.kube.core import Pod
-from cloudlink.kube.meta import ObjectMeta
+from cloudlink.kube.meta import KubeObject, ObjectMeta
+from cloudlink.kube.replication import ReplicationController, ReplicationControllerStatus
 
-COMPONENT = "replicaset-controller"
+Replicated = ReplicaSet | ReplicationController
+
 BURST = 500  # pods made or removed in one decision, as Kubernetes' BurstReplicas; the next decision goes on
 FINISHED_KEPT = 3  # finished pods that stay for people to look at; more would grow for ever
+_COMPONENTS = {"ReplicationController": "replication-controller"}
 NOTES_EACH = 10  # events naming a pod each; beyond that one event stands for the rest
 
 
-def reconcile(rs: ReplicaSet, pods: Sequence[Pod], now: float, suffix: Suffix) -> Decision:
+def reconcile(rs: Replicated, pods: Sequence[Pod], now: float, suffix: Suffix) -> Decision:
     """Decide about one ReplicaSet, given every pod that it controls. `now` in seconds since 1970."""
     active = [p for p in pods if is_active(p)]
     staying = active  # what the commit will leave; so the status needs no second round
@@ -46,12 +48,12 @@ def reconcile(rs: ReplicaSet, pods: Sequence[Pod], now: float, suffix: Suffix) -
             made = _new_pods(rs, {p.metadata.name for p in pods}, min(missing, BURST), suffix)
             staying = active + made
             changes += [Create(p) for p in made]
-            notes += _tell(rs, "SuccessfulCreate", "Created pod", made)
+            notes += tell(rs, "SuccessfulCreate", "Created pod", made)
         elif missing < 0:
             gone = sorted(active, key=lambda p: _usefulness(p, active))[: min(-missing, BURST)]
             staying = [p for p in active if p not in gone]
             changes += [remove_pod(p) for p in gone]
-            notes += _tell(rs, "SuccessfulDelete", "Deleted pod", gone)
+            notes += tell(rs, "SuccessfulDelete", "Deleted pod", gone)
         changes += [remove_pod(p) for p in _surplus_finished(pods)]
     status = _status(rs, staying, now)
     if status != rs.status:
@@ -71,7 +73,7 @@ def is_available(pod: Pod, min_ready_seconds: int, now: float) -> bool:
     return available_at(pod, min_ready_seconds) <= now
 
 
-def _new_pods(rs: ReplicaSet, taken: set[str], count: int, suffix: Suffix) -> list[Pod]:
+def _new_pods(rs: Replicated, taken: set[str], count: int, suffix: Suffix) -> list[Pod]:
     template = rs.spec.template
     base = f"{rs.metadata.name}-"
     pods: list[Pod] = []
@@ -119,7 +121,7 @@ def _surplus_finished(pods: Sequence[Pod]) -> list[Pod]:
     return finished[:-FINISHED_KEPT]
 
 
-def _status(rs: ReplicaSet, active: Sequence[Pod], now: float) -> ReplicaSetStatus:
+def _status(rs: Replicated, active: Sequence[Pod], now: float) -> ReplicaSetStatus | ReplicationControllerStatus:
     labels = rs.spec.template.metadata.labels
     return rs.status.model_copy(
         update={
@@ -132,14 +134,16 @@ def _status(rs: ReplicaSet, active: Sequence[Pod], now: float) -> ReplicaSetStat
     )
 
 
-def _next_available(rs: ReplicaSet, active: Sequence[Pod], now: float) -> float:
+def _next_available(rs: Replicated, active: Sequence[Pod], now: float) -> float:
     """When the next ready pod will have been ready for long enough."""
     return min((at for p in active if (at := available_at(p, rs.spec.min_ready_seconds)) > now), default=NEVER)
 
 
-def _tell(rs: ReplicaSet, reason: str, verb: str, pods: Sequence[Pod]) -> list[Note]:
-    notes = [Note(rs, "Normal", reason, f"{verb}: {p.metadata.name}", COMPONENT) for p in pods[:NOTES_EACH]]
+def tell(rs: KubeObject, reason: str, verb: str, pods: Sequence[Pod]) -> list[Note]:
+    """What was done with pods, as events about their controller: a few by name, the rest counted."""
+    component = _COMPONENTS.get(rs.kind, f"{rs.kind.lower()}-controller")
+    notes = [Note(rs, "Normal", reason, f"{verb}: {p.metadata.name}", component) for p in pods[:NOTES_EACH]]
     if len(pods) > NOTES_EACH:
         rest = len(pods) - NOTES_EACH
-        notes.append(Note(rs, "Normal", reason, f"{verb}: {pods[-1].metadata.name} and {rest - 1} others", COMPONENT))
+        notes.append(Note(rs, "Normal", reason, f"{verb}: {pods[-1].metadata.name} and {rest - 1} others", component))
     return notes

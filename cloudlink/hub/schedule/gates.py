@@ -15,7 +15,8 @@ from cloudlink.hub.schedule.fleet import Fleet, Map, Mask
 from cloudlink.hub.schedule.storage import Places
 from cloudlink.hub.schedule.wants import DEVICE, HostPort, Wants
 from cloudlink.kube.affinity import NodeSelectorRequirement, NodeSelectorTerm
-from cloudlink.kube.core import Taint, Toleration
+from cloudlink.kube.core import Taint
+from cloudlink.kube.placement import tolerates
 
 _EVERYWHERE = ("", "0.0.0.0")
 # Conditions that keep pods away, as the taints that Kubernetes makes of them.
@@ -133,21 +134,6 @@ def _whole(text: str) -> int | None:
 
 
 # ---------------------------------------------------------------- taints, pressure, claims, ports
-
-
-def tolerates(tolerations: Sequence[Toleration], taint: Taint) -> bool:
-    return any(_tolerates(t, taint) for t in tolerations)
-
-
-def _tolerates(toleration: Toleration, taint: Taint) -> bool:
-    """v1.Toleration.ToleratesTaint."""
-    if toleration.effect and toleration.effect != taint.effect:
-        return False
-    if toleration.key and toleration.key != taint.key:
-        return False
-    if toleration.operator == "Exists":
-        return True
-    return bool(toleration.key) and toleration.value == taint.value
 
 
 def _pressures(wants: Wants, fleet: Fleet) -> Iterator[Gate]:

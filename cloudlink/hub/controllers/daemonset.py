@@ -1,0 +1,294 @@
+"""DaemonSet -> Pods: one on each node that lets its template run, and one after the other when the template changes.
+
+After Kubernetes' pkg/controller/daemon. Its pods are bound here, by spec.nodeName, where Kubernetes leaves that to the
+scheduler by an affinity to the node's name: there is one node that a pod may go to, so there is nothing to choose, and
+a daemon pod goes to nodes that take no others (cordoned, not ready, under pressure). What doesn't fit is refused by
+the node, which knows best, and tried again later and later.
+
+Invariants: a node has one active pod of a DaemonSet at most, but for `maxSurge` nodes that have one of each of two
+revisions; a node gets no new pod before the one that leaves is gone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from cloudlink.hub.changes import Create, ObjectChange, UpdateStatus
+from cloudlink.hub.controllers import history
+from cloudlink.hub.controllers.history import REVISION_LABEL
+from cloudlink.hub.controllers.replicaset import BURST, is_available, remove_pod, tell
+from cloudlink.hub.controllers.rollout import percent_of
+from cloudlink.hub.decision import NEVER, Decision, Note, Suffix
+from cloudlink.hub.objects import (
+    available_at,
+    ended_at,
+    generated_name,
+    is_active,
+    is_deleted,
+    is_finished,
+    is_ready,
+    owned_by,
+    seconds,
+)
+from cloudlink.kube.apps import ControllerRevision, DaemonSet, DaemonSetStatus
+from cloudlink.kube.core import Node, Pod, PodSpec, Taint, Toleration
+from cloudlink.kube.meta import ObjectMeta
+from cloudlink.kube.placement import untolerated, wants
+
+COMPONENT = "daemonset-controller"
+TRIES = "edged.dev/tries"  # annotation of a pod: how many in a row have failed on its node before it
+FIRST_DELAY, LONGEST_DELAY = 1.0, 900.0  # seconds until a failed pod is replaced; doubled each time
+_Effect = Literal["NoSchedule", "NoExecute"]
+_TOLERATED: tuple[tuple[str, _Effect], ...] = (
+    ("node.kubernetes.io/not-ready", "NoExecute"),
+    ("node.kubernetes.io/unreachable", "NoExecute"),
+    ("node.kubernetes.io/disk-pressure", "NoSchedule"),
+    ("node.kubernetes.io/memory-pressure", "NoSchedule"),
+    ("node.kubernetes.io/pid-pressure", "NoSchedule"),
+    ("node.kubernetes.io/unschedulable", "NoSchedule"),
+)
+_OF_HOST_NETWORK: tuple[str, _Effect] = ("node.kubernetes.io/network-unavailable", "NoSchedule")
+_CORDONED = Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule")
+
+
+@dataclass(frozen=True, slots=True)
+class Berth:
+    """One node, and the DaemonSet's pods there, oldest first.
+
+    :ivar wanted: a pod should run there. :ivar stays: one that is there may stay.
+    """
+
+    node: str
+    wanted: bool
+    stays: bool
+    pods: tuple[Pod, ...]
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What comes of the berths, collected."""
+
+    created: list[Pod]
+    removed: list[Pod]
+    notes: list[Note]
+    wake_at: float = NEVER
+
+
+def reconcile(
+    ds: DaemonSet,
+    nodes: Sequence[Node],
+    pods: Sequence[Pod],
+    revisions: Sequence[ControllerRevision],
+    taken: Collection[str],
+    now: float,
+    suffix: Suffix,
+) -> Decision:
+    """Decide about one DaemonSet. `now` in seconds since 1970.
+
+    :param pods: all that it controls. :param revisions: likewise; `taken`: the names of all of the namespace.
+    """
+    if is_deleted(ds):
+        return Decision()
+    past = history.remember(ds, revisions, taken)
+    if past.collisions != ds.status.collision_count:
+        status = ds.status.model_copy(update={"collision_count": past.collisions})
+        return Decision((UpdateStatus(ds.model_copy(update={"status": status})),))
+    label = history.label_of(past.update, ds)
+    found = _berths(ds, nodes, pods)
+    plan = _Plan([], [], [])
+    touched = {b.node for b in found if _tend(ds, b, label, now, suffix, plan)}
+    if ds.spec.update_strategy.type == "RollingUpdate":
+        _roll(ds, found, touched, label, now, suffix, plan)
+    plan.created, plan.removed = plan.created[:BURST], plan.removed[:BURST]
+    gone = {p.metadata.name for p in plan.removed}
+    staying = [p for p in pods if p.metadata.name not in gone] + plan.created
+    labels = {p.metadata.labels.get(REVISION_LABEL) for p in pods}
+    used = {r.metadata.name for r in past.known if history.label_of(r, ds) in labels}
+    status = _status(ds, _berths(ds, nodes, staying), label, now)
+    changes: list[ObjectChange] = [*past.changes, *map(remove_pod, plan.removed), *map(Create, plan.created)]
+    changes += history.forget(ds, past, used)
+    if status != ds.status:
+        changes.append(UpdateStatus(ds.model_copy(update={"status": status})))
+    notes = (
+        *plan.notes,
+        *tell(ds, "SuccessfulDelete", "Deleted pod", plan.removed),
+        *tell(ds, "SuccessfulCreate", "Created pod", plan.created),
+    )
+    times = [t for p in staying if (t := available_at(p, ds.spec.min_ready_seconds)) > now]
+    return Decision(tuple(changes), notes, min(plan.wake_at, *times, NEVER))
+
+
+# ---------------------------------------------------------------- where
+
+
+def tolerations(spec: PodSpec) -> tuple[Toleration, ...]:
+    """The template's, and those that every daemon pod has (AddOrUpdateDaemonPodTolerations)."""
+    own = (*_TOLERATED, _OF_HOST_NETWORK) if spec.host_network else _TOLERATED
+    added = (Toleration(key=key, operator="Exists", effect=effect) for key, effect in own)
+    return (*spec.tolerations, *(t for t in added if t not in spec.tolerations))
+
+
+def suits(spec: PodSpec, node: Node) -> tuple[bool, bool]:
+    """Whether a pod should run on a node, and whether one that is there may stay (NodeShouldRunDaemonPod)."""
+    if spec.node_name not in ("", node.metadata.name) or not wants(spec, node):
+        return False, False
+    taints = (*node.spec.taints, _CORDONED) if node.spec.unschedulable else node.spec.taints
+    tolerated = tolerations(spec)
+    if untolerated(taints, tolerated, "NoSchedule", "NoExecute"):
+        return False, not untolerated(taints, tolerated, "NoExecute")
+    return True, True
+
+
+def _berths(ds: DaemonSet, nodes: Sequence[Node], pods: Sequence[Pod]) -> list[Berth]:
+    there: dict[str, list[Pod]] = {}
+    for pod in sorted(pods, key=lambda p: (seconds(p.metadata.creation_timestamp) or NEVER, p.metadata.name)):
+        there.setdefault(pod.spec.node_name, []).append(pod)
+    spec = ds.spec.template.spec
+    found = [
+        Berth(n.metadata.name, *suits(spec, n), tuple(there.get(n.metadata.name, ())))
+        for n in sorted(nodes, key=lambda n: n.metadata.name)
+        if not is_deleted(n)
+    ]
+    # Pods of a node that was removed are ended by the garbage collector, once that is certain.
+    if "" in there:  # adopted ones that nobody has placed
+        found.append(Berth("", wanted=False, stays=False, pods=tuple(there[""])))
+    return found
+
+
+# ---------------------------------------------------------------- one pod each
+
+
+def _tend(ds: DaemonSet, berth: Berth, label: str, now: float, suffix: Suffix, plan: _Plan) -> bool:
+    """Bring one node to the right number of pods, whatever their revision; True if something is to be done there."""
+    active = [p for p in berth.pods if is_active(p)]
+    if not berth.stays:
+        unwanted = [p for p in berth.pods if not is_deleted(p)]
+        plan.removed += unwanted
+        return bool(unwanted)
+    finished = [p for p in berth.pods if is_finished(p) and not is_deleted(p)]
+    if active:
+        surplus = _surplus(active, label, may_surge=_surge(ds, 1) > 0) + finished
+        plan.removed += surplus
+        return bool(surplus)
+    if any(is_deleted(p) for p in berth.pods):
+        return False  # what leaves is gone first
+    if finished:
+        last = max(finished, key=ended_at)
+        tries = _tries(last)
+        due = ended_at(last) + min(FIRST_DELAY * 2.0 ** min(tries, 32), LONGEST_DELAY)
+        if due > now:
+            plan.wake_at = min(plan.wake_at, due)
+            return False
+        word = "failed" if last.status.phase == "Failed" else "succeeded"
+        reason = "FailedDaemonPod" if word == "failed" else "SucceededDaemonPod"
+        text = f"Found {word} daemon pod {last.title} on node {berth.node}, will try to kill it"
+        plan.notes.append(Note(ds, "Warning" if word == "failed" else "Normal", reason, text, COMPONENT))
+        plan.removed += finished
+        if berth.wanted:
+            plan.created.append(_new_pod(ds, berth.node, label, suffix, tries + 1))
+        return True
+    if berth.wanted:
+        plan.created.append(_new_pod(ds, berth.node, label, suffix))
+    return berth.wanted
+
+
+def _surplus(active: Sequence[Pod], label: str, *, may_surge: bool) -> list[Pod]:
+    """All but the oldest; where a surge is under way, all but the oldest of the new and the oldest of the old."""
+    new = [p for p in active if p.metadata.labels.get(REVISION_LABEL) == label]
+    old = [p for p in active if p.metadata.labels.get(REVISION_LABEL) != label]
+    return new[1:] + old[1:] if may_surge else list(active[1:])
+
+
+def _tries(pod: Pod) -> int:
+    """How often it has failed in a row here; a pod that did its work for long begins anew."""
+    if ended_at(pod) - seconds(pod.metadata.creation_timestamp) > LONGEST_DELAY:
+        return 0
+    text = pod.metadata.annotations.get(TRIES, "0")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+
+
+def _new_pod(ds: DaemonSet, node: str, label: str, suffix: Suffix, tries: int = 0) -> Pod:
+    template, base = ds.spec.template, f"{ds.metadata.name}-"
+    meta = ObjectMeta(
+        name=generated_name(base, suffix()),
+        generate_name=base,
+        namespace=ds.metadata.namespace,
+        labels=template.metadata.labels | {REVISION_LABEL: label},
+        annotations=template.metadata.annotations | ({TRIES: str(tries)} if tries else {}),
+        owner_references=(owned_by(ds),),
+    )
+    spec = template.spec.model_copy(update={"node_name": node, "tolerations": tolerations(template.spec)})
+    return Pod(metadata=meta, spec=spec)
+
+
+# ---------------------------------------------------------------- rolling update
+
+
+def _surge(ds: DaemonSet, desired: int) -> int:
+    rolling = ds.spec.update_strategy.rolling_update
+    return 0 if rolling is None else percent_of(rolling.max_surge, desired, up=True)
+
+
+def _roll(
+    ds: DaemonSet, found: Sequence[Berth], touched: set[str], label: str, now: float, suffix: Suffix, plan: _Plan
+) -> None:
+    """Replace pods of old revisions, as many nodes at a time as the strategy allows; what isn't available anyway is
+    replaced at once."""
+    desired = sum(b.wanted for b in found)
+    surge, rolling = _surge(ds, desired), ds.spec.update_strategy.rolling_update
+    most = min(percent_of(rolling.max_unavailable, desired, up=True), desired) if rolling is not None else 1
+    wait = ds.spec.min_ready_seconds
+    missing, busy = 0, 0
+    healthy: list[Berth] = []
+    broken: list[Berth] = []
+    for berth in found:
+        if not berth.stays:
+            continue
+        active = [p for p in berth.pods if is_active(p)] if berth.node not in touched else []
+        new = next((p for p in active if p.metadata.labels.get(REVISION_LABEL) == label), None)
+        old = next((p for p in active if p.metadata.labels.get(REVISION_LABEL) != label), None)
+        if new is not None and old is not None:  # a surge that is under way, or was when the strategy had one
+            if is_available(new, wait, now):
+                plan.removed.append(old)
+            else:
+                busy += 1
+        elif old is not None:
+            (healthy if is_available(old, wait, now) else broken).append(berth)
+        elif new is None or not is_available(new, wait, now):
+            missing += berth.wanted
+    if surge:
+        for berth in broken + healthy[: max(surge - busy, 0)]:
+            if berth.wanted:
+                plan.created.append(_new_pod(ds, berth.node, label, suffix))
+        return
+    spare = max((most or 1) - missing - len(broken), 0)
+    for berth in broken + healthy[:spare]:
+        plan.removed += [p for p in berth.pods if is_active(p)]
+
+
+def _status(ds: DaemonSet, found: Sequence[Berth], label: str, now: float) -> DaemonSetStatus:
+    wait = ds.spec.min_ready_seconds
+    wanted = [b for b in found if b.wanted]
+    # The oldest active pod stands for its node, as in Kubernetes; a pod that leaves still occupies it.
+    standing = [(b, next((p for p in b.pods if is_active(p)), b.pods[0] if b.pods else None)) for b in wanted]
+    there = [p for _, p in standing if p is not None]
+    counted = [p for p in there if is_active(p)]
+    ready = [p for b in wanted for p in b.pods if is_active(p) and is_ready(p)]
+    available = {p.spec.node_name for p in ready if is_available(p, wait, now)}
+    active = [p for b in wanted for p in b.pods if is_active(p)]
+    updated = {p.spec.node_name for p in active if p.metadata.labels.get(REVISION_LABEL) == label}
+    old = {p.spec.node_name for p in counted if p.metadata.labels.get(REVISION_LABEL) != label}
+    return ds.status.model_copy(
+        update={
+            "observed_generation": ds.metadata.generation,
+            "desired_number_scheduled": len(wanted),
+            "current_number_scheduled": len(there),
+            "number_misscheduled": sum(bool(b.pods) for b in found if not b.wanted),
+            "number_ready": len({p.spec.node_name for p in ready}),
+            "number_available": len(available),
+            "number_unavailable": len(wanted) - len(available),
+            "updated_number_scheduled": len(updated - old),
+        }
+    )

@@ -1,0 +1,117 @@
+"""Which controller decides about an object, and what it needs to know for that: one line each.
+
+Deciding itself is in `controllers`; this only reads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from cloudlink.hub.controllers import (
+    access,
+    claims,
+    daemonset,
+    definitions,
+    deployment,
+    disruption,
+    endpoints,
+    garbage,
+    replicaset,
+)
+from cloudlink.hub.controllers.claiming import Selects, claim
+from cloudlink.hub.decision import Decision, Suffix
+from cloudlink.hub.objects import is_deleted
+from cloudlink.hub.store import Store
+from cloudlink.hub.world import World
+from cloudlink.kube.accounts import ServiceAccount
+from cloudlink.kube.apps import ControllerRevision, DaemonSet, Deployment, ReplicaSet
+from cloudlink.kube.core import Namespace, Node, PersistentVolumeClaim, Pod, Service
+from cloudlink.kube.definitions import CustomResourceDefinition
+from cloudlink.kube.endpoints import Endpoints, EndpointSlice
+from cloudlink.kube.meta import KubeObject, matches
+from cloudlink.kube.policy import PodDisruptionBudget
+from cloudlink.kube.rbac import ClusterRole
+from cloudlink.kube.replication import ReplicationController
+
+# Kinds that control pods of their own, and are asked again whenever one of these changes.
+PODS_OF: dict[str, type[KubeObject]] = {
+    "DaemonSet": DaemonSet,
+    "ReplicaSet": ReplicaSet,
+    "ReplicationController": ReplicationController,
+}
+
+
+def decide(obj: KubeObject, world: World, store: Store, now: float, suffix: Suffix) -> Decision:
+    """What its controller wants done about one object. `now` in seconds since 1970."""
+    namespace, uid = obj.metadata.namespace, obj.metadata.uid
+    collected = garbage.collect(obj, world.owner, world.owned(uid, KubeObject))
+    if collected.changes:
+        return collected
+    if (selects := selector_of(obj)) is not None:
+        return Decision() if _is_dying(namespace, world) else _of_pods(obj, selects, world, now, suffix)
+    match obj:
+        case Namespace() if is_deleted(obj):
+            return garbage.dying_namespace(obj, store.within(obj.metadata.name), now)
+        case CustomResourceDefinition():
+            return definitions.cleanup(obj, store.list(obj.defines), now)
+        case Namespace():
+            account = world.get(ServiceAccount, obj.metadata.name, access.DEFAULT_ACCOUNT)
+            return access.default_account(obj, account is not None)
+        case ClusterRole() if obj.aggregation_rule is not None:
+            return access.gathering(obj, world.all(ClusterRole))
+        case Pod():
+            return garbage.lost_pod(obj, world.get(Node, "", obj.spec.node_name) is not None)
+        case PodDisruptionBudget():
+            pods = [p for p in world.all(Pod, namespace) if disruption.concerns(obj, p)]
+            return disruption.reconcile(obj, pods, world.owner, now)
+        case Service() if not _is_dying(namespace, world):
+            there = world.get(Endpoints, namespace, obj.metadata.name)
+            slices = world.owned(uid, EndpointSlice)
+            return endpoints.reconcile(obj, world.all(Pod, namespace), there, slices, suffix)
+        case PersistentVolumeClaim():
+            return claims.reconcile(obj, [p for p in world.all(Pod, namespace) if claims.uses(p, obj)])
+        case Deployment() if not _is_dying(namespace, world):
+            sets = world.owned(uid, ReplicaSet)
+            pods = [p for s in sets for p in world.owned(s.metadata.uid, Pod)]
+            taken = frozenset(s.metadata.name for s in world.all(ReplicaSet, namespace))
+            return deployment.reconcile(obj, sets, pods, now, taken)
+    return Decision()
+
+
+def selector_of(obj: KubeObject) -> Selects | None:
+    """Which labels a controller's pods have; None for what has no pods of its own."""
+    match obj:
+        case ReplicaSet() | DaemonSet():
+            return obj.spec.selector.matches
+        case ReplicationController(spec=spec):
+            return lambda labels: matches(spec.selector, labels)
+    return None
+
+
+def controllers_of(pod: Pod, world: World) -> Iterator[KubeObject]:
+    """Those of a pod's namespace that would take it in."""
+    for kind in PODS_OF.values():
+        for obj in world.all(kind, pod.metadata.namespace):
+            selects = selector_of(obj)
+            if selects is not None and selects(pod.metadata.labels):
+                yield obj
+
+
+def _of_pods(obj: KubeObject, selects: Selects, world: World, now: float, suffix: Suffix) -> Decision:
+    namespace, uid = obj.metadata.namespace, obj.metadata.uid
+    pods, claimed = claim(obj, selects, world.owned(uid, Pod), world.loose(namespace))
+    decision = Decision()
+    match obj:
+        case ReplicaSet() | ReplicationController():
+            decision = replicaset.reconcile(obj, pods, now, suffix)
+        case DaemonSet():
+            taken = frozenset(r.metadata.name for r in world.all(ControllerRevision, namespace))
+            revisions = world.owned(uid, ControllerRevision)
+            decision = daemonset.reconcile(obj, world.all(Node), pods, revisions, taken, now, suffix)
+    return replace(decision, changes=(*claimed, *decision.changes))
+
+
+def _is_dying(namespace: str, world: World) -> bool:
+    home = world.get(Namespace, "", namespace)
+    return home is None or is_deleted(home)
