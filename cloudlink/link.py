@@ -153,6 +153,7 @@ class MqttUplink:
     :param private_key: this node's X25519 key; opens secrets.
     :param wall: the wall clock, seconds since 1970; may be wrong by decades.
     :param dice: uniform random numbers in 0..1.
+    :param client: makes the client for one connection, from aiomqtt's own arguments.
     """
 
     def __init__(
@@ -167,8 +168,10 @@ class MqttUplink:
         talk_timing: TalkTiming | None = None,
         wall: Callable[[], float] = time.time,
         dice: Callable[[], float] = random.random,
+        client: Callable[..., mqtt.Client] = mqtt.Client,
     ) -> None:
         self._place = place
+        self._make_client = client
         self._tls = tls
         self._verify_key = verify_key
         self._private_key = private_key
@@ -277,7 +280,7 @@ class MqttUplink:
         later.WillDelayInterval = timing.will_delay
         absence = wire.Presence(online=False, epoch=presence.epoch, since=presence.since)
         plausible = self._wall() >= self._floor.value and not self._dates_doubtful
-        client = mqtt.Client(
+        client = self._make_client(
             place.host,
             place.port,
             identifier=place.node,

@@ -99,9 +99,10 @@ def run(config: configs.NodeConfig) -> None:
     host.lower_oom_score()
     load_resident(config)
     from edged.control import ControlServer
-    from edged.daemon import Daemon, boottime
+    from edged.daemon import Daemon
     from edged.image_keeper import ImageKeeper
     from edged.images.store import ImageStore
+    from edged.machine import boottime
     from edged.pressure import memory_pressure
     from edged.puller import ImageWorker
     from edged.remote.answers import Answers

@@ -13,7 +13,6 @@ Nothing is polled: an idle node sleeps. What is wanted is kept by `keeping`, wha
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -31,6 +30,7 @@ from edged.decide.attempts import NEVER
 from edged.decide.steps import Plan, SyncServices
 from edged.deeds import Deeds
 from edged.keeping import Keeper
+from edged.machine import Machine
 from edged.materials import Materials
 from edged.model import Capacity, ContainerPhase, Desired, NodeStatus, Observed, PodStatus
 from edged.prober import Patient, Prober
@@ -43,16 +43,12 @@ from edged.uplink import Asked, Silent, Uplink
 ADOPTION = 5.0  # seconds at most, after the start, for running containers to say that they are ready, as they were
 
 
-def boottime() -> float:
-    """Seconds since boot, sleep included; no wrong or jumping clock can move it (clock_gettime(2))."""
-    return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
 class Daemon:
     """Owns the state between two cycles. Everything it knows can be lost at any moment without harm.
 
     :param extra: who else has steps for the node.
     :param working_sets: what has been learned of containers' memory, for the status.
+    :param machine: None: the one that we are on.
     """
 
     def __init__(
@@ -65,10 +61,14 @@ class Daemon:
         uplink: Uplink,
         extra: Sequence[StepSource] = (),
         working_sets: WorkingSets = unknown_working_sets,
+        machine: Machine | None = None,
     ) -> None:
+        machine = machine or Machine()
+        self._machine = machine
+        self._boottime = boottime = machine.boottime
         self.config = config
         self.uplink = uplink
-        self.capacity = host.capacity(config)
+        self.capacity = machine.capacity(config)
         self.budget = budgets.of(self.capacity)
         self.started = boottime()
         self._runtime = runtime
@@ -79,13 +79,13 @@ class Daemon:
         self._wake = asyncio.Event()
         self._stop = asyncio.Event()
         self._changed = asyncio.Condition()
-        self._teller = Teller(uplink.report, self._title_of)
-        self._keeper = Keeper(config, store, self._teller.event, self._wake.set, boottime)
-        materials = Materials(self._keeper, self.capacity, config.name, uplink.unseal)
+        self._teller = Teller(uplink.report, self._title_of, machine.wall)
+        self._keeper = Keeper(config, store, self._teller.event, self._wake.set, boottime, machine.wall)
+        materials = Materials(self._keeper, self.capacity, config.name, uplink.unseal, machine.address)
         executor = Executor(runtime, images, puller, materials.of, materials.logins)
         self._deeds = Deeds(executor, images, extra, self._teller.happened, self._wake.set, boottime)
-        self._epoch = f"{time.time_ns():x}"
-        self._boot_id = host.boot_id()
+        self._epoch = f"{int(machine.wall() * 1e6):x}"
+        self._boot_id = machine.boot_id()
         self._adopting = True
         self._prober: Prober
 
@@ -105,7 +105,7 @@ class Daemon:
             raise
         try:
             async with asyncio.TaskGroup() as tasks:
-                self._prober = Prober(self._runtime, tasks, self._wake.set, boottime)
+                self._prober = Prober(self._runtime, tasks, self._wake.set, self._boottime)
                 around = [
                     tasks.create_task(self.uplink.run(self._keeper.inbox, asked or Silent()), name="uplink"),
                     tasks.create_task(self._feed_watchdog(), name="watchdog"),
@@ -153,7 +153,7 @@ class Daemon:
             if first:
                 host.notify_systemd("READY=1")
                 first = False
-            pause = None if wake_at == NEVER else max(wake_at - boottime(), 0.0)
+            pause = None if wake_at == NEVER else max(wake_at - self._boottime(), 0.0)
             try:
                 async with asyncio.timeout(pause):
                     await self._wake.wait()
@@ -182,12 +182,12 @@ class Daemon:
 
     def _adopts(self) -> bool:
         """Is it still to be found out how those are that ran before this daemon did?"""
-        overdue = boottime() >= self.started + ADOPTION
+        overdue = self._boottime() >= self.started + ADOPTION
         self._adopting = self._adopting and not overdue and not self._prober.is_settled()
         return self._adopting
 
     def _plan(self) -> Plan:
-        now = boottime()
+        now = self._boottime()
         planned = planning.plan(self.desired, self.observed, self.budget, now, self._keeper.digests)
         further = [source.steps(self.desired, self.observed, now) for source in self._extra]
         return planning.together(planned, further, self.observed, now) if further else planned
@@ -253,7 +253,7 @@ class Daemon:
             refused=self._keeper.refusal,
             boot_id=self._boot_id,
             version=__version__,
-            address=host.own_address(),
+            address=self._machine.address(),
             conditions=tuple(condition for source in self._extra for condition in source.conditions),
             labels=self.config.labels,
         )
@@ -263,7 +263,7 @@ class Daemon:
         return replace(self.capacity, devices=devices) if devices else self.capacity
 
     def _pods(self) -> tuple[PodStatus, ...]:
-        return summary.summarise(self.desired, self.observed, self.budget, boottime(), self._working_sets)
+        return summary.summarise(self.desired, self.observed, self.budget, self._boottime(), self._working_sets)
 
     async def _notify_watchers(self) -> None:
         async with self._changed:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable, Mapping
 
 from edged.config import NodeConfig
@@ -26,6 +25,7 @@ class Keeper:
     :ivar not_saved: why it is not on the disk; "" while it is.
     :ivar save_at: CLOCK_BOOTTIME second at which to try that again; infinity = not.
     :param event: told (kind, reason, message).
+    :param wall: seconds since 1970.
     """
 
     def __init__(
@@ -35,12 +35,14 @@ class Keeper:
         event: Callable[[str, str, str], None],
         wake: Callable[[], None],
         boottime: Callable[[], float],
+        wall: Callable[[], float],
     ) -> None:
         self._config = config
         self._store = store
         self._event = event
         self._wake = wake
         self._boottime = boottime
+        self._wall = wall
         self.desired: Desired | None = None
         self.inbox = Inbox(wake)
         self.refusal: Refusal | None = None
@@ -86,7 +88,7 @@ class Keeper:
         refused = self.inbox.refusals != self._refusals
         if refused:
             self._refusals = self.inbox.refusals
-            self.refusal = Refusal(self.inbox.refusals, self.inbox.last_refusal, time.time())
+            self.refusal = Refusal(self.inbox.refusals, self.inbox.last_refusal, self._wall())
             self._event("Warning", "DesiredRefused", self.inbox.last_refusal)
         desired = self.inbox.take()
         if desired is not None:

@@ -4,21 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from edged import host
 from edged.keeping import Keeper
 from edged.model import Capacity, Material, NodeFacts, Pod, references
 
 
 class Materials:
-    """:param unseal: Uplink.unseal."""
+    """:param unseal: Uplink.unseal. :param address: Machine.address."""
 
     def __init__(
-        self, keeper: Keeper, capacity: Capacity, node: str, unseal: Callable[[str, bytes], Mapping[str, bytes]]
+        self,
+        keeper: Keeper,
+        capacity: Capacity,
+        node: str,
+        unseal: Callable[[str, bytes], Mapping[str, bytes]],
+        address: Callable[[], str],
     ) -> None:
         self._keeper = keeper
         self._capacity = capacity
         self._node = node
         self._unseal = unseal
+        self._address = address
 
     def of(self, pod: Pod) -> Material:
         """The configs and secrets that the pod refers to, secrets opened; those that are missing are left out."""
@@ -37,7 +42,7 @@ class Materials:
 
     def _facts(self) -> NodeFacts:
         board = self._capacity
-        return NodeFacts(self._node, host.own_address(), board.memory_allocatable, board.cpu, board.storage_allocatable)
+        return NodeFacts(self._node, self._address(), board.memory_allocatable, board.cpu, board.storage_allocatable)
 
     def logins(self, pod: Pod) -> list[Mapping[str, bytes]]:
         """The contents of the pod's registry secrets, as far as they are here."""

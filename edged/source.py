@@ -7,8 +7,9 @@ from pathlib import Path
 
 from edged import host
 from edged.control import Budget, DaemonFacts, Snapshot, machine_facts
-from edged.daemon import Daemon, boottime
+from edged.daemon import Daemon
 from edged.errors import PermanentError
+from edged.machine import boottime
 from edged.model import ContainerPhase, ContainerState
 
 

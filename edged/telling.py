@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import time
 from collections import deque
 from collections.abc import Callable, Iterable
 
@@ -15,10 +14,15 @@ MAX_EVENTS = 64  # in the status; older ones are the hub's to keep
 
 
 class Teller:
-    """:param title_of: pod uid -> "namespace/name"; "" for one that is not known (any more)."""
+    """:param title_of: pod uid -> "namespace/name"; "" for one that is not known (any more).
+    :param wall: seconds since 1970.
+    """
 
-    def __init__(self, report: Callable[[NodeStatus], None], title_of: Callable[[str], str]) -> None:
+    def __init__(
+        self, report: Callable[[NodeStatus], None], title_of: Callable[[str], str], wall: Callable[[], float]
+    ) -> None:
         self._report = report
+        self._wall = wall
         self._title_of = title_of
         self._events: deque[Event] = deque(maxlen=MAX_EVENTS)
         self._numbers = itertools.count(1)
@@ -32,7 +36,7 @@ class Teller:
         title = self._title_of(pod) if pod else ""
         if pod and not title:  # it may be gone by now: an earlier event knew it
             title = next((e.title for e in reversed(self._events) if e.pod == pod), "")
-        self._events.append(Event(next(self._numbers), time.time(), kind, reason, message, pod, title, container))
+        self._events.append(Event(next(self._numbers), self._wall(), kind, reason, message, pod, title, container))
 
     def happened(self, items: Iterable[Happening]) -> None:
         for item in items:

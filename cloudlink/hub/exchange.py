@@ -69,6 +69,7 @@ class Exchange:
 
     :param node_key: X25519 public key of a node, from when it joined; None for strangers.
     :param on_change: called after a document was published (the broker may want to save).
+    :param client: makes the client for one connection, from aiomqtt's own arguments.
     """
 
     def __init__(
@@ -81,9 +82,10 @@ class Exchange:
         now: Callable[[], float] = time.time,
         on_change: Callable[[], None] = lambda: None,
         silence: float = SILENCE,
+        client: Callable[..., aiomqtt.Client] = aiomqtt.Client,
     ) -> None:
         self._store, self._fleet, self._link = store, fleet, link
-        self._on_change, self._silence = on_change, silence
+        self._on_change, self._silence, self._make_client = on_change, silence, client
         self._watch = store.subscribe(FOLLOWED)
         self._world = World(store)
         self._documents = Documents(store, self._world, fleet, signing_key, node_key, now)
@@ -202,7 +204,7 @@ class Exchange:
 
     @contextlib.asynccontextmanager
     async def _client(self) -> AsyncIterator[aiomqtt.Client]:
-        client = aiomqtt.Client(
+        client = self._make_client(
             self._link.host,
             self._link.port,
             identifier=f"hub-{self._fleet}",

@@ -71,6 +71,10 @@ Found = list[KubeObject]  # a name of its own, because Store.list shadows the ty
 _encode = msgspec.json.Encoder().encode
 
 
+def random_uid() -> str:
+    return str(uuid.uuid4())
+
+
 class _Work:
     """A commit worked out against what is in memory now."""
 
@@ -101,11 +105,13 @@ class Store:
         now: Callable[[], float],
         events_kept: int = EVENTS_KEPT,
         term: int | None = None,
+        new_uid: Callable[[], str] = random_uid,
     ) -> None:
         self._memory = memory
         self._database = database
         self._now = now
         self._events_kept = events_kept
+        self._new_uid = new_uid
         self.term = term
 
     @classmethod
@@ -115,16 +121,18 @@ class Store:
         now: Callable[[], float] = time.time,
         secret_key: bytes | None = None,
         events_kept: int = EVENTS_KEPT,
+        new_uid: Callable[[], str] = random_uid,
     ) -> Self:
         """Open or make the database at an SQLAlchemy URL ("sqlite:////var/lib/cloudlink/hub.db",
         "postgresql://user:password@host/name").
 
         :param now: wall clock, Unix seconds.
         :param secret_key: 32 bytes; Secrets are then encrypted at rest.
+        :param new_uid: gives each new object its uid, which must be unique for ever.
         :raises PermanentError: wrong key, a newer schema, a row that can't be read.
         :raises RetryError: the database can't be reached.
         """
-        store = cls(Memory(), open_database(url, Seal(secret_key)), now, events_kept)
+        store = cls(Memory(), open_database(url, Seal(secret_key)), now, events_kept, new_uid=new_uid)
         try:
             store.reload()
             store._make_first_objects()
@@ -144,7 +152,7 @@ class Store:
 
     def for_leader(self, term: int) -> Store:
         """The same store; its commits fail with NotLeader once this hub's `term` as the leader is over."""
-        return Store(self._memory, self._database, self._now, self._events_kept, term)
+        return Store(self._memory, self._database, self._now, self._events_kept, term, self._new_uid)
 
     # ------------------------------------------------------------ reading
 
@@ -249,7 +257,7 @@ class Store:
             of_objects,
             self._memory.revision,
             self._now(),
-            lambda: str(uuid.uuid4()),
+            self._new_uid,
             self._events_kept,
             self._memory.catalogue,
         )

@@ -80,7 +80,7 @@ def held(daemon: Daemon) -> object:
 
 
 def test_events_are_bounded_and_the_newest_stay() -> None:
-    teller = Teller(lambda _: None, lambda _: "")
+    teller = Teller(lambda _: None, lambda _: "", lambda: 0.0)
     for n in range(10 * MAX_EVENTS):
         teller.event("Normal", "Test", f"number {n}")
     assert len(teller.events) == MAX_EVENTS

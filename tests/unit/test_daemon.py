@@ -8,8 +8,9 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from edged.config import NodeConfig
-from edged.daemon import Daemon, boottime
+from edged.daemon import Daemon
 from edged.errors import PermanentError, RetryError
+from edged.machine import boottime
 from edged.model import Container, Desired, Env, HubLink, Image, NodeStatus, Phase, Pod, PodStatus, PullPolicy
 from edged.sources import StepSource, WorkingSets, unknown_working_sets
 from edged.store import StateStore

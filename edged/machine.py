@@ -1,0 +1,31 @@
+"""What the daemon needs to know of the machine under it, as arguments: clocks, size, identity of the boot."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from edged import host
+from edged.config import NodeConfig
+from edged.model import Capacity
+
+
+def boottime() -> float:
+    """Seconds since boot, sleep included; no wrong or jumping clock can move it (clock_gettime(2))."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The one that we are on, unless a simulation says otherwise.
+
+    :ivar boottime: seconds since boot; what is decided counts in these.
+    :ivar wall: seconds since 1970, and only for people: it may be wrong by decades.
+    """
+
+    boottime: Callable[[], float] = boottime
+    wall: Callable[[], float] = time.time
+    capacity: Callable[[NodeConfig], Capacity] = host.capacity
+    boot_id: Callable[[], str] = host.boot_id
+    address: Callable[[], str] = host.own_address
