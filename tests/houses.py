@@ -42,6 +42,22 @@ def a_house(image: str = "probe", settings: tuple[str, ...] = ()) -> Iterator[Ho
         assert not left, f"left behind: {left}"
 
 
+@contextlib.contextmanager
+def a_further_node(house: House, image: str = "probe", settings: tuple[str, ...] = ()) -> Iterator[House]:
+    """Another node on this machine that has joined the same hub; gone afterwards. Its `kubeconfig` is the hub's."""
+    guest = House(Path(tempfile.mkdtemp(prefix="edged-house-")), unique_names())
+    guest.hub_toml, guest.kubeconfig = house.hub_toml, house.kubeconfig
+    try:
+        guest.build_image(image)
+        guest.join(settings)
+        guest.start_node()
+        yield guest
+    finally:
+        guest.down()
+        left = {kind: items for kind, items in guest.left().items() if items}
+        assert not left, f"left behind: {left}"
+
+
 @contextlib.asynccontextmanager
 async def asking(house: House, timing: Timing | None = None) -> AsyncIterator[Streams]:
     """A further process of the house's hub, so to speak: it has its keys, and asks its node."""

@@ -28,8 +28,9 @@ OURS = "edged.dev/"
 ROLLBACK = OURS + "rollback"
 WAVES = OURS + "waves"
 WAVE_HOLD = OURS + "wave-hold"
+PROVEN_AFTER = OURS + "proven-after"
 CONFIRM = OURS + "confirm"
-ROLLOUT_POLICY = (ROLLBACK, WAVES, WAVE_HOLD)
+ROLLOUT_POLICY = (ROLLBACK, WAVES, WAVE_HOLD, PROVEN_AFTER)
 OF_DEPLOYMENTS = (*ROLLOUT_POLICY, CONFIRM)
 # Of their ReplicaSets, written by the hub. `kubectl rollout undo` copies them to Deployments; there they say nothing.
 SUCCEEDED = OURS + "succeeded"  # as which revision all of its pods were available

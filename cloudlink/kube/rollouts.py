@@ -3,6 +3,7 @@
 edged.dev/rollback: "on" | "off"            undo a revision that fails; on where nothing is said
 edged.dev/waves: "1, 10%, 50%, 100%"        how many pods may have a new revision, wave by wave; all of them at last
 edged.dev/wave-hold: "10m" | manual         how long a wave has to go well before the next; manual: until confirmed
+edged.dev/proven-after: "30s"               how long all pods of a revision are ready before it is a good one
 edged.dev/confirm: "<revision>/<wave>"      that wave of that revision (and those before) may end; `edgectl confirm`
                                             writes it. "<revision>" alone confirms all of its waves
 """
@@ -16,7 +17,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-from cloudlink.kube.annotations import CONFIRM, OF_DEPLOYMENTS, OURS, ROLLBACK, ROLLOUT_STATE, WAVE_HOLD, WAVES
+from cloudlink.kube.annotations import (
+    CONFIRM,
+    OF_DEPLOYMENTS,
+    OURS,
+    PROVEN_AFTER,
+    ROLLBACK,
+    ROLLOUT_STATE,
+    WAVE_HOLD,
+    WAVES,
+)
 from cloudlink.kube.findings import Findings
 from cloudlink.kube.meta import IntOrString
 
@@ -24,6 +34,10 @@ T = TypeVar("T")
 
 MAX_WAVES = 20
 LONGEST_HOLD = 30 * 86400.0  # seconds; who wants to wait for longer confirms by hand
+# Seconds for which all pods of a revision are ready before it counts as good. A program that ends after some seconds
+# is ready in between; for one that crashes later than this `edged.dev/proven-after` says more.
+PROVEN_WHEN = 30.0
+LONGEST_PROOF = 7 * 86400.0
 _SHARE = re.compile(r"(\d{1,9})(%?)", re.ASCII)
 _HOLD = re.compile(r"(?:(\d{1,6})d)?(?:(\d{1,6})h)?(?:(\d{1,6})m)?(?:(\d{1,9})s)?", re.ASCII)
 _CONFIRM = re.compile(r"(\d{1,9})(?:/(\d{1,3}))?", re.ASCII)
@@ -33,12 +47,14 @@ _CONFIRM = re.compile(r"(\d{1,9})(?:/(\d{1,3}))?", re.ASCII)
 class RolloutPolicy:
     """:ivar waves: how many pods may have the new revision in each wave, the last one always all; () = no waves.
     :ivar hold: seconds that a wave lasts once its pods are available; None = until confirmed.
+    :ivar proven_after: seconds for which all pods of a revision are ready until it counts as good.
     :ivar confirmed: revision, and the last wave that is confirmed (None = all of them).
     """
 
     rollback: bool = True
     waves: tuple[IntOrString, ...] = ()
     hold: float | None = 0.0
+    proven_after: float = PROVEN_WHEN
     confirmed: tuple[int, int | None] | None = None
 
     def confirms(self, revision: int, wave: int) -> bool:
@@ -67,6 +83,7 @@ def policy_of(annotations: Mapping[str, str]) -> RolloutPolicy:
         rollback=_or(_switch, annotations.get(ROLLBACK), True),
         waves=_or(_waves, annotations.get(WAVES), ()),
         hold=_or(_hold, annotations.get(WAVE_HOLD), at_once),
+        proven_after=_or(_proof, annotations.get(PROVEN_AFTER), PROVEN_WHEN),
         confirmed=_or(_confirmation, annotations.get(CONFIRM), None),
     )
 
@@ -116,14 +133,30 @@ def _number(share: IntOrString) -> int:
 def _hold(text: str) -> float | None:
     if text == "manual":
         return None
-    found = _HOLD.fullmatch(text)
-    if not text or found is None:
+    total = _time(text)
+    if total is None:
         raise ValueError("must be a time (e.g. '90s', '10m', '1h30m') or 'manual', which waits for a confirmation")
-    days, hours, minutes, seconds = (int(n or 0) for n in found.groups())
-    total = float(days * 86400 + hours * 3600 + minutes * 60 + seconds)
     if total > LONGEST_HOLD:
         raise ValueError(f"at most {LONGEST_HOLD / 86400:.0f}d; write 'manual' to wait until somebody confirms")
     return total
+
+
+def _proof(text: str) -> float:
+    total = _time(text)
+    if total is None:
+        raise ValueError("must be a time (e.g. '0s', '90s', '10m')")
+    if total > LONGEST_PROOF:
+        raise ValueError(f"at most {LONGEST_PROOF / 86400:.0f}d (e.g. '10m')")
+    return total
+
+
+def _time(text: str) -> float | None:
+    """Seconds; None where it is no time."""
+    found = _HOLD.fullmatch(text)
+    if not text or found is None:
+        return None
+    days, hours, minutes, seconds = (int(n or 0) for n in found.groups())
+    return float(days * 86400 + hours * 3600 + minutes * 60 + seconds)
 
 
 def _confirmation(text: str) -> tuple[int, int | None]:
@@ -139,6 +172,7 @@ _READERS: Mapping[str, Callable[[str], object]] = {
     ROLLBACK: _switch,
     WAVES: _waves,
     WAVE_HOLD: _hold,
+    PROVEN_AFTER: _proof,
     CONFIRM: _confirmation,
 }
 

@@ -28,9 +28,6 @@ COMPONENT = "deployment-controller"
 REVISION = "deployment.kubernetes.io/revision"
 DESIRED = "deployment.kubernetes.io/desired-replicas"  # the Deployment's replicas when this set was last sized
 MAXIMUM = "deployment.kubernetes.io/max-replicas"
-# Seconds for which all pods of a revision are ready before it counts as good. A program that ends after some seconds
-# is ready in between; one that crashes later than this needs a longer minReadySeconds or a wave that is held.
-PROVEN_AFTER = 30.0
 _NOT_COPIED = frozenset(
     {
         "kubectl.kubernetes.io/last-applied-configuration",
@@ -112,7 +109,7 @@ class Family:
         count = self.count(self.new)
         if not (count.wanted == count.present == count.available == replicas):
             return float("inf")
-        return max(_ready_since(p) for p in self.active(self.new)) + PROVEN_AFTER
+        return max(_ready_since(p) for p in self.active(self.new)) + self.policy.proven_after
 
     # ------------------------------------------------------------ annotations
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from cloudlink.hub.schedule.fleet import Fleet, Mask
 from cloudlink.hub.schedule.gates import Gate
 from cloudlink.hub.schedule.wants import Wants
+from cloudlink.kube.affinity import NodeSelectorTerm
 from cloudlink.kube.quantity import format_milli
+
+TERMS_MAX = 200  # characters of an affinity in a sentence
 
 
 def sentence(wants: Wants, fleet: Fleet, gates: Iterable[Gate]) -> str:
@@ -46,7 +49,7 @@ _SAID = {
     "ready": ("is not ready", "are not ready"),
     "cordoned": ("is cordoned", "are cordoned"),
     "selector": ("does not match nodeSelector {}", "do not match nodeSelector {}"),
-    "affinity": ("does not match the pod's node affinity", "do not match the pod's node affinity"),
+    "affinity": ("does not match the pod's node affinity ({})", "do not match the pod's node affinity ({})"),
     "taint": ("has taint {} that the pod does not tolerate", "have taint {} that the pod does not tolerate"),
     "pods": ("has no room for another pod (limit {})", "have no room for another pod (limit {})"),
     "claim": ("does not have the volume of claim {}", "do not have the volume of claim {}"),
@@ -69,11 +72,25 @@ _SAID = {
 def _part(kind: str, detail: str, rows: np.ndarray, wants: Wants, fleet: Fleet) -> str:
     said = _SAID.get(kind)
     if said is not None:
+        detail = _terms(wants.terms or ()) if kind == "affinity" else detail
         return said[len(rows) > 1].format(detail)
     asked, free = wants.amount(kind), max(int(fleet.resource(kind)[rows].max()), 0)
     lacks = "lacks" if len(rows) == 1 else "lack"
     shown = format_milli if kind == "cpu" else in_bytes
     return f"{lacks} {shown(asked)} {kind} (largest free {shown(free)})"
+
+
+def _terms(terms: Sequence[NodeSelectorTerm]) -> str:
+    """One of them must hold: "zone In [attic, cellar] or gpu Exists"."""
+    said = " or ".join(
+        " and ".join(
+            f"{r.key} {r.operator}" + (f" [{', '.join(r.values)}]" if r.values else "")
+            for r in (*term.match_expressions, *term.match_fields)
+        )
+        or "an empty term, which no node matches"
+        for term in terms
+    )
+    return said if len(said) <= TERMS_MAX else f"{said[: TERMS_MAX - 3]}..."
 
 
 def in_bytes(number: int) -> str:
