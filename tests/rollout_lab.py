@@ -20,7 +20,7 @@ from tests.kubectl_lab import Kubectl
 PROGRAM = """
 case "$MODE" in
 crash) exit 3 ;;
-hungry) tail /dev/zero ;;
+hungry) exec tail /dev/zero ;;
 esac
 exec sleep 1d
 """
@@ -39,23 +39,22 @@ class Web:
         self._home = f"/apis/apps/v1/namespaces/{kubectl.namespace}"
 
     def manifest(
-        self, replicas: int, annotations: Mapping[str, str], container: Mapping[str, Any], **spec: Any
+        self,
+        replicas: int,
+        annotations: Mapping[str, str] | None = None,
+        container: Mapping[str, Any] | None = None,
+        pod: Mapping[str, Any] | None = None,
+        **spec: Any,
     ) -> dict[str, Any]:
-        made = deployment("web", replicas, PROGRAM, **container)
-        made["metadata"]["annotations"] = {PROVEN_AFTER: "1s", **annotations}
+        made = deployment("web", replicas, PROGRAM, **(container or {}))
+        made["spec"]["template"]["spec"] |= pod or {}
+        made["metadata"]["annotations"] = {PROVEN_AFTER: "1s", **(annotations or {})}
         made["spec"] |= spec
         return made
 
-    def begin(
-        self,
-        replicas: int = 3,
-        annotations: Mapping[str, str] | None = None,
-        container: Mapping[str, Any] | None = None,
-        **spec: Any,
-    ) -> None:
-        """Apply it and wait until its first revision counts as a good one."""
-        manifest = self.manifest(replicas, annotations or {}, container or {}, **spec)
-        self.kubectl.ok("apply", "-f", "-", stdin=manifest)
+    def begin(self, replicas: int = 3, annotations: Mapping[str, str] | None = None, **more: Any) -> None:
+        """Apply it and wait until its first revision counts as a good one. `more` as for `manifest`."""
+        self.kubectl.ok("apply", "-f", "-", stdin=self.manifest(replicas, annotations, **more))
         self.kubectl.ok("rollout", "status", "deployment/web", "--timeout=60s")
         self.until_good("")
 
@@ -80,11 +79,16 @@ class Web:
         return sum(is_ready(p) for p in self.pods(mode))
 
     def pids(self, mode: str | None = None) -> dict[str, list[int]]:
-        """Pod -> its processes, whichever node it is on."""
-        found = {
-            p["metadata"]["name"]: [pid for h in self.houses for pid in container_pids(h, p)] for p in self.pods(mode)
-        }
-        assert all(found.values()), f"a pod has no process: {found}"
+        """Pod -> its processes, whichever node it is on; once each of them has some."""
+        found: dict[str, list[int]] = {}
+
+        def everywhere() -> bool:
+            found.clear()
+            for pod in self.pods(mode):
+                found[pod["metadata"]["name"]] = [pid for h in self.houses for pid in container_pids(h, pod)]
+            return all(found.values())
+
+        self.until("every pod to have a process", everywhere)
         return found
 
     def nodes(self, mode: str) -> set[str]:

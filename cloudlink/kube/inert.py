@@ -18,6 +18,7 @@ from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.pod import Pod, PodSpec
 from cloudlink.kube.registry import by_kind
 from cloudlink.kube.replication import ReplicationController
+from cloudlink.kube.rollouts import more_than_there_are
 from cloudlink.kube.validate_definition import notes
 
 T = TypeVar("T")
@@ -93,6 +94,8 @@ def inert_fields(obj: KubeObject) -> list[str]:
 def _said(obj: KubeObject) -> Iterator[str]:
     if isinstance(obj, CustomResourceDefinition):
         yield from notes(obj)
+    if isinstance(obj, apps.Deployment):
+        yield from more_than_there_are(obj.metadata.annotations, obj.spec.replicas, "metadata.annotations")
     if isinstance(obj, core.Service):
         yield from _of(SERVICE, obj.spec, "spec")
     there = pod_spec_of(obj)

@@ -195,3 +195,11 @@ def check_rollout_annotations(annotations: Mapping[str, str], strategy: str, pat
         found.forbidden(f"{path}[{WAVES}]", why)
     if WAVE_HOLD in annotations and WAVES not in annotations:
         found.required(f"{path}[{WAVES}]", f"there is a {WAVE_HOLD} and no wave to hold (e.g. '1, 10%, 100%')")
+
+
+def more_than_there_are(annotations: Mapping[str, str], replicas: int, path: str) -> list[str]:
+    """A wave of more pods than the Deployment has is no error, as scaling must not be refused for it, but news."""
+    asked = next((w for w in policy_of(annotations).waves if isinstance(w, int) and w > replicas), None)
+    if asked is None:
+        return []
+    return [f"{path}[{WAVES}]: a wave of {asked} pods, and there are {replicas}: it takes all of them at once"]

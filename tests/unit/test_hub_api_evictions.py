@@ -103,7 +103,9 @@ def test_a_budget_lets_go_of_as_many_pods_as_it_can_spare(client: Client, store:
     assert budget(store).status.disruptions_allowed == 0
     code, status = evict(client, "b")
     assert (code, status["reason"]) == (429, "TooManyRequests")
-    assert status["message"] == "Cannot evict pod as it would violate the pod's disruption budget."
+    assert status["message"].startswith(
+        "Cannot evict pod as it would violate the pod's disruption budget. The disruption"
+    )
     [cause] = status["details"]["causes"]
     assert (cause["reason"], cause["message"]) == (
         "DisruptionBudget",

@@ -7,7 +7,7 @@ from typing import Any
 from cloudlink.hub.changes import Update
 from cloudlink.hub.controllers.family import REVISION
 from cloudlink.hub.objects import find_condition
-from cloudlink.kube.annotations import RESTORED, ROLLBACK, SUCCEEDED, WAVE, WAVES
+from cloudlink.kube.annotations import PROVEN_AFTER, RESTORED, ROLLBACK, SUCCEEDED, WAVE, WAVES
 from tests.fakes.hub_brain import Cluster, deployment, with_meta
 from tests.fakes.rollouts import annotate, crash, image_of, lose_image, tell, updated
 
@@ -43,6 +43,18 @@ def test_a_revision_becomes_good_once_its_pods_were_ready_for_a_while() -> None:
     cluster.run()
     assert cluster.sets[0].metadata.annotations[SUCCEEDED] == "1"
     assert cluster.ask_deployment().wake_at == float("inf")
+
+
+def test_how_long_that_while_is_can_be_said() -> None:
+    cluster = Cluster(with_meta(deployment(), annotations={PROVEN_AFTER: "2h"}))
+    cluster.run()
+    assert cluster.ask_deployment().wake_at == cluster.clock.now + 7200
+    cluster.clock.advance(3600)
+    cluster.run()
+    assert SUCCEEDED not in cluster.sets[0].metadata.annotations
+    annotate(cluster, {PROVEN_AFTER: "0s"})
+    cluster.run()
+    assert cluster.sets[0].metadata.annotations[SUCCEEDED] == "1"
 
 
 def test_an_image_that_can_not_be_pulled_is_undone_and_no_good_pod_goes() -> None:

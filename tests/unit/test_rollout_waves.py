@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cloudlink.hub.objects import find_condition
-from cloudlink.kube.annotations import CONFIRM, WAVE_HOLD, WAVES
+from cloudlink.kube.annotations import CONFIRM, PROVEN_AFTER, WAVE_HOLD, WAVES
+from cloudlink.kube.inert import inert_fields
 from cloudlink.kube.rollouts import policy_of
 from cloudlink.kube.validate import validate
 from tests.fakes.hub_brain import Cluster, deployment, with_meta
@@ -76,6 +77,37 @@ def test_a_canary_of_more_pods_than_there_are_takes_all_of_them() -> None:
     assert progressing(cluster)[0] == "NewReplicaSetAvailable"
 
 
+def test_a_canary_of_more_pods_than_there_are_is_said_when_it_is_written_and_when_it_begins() -> None:
+    wanted = with_meta(deployment(replicas=3), annotations={WAVES: "20"})
+    said = "metadata.annotations[edged.dev/waves]: a wave of 20 pods, and there are 3: it takes all of them at once"
+    assert inert_fields(wanted) == [said]
+    cluster = Cluster(deployment(replicas=3))
+    cluster.run()
+    annotate(cluster, {WAVES: "20"})
+    cluster.use_image("demo:2")
+    told = [n.message for n in tell(cluster) if n.reason == "WaveStarted"]
+    assert told == ["wave 1 of 2 of revision 2: all 3 pods (20 asked for, there are 3)"]
+
+
+def test_going_back_in_a_wave_to_what_was_good_last_is_not_held() -> None:
+    cluster = in_waves("1, 50%", "manual")
+    cluster.use_image("demo:1")
+    cluster.run()
+    assert updated(cluster, "demo:1") == 12
+    assert progressing(cluster)[0] == "NewReplicaSetAvailable"
+
+
+def test_going_back_to_what_was_good_before_the_last_is_done_in_waves() -> None:
+    cluster = in_waves("1, 50%")
+    cluster.run()
+    cluster.clock.advance(60)
+    cluster.run()
+    annotate(cluster, {WAVE_HOLD: "manual"})
+    cluster.use_image("demo:1")
+    cluster.run()
+    assert updated(cluster, "demo:1") == 1
+
+
 def test_scaling_in_the_middle_of_a_wave_keeps_to_the_wave() -> None:
     cluster = in_waves("1", "manual")
     cluster.change(replicas=20)
@@ -102,6 +134,8 @@ def test_a_new_template_in_the_middle_of_a_wave_starts_over() -> None:
         ({WAVES: "1, x"}, '"x" is neither a number of pods nor a percentage'),
         ({WAVES: "50%, 10%"}, "not more than the wave before"),
         ({WAVES: "1", WAVE_HOLD: "soon"}, "must be a time (e.g. '90s', '10m', '1h30m') or 'manual'"),
+        ({PROVEN_AFTER: "soon"}, "must be a time (e.g. '0s', '90s', '10m')"),
+        ({PROVEN_AFTER: "8d"}, "at most 7d"),
         ({CONFIRM: "yes"}, "must be <revision>/<wave>"),
         ({"edged.dev/rollbak": "off"}, "did you mean edged.dev/rollback?"),
         ({"edged.dev/rollback": "false"}, 'must be "on" or "off"'),

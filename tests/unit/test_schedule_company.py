@@ -113,7 +113,10 @@ def test_one_of_several_terms_is_enough_and_a_name_is_a_field() -> None:
         affinity={"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": terms}}},
     )
     assert homes([picky], [board("a"), board("b")]) == {"p": "b"}
-    assert why(picky, [board("a")]) == "0/1 nodes: 1 does not match the pod's node affinity (disk In [none] or metadata.name In [b])"
+    assert (
+        why(picky, [board("a")])
+        == "0/1 nodes: 1 does not match the pod's node affinity (disk In [none] or metadata.name In [b])"
+    )
 
 
 def spread(most: int = 1, by: str = ZONE, **more: Any) -> dict[str, Any]:

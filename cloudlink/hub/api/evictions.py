@@ -101,5 +101,6 @@ def _unhealthy_may_go(budget: PodDisruptionBudget) -> bool:
 
 
 def _refused(why: str, retry_after: int = 0) -> ApiError:
+    """Kubernetes leaves the budget's name to the causes, which kubectl doesn't show."""
     cause = Cause("", "DisruptionBudget", why)
-    return ApiError(429, "TooManyRequests", REFUSED, causes=[cause], retry_after=retry_after)
+    return ApiError(429, "TooManyRequests", f"{REFUSED} {why}", causes=[cause], retry_after=retry_after)

@@ -96,6 +96,13 @@ class Family:
         """The hub itself went back to this revision: nothing undoes that but a person."""
         return self.new is not None and number(self.new.metadata.annotations.get(RESTORED, "")) == self.revision()
 
+    @property
+    def was_good_last(self) -> bool:
+        """The present template was a good one, and none has been since."""
+        of_new = number(self.new.metadata.annotations.get(SUCCEEDED, "")) if self.new else 0
+        there = self.last_good()
+        return of_new > (number(there.metadata.annotations[SUCCEEDED]) if there is not None else 0)
+
     def last_good(self) -> ReplicaSet | None:
         """The old set that was completely available most recently."""
         good = [s for s in self.old if number(s.metadata.annotations.get(SUCCEEDED, ""))]

@@ -57,9 +57,11 @@ class Course:
 
 
 def is_in_waves(family: Family) -> bool:
-    """Not what was good once, nor what the hub itself went back to, nor where there is nothing else to run."""
+    """Not what was good last, be it that a person or that the hub went back to it: there is nothing to find out, and
+    what it replaces may be doing harm. Nor where there is nothing else to run."""
     others = any(s.spec.replicas or s.metadata.annotations.get(SUCCEEDED) for s in family.old)
-    return bool(family.policy.waves) and others and not family.is_proven and not family.is_restored
+    known = family.is_proven or family.is_restored or family.was_good_last
+    return bool(family.policy.waves) and others and not known
 
 
 def course_of(family: Family) -> Course:
@@ -121,7 +123,8 @@ def _next(sizes: Sequence[int], wave: int) -> int:
 def _hold(family: Family, sizes: Sequence[int], state: State, verdict: Verdict) -> tuple[Hold | None, float]:
     """What the condition says while a wave has all that it may have."""
     deployment = family.deployment
-    how_far = f"wave {state.wave} of {len(sizes)}: {sizes[state.wave - 1]} of {deployment.spec.replicas} updated"
+    there = len(family.active(family.new)) if family.new else 0
+    how_far = f"wave {state.wave} of {len(sizes)}: {there} of {deployment.spec.replicas} updated"
     by_hand = (
         f"edgectl confirm -n {deployment.metadata.namespace} deployment/{deployment.metadata.name}"
         f" (or kubectl annotate --overwrite with {CONFIRM}={state.revision}/{state.wave})"
