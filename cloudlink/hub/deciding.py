@@ -17,6 +17,8 @@ from cloudlink.hub.controllers import (
     disruption,
     endpoints,
     garbage,
+    job,
+    job_pods,
     replicaset,
 )
 from cloudlink.hub.controllers.claiming import Selects, claim
@@ -26,6 +28,7 @@ from cloudlink.hub.store import Store
 from cloudlink.hub.world import World
 from cloudlink.kube.accounts import ServiceAccount
 from cloudlink.kube.apps import ControllerRevision, DaemonSet, Deployment, ReplicaSet
+from cloudlink.kube.batch import Job
 from cloudlink.kube.core import Namespace, Node, PersistentVolumeClaim, Pod, Service
 from cloudlink.kube.definitions import CustomResourceDefinition
 from cloudlink.kube.endpoints import Endpoints, EndpointSlice
@@ -37,6 +40,7 @@ from cloudlink.kube.replication import ReplicationController
 # Kinds that control pods of their own, and are asked again whenever one of these changes.
 PODS_OF: dict[str, type[KubeObject]] = {
     "DaemonSet": DaemonSet,
+    "Job": Job,
     "ReplicaSet": ReplicaSet,
     "ReplicationController": ReplicationController,
 }
@@ -60,6 +64,8 @@ def decide(obj: KubeObject, world: World, store: Store, now: float, suffix: Suff
             return access.default_account(obj, account is not None)
         case ClusterRole() if obj.aggregation_rule is not None:
             return access.gathering(obj, world.all(ClusterRole))
+        case Pod() if job_pods.is_tracked(obj) and not _has_job(obj, world):
+            return Decision((job_pods.untracked(obj),))
         case Pod():
             return garbage.lost_pod(obj, world.get(Node, "", obj.spec.node_name) is not None)
         case PodDisruptionBudget():
@@ -84,6 +90,8 @@ def selector_of(obj: KubeObject) -> Selects | None:
     match obj:
         case ReplicaSet() | DaemonSet():
             return obj.spec.selector.matches
+        case Job() if obj.spec.selector is not None:
+            return obj.spec.selector.matches
         case ReplicationController(spec=spec):
             return lambda labels: matches(spec.selector, labels)
     return None
@@ -105,11 +113,17 @@ def _of_pods(obj: KubeObject, selects: Selects, world: World, now: float, suffix
     match obj:
         case ReplicaSet() | ReplicationController():
             decision = replicaset.reconcile(obj, pods, now, suffix)
+        case Job():
+            decision = job.reconcile(obj, pods, now, suffix)
         case DaemonSet():
             taken = frozenset(r.metadata.name for r in world.all(ControllerRevision, namespace))
             revisions = world.owned(uid, ControllerRevision)
             decision = daemonset.reconcile(obj, world.all(Node), pods, revisions, taken, now, suffix)
     return replace(decision, changes=(*claimed, *decision.changes))
+
+
+def _has_job(pod: Pod, world: World) -> bool:
+    return any(r.controller and isinstance(world.owner(pod, r), Job) for r in pod.metadata.owner_references)
 
 
 def _is_dying(namespace: str, world: World) -> bool:

@@ -29,6 +29,7 @@ from cloudlink.hub.workqueue import Task, WorkQueue
 from cloudlink.hub.world import UNFOLLOWED, World
 from cloudlink.kube.accounts import ServiceAccount
 from cloudlink.kube.apps import ControllerRevision, DaemonSet, Deployment, ReplicaSet
+from cloudlink.kube.batch import CronJob, Job
 from cloudlink.kube.core import Event, Namespace, Node, PersistentVolumeClaim, Pod, Service
 from cloudlink.kube.custom import CustomObject
 from cloudlink.kube.definitions import CustomResourceDefinition
@@ -170,7 +171,7 @@ class Manager:
         match obj:
             case Deployment() | ReplicaSet() | Namespace() | Pod() | CustomResourceDefinition() | PodDisruptionBudget():
                 self._queue.add(_task(obj))
-            case ClusterRole() | Service() | DaemonSet() | ReplicationController():
+            case ClusterRole() | Service() | DaemonSet() | ReplicationController() | Job() | CronJob():
                 self._queue.add(_task(obj))
             case Node():
                 self._queue.add(SCHEDULER)
@@ -182,7 +183,7 @@ class Manager:
             self._look_at_claims(obj)
             if not obj.spec.node_name or is_finished(obj):
                 self._queue.add(SCHEDULER)
-        elif isinstance(obj, ReplicaSet | ControllerRevision):
+        elif isinstance(obj, ReplicaSet | ControllerRevision | Job):
             self._look_at_owners(obj)
 
     def _look_at_owners(self, obj: KubeObject) -> None:
@@ -191,7 +192,7 @@ class Manager:
         if owner is None and isinstance(obj, Pod):
             for there in controllers_of(obj, self._world):  # one of them may take it in
                 self._queue.add(_task(there))
-        if owner is None or (owner.kind not in PODS_OF and owner.kind != "Deployment"):
+        if owner is None or (owner.kind not in PODS_OF and owner.kind not in ("Deployment", "CronJob")):
             return
         self._queue.add(Task(owner.kind, owner.kind, obj.metadata.namespace, owner.name))
         if owner.kind == "ReplicaSet":

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
 
-from cloudlink.hub.changes import Delete, ObjectChange, Update, UpdateStatus
+from cloudlink.hub.changes import Delete, MarkDeleted, ObjectChange, Update, UpdateStatus
 from cloudlink.hub.decision import NEVER, Decision
 from cloudlink.hub.deletion import FOREGROUND, ORPHAN, Policy, deletion
 from cloudlink.hub.objects import is_deleted, rfc3339, with_condition
@@ -99,12 +99,17 @@ def _decided(change: ObjectChange | None) -> Decision:
 def lost_pod(pod: Pod, node_exists: bool) -> Decision:
     """End a pod that nobody will ever report about: on its way out without a node, or its node was removed.
 
-    A pod that names a node which never was there stays: somebody may be about to add that node.
+    A pod that names a node which never was there stays: somebody may be about to add that node. One that is held by
+    a finalizer (its Job has to count it) is only marked: nobody waits for a node any more.
     """
     nowhere = not pod.spec.node_name
     was_there = bool(pod.status.start_time or is_deleted(pod))
     if (nowhere and is_deleted(pod)) or (not nowhere and not node_exists and was_there):
-        return Decision((Delete("Pod", pod.metadata.namespace, pod.metadata.name, uid=pod.metadata.uid or None),))
+        meta = pod.metadata
+        if not meta.finalizers:
+            return Decision((Delete("Pod", meta.namespace, meta.name, uid=meta.uid or None),))
+        if not is_deleted(pod) or meta.deletion_grace_period_seconds:
+            return Decision((MarkDeleted("Pod", meta.namespace, meta.name, 0, uid=meta.uid or None),))
     return Decision()
 
 

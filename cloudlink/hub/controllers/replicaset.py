@@ -50,7 +50,7 @@ def reconcile(rs: Replicated, pods: Sequence[Pod], now: float, suffix: Suffix) -
             changes += [Create(p) for p in made]
             notes += tell(rs, "SuccessfulCreate", "Created pod", made)
         elif missing < 0:
-            gone = sorted(active, key=lambda p: _usefulness(p, active))[: min(-missing, BURST)]
+            gone = least_useful(active, min(-missing, BURST))
             staying = [p for p in active if p not in gone]
             changes += [remove_pod(p) for p in gone]
             notes += tell(rs, "SuccessfulDelete", "Deleted pod", gone)
@@ -71,6 +71,11 @@ def remove_pod(pod: Pod) -> ObjectChange:
 
 def is_available(pod: Pod, min_ready_seconds: int, now: float) -> bool:
     return available_at(pod, min_ready_seconds) <= now
+
+
+def least_useful(active: Sequence[Pod], count: int) -> list[Pod]:
+    """Those that are removed first."""
+    return sorted(active, key=lambda p: _usefulness(p, active))[:count]
 
 
 def _new_pods(rs: Replicated, taken: set[str], count: int, suffix: Suffix) -> list[Pod]:
