@@ -186,7 +186,6 @@ RESOURCES: tuple[Resource, ...] = (
         ("status",),
         batch.Job,
         ("all",),
-        inert=_no_controller("Jobs", "no pods are made"),
     ),
     Resource(
         "batch",

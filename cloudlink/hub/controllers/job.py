@@ -173,13 +173,14 @@ def _unwanted(plan: _Plan) -> list[Pod]:
     """Pods of an Indexed Job that do what another one does, or what nobody wants (any more)."""
     if not plan.counts.indexed:
         return []
-    taken, unwanted = plan.counts.completed.united(plan.counts.failed_indexes), []
+    taken = plan.counts.completed.united(plan.counts.failed_indexes)
+    seen: set[int] = set()
+    unwanted: list[Pod] = []
     for pod in reversed(least_useful(plan.active, len(plan.active))):
         index = job_pods.index_of(pod)
-        if not 0 <= index < plan.counts.completions or index in taken:
+        if not 0 <= index < plan.counts.completions or index in taken or index in seen:
             unwanted.append(pod)
-        else:
-            taken = taken.plus((index,))
+        seen.add(index)
     return unwanted
 
 

@@ -1,7 +1,8 @@
 """Which of a Job's pods are counted now, and what the counts are then. Pure.
 
-A pod that carries the tracking finalizer hasn't been counted. Where failures are counted by index (backoffLimitPerIndex)
-a failed pod is held back until its successor is made, which carries on how often its index has failed.
+A pod that carries the tracking finalizer hasn't been counted. Where failures are counted by index
+(backoffLimitPerIndex) a failed pod is held back until its successor is made, which carries on how often its index has
+failed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from cloudlink.hub.controllers.indexes import Indexes
 from cloudlink.hub.objects import is_active
 from cloudlink.kube.batch import Job
 from cloudlink.kube.core import Pod
+
+NOTHING = Indexes()
 
 
 class Held(NamedTuple):
@@ -38,8 +41,8 @@ class Counts:
     completions: int = 0
     succeeded: int = 0
     failed: int = 0
-    completed: Indexes = Indexes()
-    failed_indexes: Indexes = Indexes()
+    completed: Indexes = NOTHING
+    failed_indexes: Indexes = NOTHING
     freed: list[Pod] = field(default_factory=list)
     held: dict[int, Held] = field(default_factory=dict)
     waiting: int = 0
@@ -63,9 +66,8 @@ def count(job: Job, pods: Sequence[Pod]) -> Counts:
     fresh = [p for p in tracked if p.status.phase == "Succeeded"]
     counts.freed += fresh
     if counts.indexed:
-        counts.completed = counts.completed.plus(
-            i for p in fresh if 0 <= (i := job_pods.index_of(p)) < counts.completions
-        )
+        done = map(job_pods.index_of, fresh)
+        counts.completed = counts.completed.plus(i for i in done if 0 <= i < counts.completions)
         counts.succeeded = len(counts.completed)
     else:
         counts.succeeded += len(fresh)
