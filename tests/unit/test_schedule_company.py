@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudlink.hub.schedule.fleet import fleet_with
-from cloudlink.hub.schedule.place import Binding, Policy, Unplaced, place
+from cloudlink.hub.schedule.place import Binding, Unplaced, place
+from cloudlink.hub.schedule.seats import Policy
 from cloudlink.kube.core import Node, Pod
 from tests.fakes.hub_brain import MIB, node, pod, with_meta
 

@@ -88,11 +88,12 @@ def told(fleet: Fleet) -> dict[str, Any]:
         "ready": fleet.ready.tolist(),
         "open": fleet.open.tolist(),
         "pressure": {c: m.tolist() for c, m in fleet.pressure.items() if np.any(m)},
-        "ports": fleet.ports,
-        "crowds": fleet.crowds,
-        "shunned": fleet.shunned,
+        "ports": fleet.ports.plain(),
+        "crowds": fleet.crowds.plain(),
+        "shunned": fleet.shunned.plain(),
         "tenants": fleet.tenants,
-        "zones": {v: m.tolist() for v, m in fleet.map.labelled("zone").items()},
+        "zones": [n.metadata.labels.get("zone") for n in fleet.map.nodes],
+        "places": fleet.map.topology("zone").of.tolist(),
         "taints": {t.key: m.tolist() for t, m in fleet.map.taints().items()},
     }
 

@@ -9,21 +9,20 @@ twice. So do claims, whether or not a pod uses them.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cloudlink.hub.schedule.sizes import Size, allocatable
 from cloudlink.hub.schedule.storage import NO_PLACES, Places
+from cloudlink.hub.schedule.tally import Tally
 from cloudlink.hub.schedule.wants import (
     DEVICE,
     Company,
+    Crowd,
     HostPort,
-    Labels,
     Spaces,
     Wants,
     amounts,
@@ -31,9 +30,6 @@ from cloudlink.hub.schedule.wants import (
     wants_of,
 )
 from cloudlink.kube.core import Node, Pod, Taint
-
-K = TypeVar("K")
-V = TypeVar("V")
 
 Mask = NDArray[np.bool_]
 Numbers = NDArray[np.int64]
@@ -62,10 +58,20 @@ class Tenant:
 
 @dataclass(slots=True)
 class Topology:
-    """The places that a label divides the nodes into. `of`: the place of each row, -1 where a node lacks the label."""
+    """What the nodes have as value of one label.
+
+    :ivar of: the place of each row, -1 where a node lacks the label.
+    :ivar places: value -> place, from 0.
+    :ivar singles: no place has more than one node, such as with kubernetes.io/hostname.
+    """
 
     of: Rows
-    count: int
+    places: dict[str, int]
+    singles: bool
+
+    @property
+    def count(self) -> int:
+        return len(self.places)
 
 
 @dataclass(slots=True)
@@ -74,7 +80,6 @@ class Map:
 
     nodes: tuple[Node, ...]
     rows: dict[str, int]
-    _labels: dict[str, dict[str, Mask]] = field(default_factory=dict)
     _topologies: dict[str, Topology] = field(default_factory=dict)
     _taints: dict[Taint, Mask] | None = None
 
@@ -86,7 +91,7 @@ class Map:
     def with_node(self, row: int, node: Node, keep: bool) -> Map:
         """:param keep: it has the labels and taints that it had."""
         nodes = (*self.nodes[:row], node, *self.nodes[row + 1 :])
-        return Map(nodes, self.rows, self._labels, self._topologies, self._taints) if keep else Map(nodes, self.rows)
+        return Map(nodes, self.rows, self._topologies, self._taints) if keep else Map(nodes, self.rows)
 
     def none(self) -> Mask:
         return np.zeros(len(self.nodes), np.bool_)
@@ -94,35 +99,29 @@ class Map:
     def all(self) -> Mask:
         return np.ones(len(self.nodes), np.bool_)
 
-    def labelled(self, key: str) -> Mapping[str, Mask]:
-        """Value of a label -> the nodes that have it."""
-        found = self._labels.get(key)
+    def topology(self, key: str) -> Topology:
+        """The nodes by their value of a label."""
+        found = self._topologies.get(key)
         if found is None:
-            found = {}
-            for row, node in enumerate(self.nodes):
-                value = node.metadata.labels.get(key)
-                if value is not None:
-                    found.setdefault(value, self.none())[row] = True
-            self._labels[key] = found
+            places: dict[str, int] = {}
+            values = [node.metadata.labels.get(key) for node in self.nodes]
+            of = [-1 if v is None else places.setdefault(v, len(places)) for v in values]
+            having = sum(v is not None for v in values)
+            found = self._topologies[key] = Topology(np.array(of, np.intp), places, having == len(places))
         return found
 
     def with_label(self, key: str, values: Iterable[str] | None = None) -> Mask:
         """Nodes that have the label, with one of these values or with any."""
-        masks = self.labelled(key)
-        chosen = masks.values() if values is None else [masks[v] for v in values if v in masks]
-        out = self.none()
-        for mask in chosen:
-            out |= mask
-        return out
-
-    def topology(self, key: str) -> Topology:
-        found = self._topologies.get(key)
-        if found is None:
-            of = np.full(len(self.nodes), -1, np.intp)
-            masks = self.labelled(key)
-            for place, mask in enumerate(masks.values()):
-                of[mask] = place
-            found = self._topologies[key] = Topology(of, len(masks))
+        there = self.topology(key)
+        places = None if values is None else [place for v in values if (place := there.places.get(v)) is not None]
+        found: Mask
+        match places:
+            case None:
+                found = there.of >= 0
+            case [place]:
+                found = there.of == place
+            case _:
+                found = np.isin(there.of, places)
         return found
 
     def taints(self) -> Mapping[Taint, Mask]:
@@ -143,8 +142,10 @@ class Fleet:
     :ivar whole: resource -> what each node has for pods; `free`: what is left of it. Never negative by our doing.
     :ivar open: nodes that aren't cordoned.
     :ivar pressure: type of a node condition -> nodes that have it.
-    :ivar crowds: (namespace, labels) of pods -> how many of them are on each row.
-    :ivar shunned: who is kept away by pods that are there: their required anti-affinity -> rows that they are on.
+    :ivar ports: those that are taken on each row, by protocol and number.
+    :ivar crowds: (namespace, labels) of pods -> how many of them are on each row; by each of the labels.
+    :ivar shunned: who is kept away by pods that are there: their required anti-affinity -> rows that they are on; by
+        the label that it selects by.
     """
 
     map: Map
@@ -153,9 +154,9 @@ class Fleet:
     ready: Mask
     open: Mask
     pressure: dict[str, Mask]
-    ports: dict[int, Counter[HostPort]] = field(default_factory=dict)
-    crowds: dict[tuple[str, Labels], Counter[int]] = field(default_factory=dict)
-    shunned: dict[Company, Counter[int]] = field(default_factory=dict)
+    ports: Tally[HostPort] = field(default_factory=lambda: Tally(_numbered))
+    crowds: Tally[Crowd] = field(default_factory=lambda: Tally(_labelled))
+    shunned: Tally[Company] = field(default_factory=lambda: Tally(_selected))
     tenants: dict[tuple[str, str], Tenant] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -175,9 +176,9 @@ class Fleet:
             self.ready,
             self.open,
             self.pressure,
-            {row: ports.copy() for row, ports in self.ports.items()},
-            {who: c.copy() for who, c in self.crowds.items()},
-            {term: c.copy() for term, c in self.shunned.items()},
+            self.ports.copy(),
+            self.crowds.copy(),
+            self.shunned.copy(),
             dict(self.tenants),
         )
 
@@ -214,16 +215,27 @@ class Fleet:
     # ------------------------------------------------------------ room
 
     def take(self, wants: Wants, row: int, count: int = 1) -> None:
-        """Give `count` equal pods their room on a row."""
+        """Give `count` equal pods their room on a row; negative: have it back."""
         for resource, amount in wants.amounts:
             if resource in self.free:
                 self.free[resource][row] -= amount * count
-        if wants.ports:
-            self.ports.setdefault(row, Counter()).update(wants.ports)
-        self.crowds.setdefault((wants.namespace, wants.labels), Counter())[row] += count
-        for term in wants.company:
-            if term.away and not term.weight:
-                self.shunned.setdefault(term, Counter())[row] += count
+        self.notice(wants, row, count)
+
+    def take_rows(self, wants: Wants, rows: Rows, counts: Numbers) -> None:
+        """The same for many rows, each there once."""
+        for resource, amount in wants.amounts:
+            if resource in self.free:
+                self.free[resource][rows] -= amount * counts
+        for row, count in zip(rows.tolist(), counts.tolist(), strict=True):
+            self.notice(wants, row, count)
+
+    def notice(self, wants: Wants, row: int, count: int) -> None:
+        """What other pods may mind of pods that are (or, negative, aren't any more) on a row."""
+        for port in wants.ports:
+            self.ports.add(port, row, count)
+        self.crowds.add(wants.who, row, count)
+        for term in wants.shuns:
+            self.shunned.add(term, row, count)
 
     def house(self, tenant: Tenant) -> None:
         """A pod that is on its node already."""
@@ -234,27 +246,21 @@ class Fleet:
 
     def evict(self, tenant: Tenant) -> None:
         """The opposite of `house`: for asking what would be if a pod weren't there."""
-        row = self.map.rows[tenant.node]
         del self.tenants[tenant.key]
-        for resource, amount in tenant.wants.amounts:
-            if resource in self.free:
-                self.free[resource][row] += amount
-        wants = tenant.wants
-        _less(self.crowds, (wants.namespace, wants.labels), row)
-        for term in wants.company:
-            if term.away and not term.weight:
-                _less(self.shunned, term, row)
-        for port in wants.ports:
-            _less(self.ports, row, port)
+        self.take(tenant.wants, self.map.rows[tenant.node], -1)
 
 
-def _less(counts: dict[K, Counter[V]], key: K, value: V) -> None:
-    """One fewer; what has come to nothing is forgotten: labels of pods come and go for ever."""
-    counts[key][value] -= 1
-    if not counts[key][value]:
-        del counts[key][value]
-    if not counts[key]:
-        del counts[key]
+def _numbered(port: HostPort) -> Iterable[Hashable]:
+    protocol, number, _ = port
+    yield protocol, number
+
+
+def _labelled(crowd: Crowd) -> Iterable[Hashable]:
+    return crowd[1]
+
+
+def _selected(term: Company) -> Iterable[Hashable]:
+    yield None if term.selector is None or not term.selector.labels else term.selector.labels[0]
 
 
 def fleet_of(nodes: Iterable[Node], tenants: Iterable[Tenant] = (), places: Places = NO_PLACES) -> Fleet:

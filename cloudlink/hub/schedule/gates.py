@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cloudlink.hub.schedule.fleet import Fleet, Map, Mask
 from cloudlink.hub.schedule.storage import Places
@@ -17,6 +18,8 @@ from cloudlink.hub.schedule.wants import DEVICE, HostPort, Wants
 from cloudlink.kube.affinity import NodeSelectorRequirement, NodeSelectorTerm
 from cloudlink.kube.core import Taint
 from cloudlink.kube.placement import tolerates
+
+Wishes = NDArray[np.float64]  # by row: the larger, the better
 
 _EVERYWHERE = ("", "0.0.0.0")
 # Conditions that keep pods away, as the taints that Kubernetes makes of them.
@@ -64,6 +67,26 @@ def passing(wants: Wants, fleet: Fleet) -> Iterator[Gate]:
         yield Gate(kind, resource.removeprefix(DEVICE), fleet.resource(resource) >= amount)
 
 
+def through(gates: Iterable[Gate], fleet: Fleet) -> Mask:
+    """Nodes that all of them let through."""
+    found = fleet.map.all()
+    for gate in gates:
+        found &= gate.through
+    return found
+
+
+def wishes(wants: Wants, ground: Map) -> Wishes | None:
+    """What a pod wishes of nodes: weights that hold, less a lot for each taint that says "rather not"; None where it
+    is the same everywhere."""
+    rather_not = unwanted(wants, ground)
+    if not wants.wishes and not rather_not.any():
+        return None
+    total = -1e6 * rather_not.astype(np.float64)
+    for wish in wants.wishes:
+        total += wish.weight * term_mask(wish.preference, ground)
+    return total
+
+
 def unwanted(wants: Wants, ground: Map) -> np.ndarray:
     """How many taints on each node say "rather not" to this pod."""
     count = np.zeros(len(ground.nodes), np.int64)
@@ -78,16 +101,24 @@ def unwanted(wants: Wants, ground: Map) -> np.ndarray:
 
 def _selector(wants: Wants, ground: Map) -> Iterator[Gate]:
     """Nodes that lack the same labels are counted together."""
-    masks = [ground.labelled(k).get(v) for k, v in wants.selector]
-    having = [ground.none() if m is None else m for m in masks]
+    having = [ground.with_label(k, (v,)) for k, v in wants.selector]
     if not having:
         return
-    lacking = ~np.logical_and.reduce(having)
-    patterns = {tuple(bool(h[row]) for h in having) for row in np.flatnonzero(lacking)}
-    for pattern in sorted(patterns):
+    if len(having) == 1:
+        [(key, value)] = wants.selector
+        yield Gate("selector", f"{key}={value}", having[0])
+        return
+    for pattern in _patterns(having):
         missing = [f"{k}={v}" for (k, v), has in zip(wants.selector, pattern, strict=True) if not has]
         here = np.logical_and.reduce([h == has for h, has in zip(having, pattern, strict=True)])
         yield Gate("selector", ",".join(missing), ~here)
+
+
+def _patterns(having: Sequence[Mask]) -> list[tuple[bool, ...]]:
+    """Which labels nodes have that lack one, each combination once."""
+    table = np.array(having)
+    lacking = ~np.logical_and.reduce(having)
+    return sorted(tuple(column) for column in np.unique(table[:, lacking], axis=1).T.tolist())
 
 
 def term_mask(term: NodeSelectorTerm, ground: Map) -> Mask:
@@ -116,7 +147,7 @@ def _labels_hold(requirement: NodeSelectorRequirement, ground: Map) -> Mask:
         case "DoesNotExist":
             return ~ground.with_label(key)
         case "Gt" | "Lt":
-            return ground.with_label(key, _compared(requirement, ground.labelled(key)))
+            return ground.with_label(key, _compared(requirement, ground.topology(key).places))
 
 
 def _compared(requirement: NodeSelectorRequirement, values: Iterable[str]) -> list[str]:
@@ -158,12 +189,17 @@ def _claims(wants: Wants, ground: Map, places: Places) -> Iterator[Gate]:
 
 
 def _ports(wanted: Sequence[HostPort], fleet: Fleet) -> Iterator[Gate]:
-    taken: dict[str, Mask] = {}
-    for row, there in fleet.ports.items():
-        if port := taken_port(wanted, there):
-            taken.setdefault(port, fleet.map.none())[row] = True
-    for port, rows in sorted(taken.items()):
-        yield Gate("port", port, ~rows)
+    through: dict[str, Mask] = {}
+    told: set[int] = set()  # of each row the first port is said that is taken there
+    for port in wanted:
+        protocol, number, _ = port
+        for other in fleet.ports.tagged((protocol, number)):
+            rows = [row for row in fleet.ports[other] if row not in told and taken_port([port], [other])]
+            if rows:
+                told.update(rows)
+                through.setdefault(f"{number}/{protocol}", fleet.map.all())[rows] = False
+    for text, mask in sorted(through.items()):
+        yield Gate("port", text, mask)
 
 
 def taken_port(wanted: Iterable[HostPort], taken: Iterable[HostPort]) -> str:

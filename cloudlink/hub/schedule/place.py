@@ -8,24 +8,22 @@ filling it at once is what placing them one by one would do.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal
-
-import numpy as np
 
 from cloudlink.hub.schedule import gates
-from cloudlink.hub.schedule.company import Neighbours, shunned
+from cloudlink.hub.schedule.company import Neighbours
 from cloudlink.hub.schedule.fleet import Fleet, Mask, Tenant
 from cloudlink.hub.schedule.preempt import Preemption
+from cloudlink.hub.schedule.seats import Policy, Seats
 from cloudlink.hub.schedule.sizes import Size
 from cloudlink.hub.schedule.storage import NO_PLACES, Place, Places, claims_of, hindrance, taken, to_be_made
 from cloudlink.hub.schedule.wants import Spaces, Wants, plain_size, wants_of
 from cloudlink.hub.schedule.words import sentence
 from cloudlink.kube.core import Pod
 
-Policy = Literal["tight", "spread"]
+MOST_KEPT = 256  # masks of nodes by constraint, 5 KB each with 5,000 nodes
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +76,8 @@ def place(
     :param preemption: who may send pods of lower priority away; None = nobody may, and no room is kept.
     """
     table = _Table(fleet.copy(), dict(places), spaces or {}, policy, preemption)
-    ordered = sorted(((_turn(p), p) for p in pending), key=lambda pair: pair[0])
-    return tuple(v for _, group in groupby((p for _, p in ordered), key=table.key) for v in table.seat(list(group)))
+    ordered = sorted(pending, key=_turn)
+    return tuple(v for key, group in groupby(ordered, key=table.key) for v in table.seat(list(group), key))
 
 
 def _turn(pod: Pod) -> tuple[int, bool, str, int, int, str, str]:
@@ -87,6 +85,11 @@ def _turn(pod: Pod) -> tuple[int, bool, str, int, int, str, str]:
     created = meta.creation_timestamp or "~"
     waits = not pod.status.nominated_node_name
     return -(pod.spec.priority or 0), waits, created, -size.memory, -size.cpu, meta.namespace, meta.name
+
+
+def _looks_like(one: Pod, other: Pod) -> bool:
+    mine, its = one.metadata, other.metadata
+    return (mine.namespace, mine.labels, mine.annotations) == (its.namespace, its.labels, its.annotations)
 
 
 class _Table:
@@ -102,7 +105,9 @@ class _Table:
     ) -> None:
         self.fleet, self.places, self.spaces, self.policy = fleet, places, spaces, policy
         self.preemption = preemption
-        self._last: tuple[Pod, Wants | tuple[str, str]] | None = None
+        self._last: tuple[Pod, Wants] | None = None
+        self._mays: dict[Hashable, Mask] = {}
+        self._wishes: dict[Hashable, gates.Wishes | None] = {}
 
     def key(self, pod: Pod) -> Wants | tuple[str, str]:
         """Equal for pods that can be placed together; one with claims decides for the others, so it goes alone, and so
@@ -112,10 +117,7 @@ class _Table:
             return meta.namespace, meta.name
         if self._last is not None:
             last, key = self._last
-            if last.spec is pod.spec and (last.metadata.namespace, last.metadata.labels) == (
-                meta.namespace,
-                meta.labels,
-            ):
+            if last.spec is pod.spec and _looks_like(last, pod):
                 return key
         if claims_of(pod):
             return meta.namespace, meta.name
@@ -123,27 +125,68 @@ class _Table:
         self._last = pod, wants
         return wants
 
-    def seat(self, pods: Sequence[Pod]) -> Iterator[Verdict]:
+    def seat(self, pods: Sequence[Pod], key: Wants | tuple[str, str]) -> Iterator[Verdict]:
+        """:param pods: with the same key."""
         first = pods[0]
-        if why := hindrance(first, self.places):
-            yield Unplaced(first, why)
-            return
-        claims = claims_of(first)
-        size = plain_size(first) + Size(storage=to_be_made(first, self.places))
-        wants = wants_of(first, size, claims, self.spaces)
-        lasting = list(gates.lasting(wants, self.fleet, self.places))
-        may = np.logical_and.reduce([g.through for g in lasting]) if len(self.fleet) else self.fleet.map.none()
-        for pod, row in zip(pods, self._rows(first, wants, may, len(pods)), strict=False):
+        claims: tuple[str, ...] = ()
+        if isinstance(key, Wants):
+            wants = key
+        else:
+            claims = claims_of(first)
+            if why := hindrance(first, self.places):
+                yield Unplaced(first, why)
+                return
+            size = plain_size(first) + Size(storage=to_be_made(first, self.places))
+            wants = wants_of(first, size, claims, self.spaces)
+        may = self._may(wants)
+        rows = self._rows(first, wants, may, len(pods))
+        for pod, row in zip(pods, rows, strict=False):
             node = self.fleet.map.nodes[row].metadata.name
-            taken(self.places, pod, node)
+            if claims:
+                taken(self.places, pod, node)
             yield Binding(pod, node)
-            pods = pods[1:]
-        if pods:
-            why = sentence(wants, self.fleet, [*lasting, *self._last_gates(wants, may)])
-            yield from self._waiting(pods, wants, may, why)
+        if len(rows) < len(pods):
+            yield from self._waiting(pods[len(rows) :], wants, may)
 
-    def _waiting(self, pods: Sequence[Pod], wants: Wants, may: Mask, why: str) -> Iterator[Unplaced]:
+    def _may(self, wants: Wants) -> Mask:
+        """Nodes whose lasting gates let them through; pods with the same constraints differ in size more often than in
+        where they may go."""
+        if wants.claims:
+            return gates.through(gates.lasting(wants, self.fleet, self.places), self.fleet)
+        key = wants.selector, wants.terms, wants.tolerations, wants.best_effort
+        found = self._mays.get(key)
+        if found is None:
+            if len(self._mays) >= MOST_KEPT:
+                self._mays.clear()
+            found = self._mays[key] = gates.through(gates.lasting(wants, self.fleet, self.places), self.fleet)
+        return found
+
+    def _wished(self, wants: Wants) -> gates.Wishes | None:
+        key = wants.wishes, wants.tolerations
+        if key not in self._wishes:
+            if len(self._wishes) >= MOST_KEPT:
+                self._wishes.clear()
+            self._wishes[key] = gates.wishes(wants, self.fleet.map)
+        return self._wishes[key]
+
+    def _rows(self, first: Pod, wants: Wants, may: Mask, count: int) -> list[int]:
+        """A row for each pod, as many as there are; the node where room was kept is tried before all others."""
+        if not may.any():
+            return []
+        seats = Seats(wants, self.fleet, may, self._wished(wants), self.policy)
+        kept = self.fleet.map.rows.get(first.status.nominated_node_name)
+        if kept is not None and may[kept]:
+            only = self.fleet.map.none()
+            only[kept] = True
+            if rows := seats.rows(1, only):
+                return rows  # it goes alone
+        return seats.rows(count)
+
+    # ------------------------------------------------------------ no room
+
+    def _waiting(self, pods: Sequence[Pod], wants: Wants, may: Mask) -> Iterator[Unplaced]:
         """Pods that fit nowhere; room is kept for each that can have some by others' going."""
+        why = self._why(wants, may)
         for n, pod in enumerate(pods):
             way = self.preemption.way(pod, wants, may, self.fleet) if self.preemption is not None else None
             if way is None:
@@ -156,97 +199,6 @@ class _Table:
             self.fleet.take(wants, way.row)  # before its pods are gone: less than nothing is left for others
             yield Unplaced(pod, f"{why}; room is being made on {node}", node, way.victims)
 
-    def _rows(self, first: Pod, wants: Wants, may: Mask, count: int) -> Iterator[int]:
-        """A row for each pod, as many as there are; the node where room was kept is tried before all others."""
-        kept = self.fleet.map.rows.get(first.status.nominated_node_name)
-        if kept is not None and may[kept]:
-            only = self.fleet.map.none()
-            only[kept] = True
-            for row in self._alone(wants, may, only):
-                yield row
-                return  # it goes alone
-        yield from self._alone(wants, may) if wants.is_sociable else self._together(wants, may, count)
-
-    def _last_gates(self, wants: Wants, may: Mask) -> Iterator[gates.Gate]:
-        yield from gates.passing(wants, self.fleet)
-        yield from Neighbours(wants, self.fleet, may).gates()
-
-    # ------------------------------------------------------------ pods that other pods matter to
-
-    def _alone(self, wants: Wants, may: Mask, only: Mask | None = None) -> Iterator[int]:
-        """A row for one pod after the other, as long as there is one. `only`: these of the rows that it may have."""
-        near = Neighbours(wants, self.fleet, may)
-        wished = self._wishes(wants)
-        while True:
-            able = may.copy() if only is None else may & only
-            for gate in (*gates.passing(wants, self.fleet), *near.gates()):
-                able &= gate.through
-            if not able.any():
-                return
-            also = near.wishes()
-            total = also if wished is None else wished if also is None else wished + also
-            row = self._best(wants, able, total, near.crowding())
-            self.fleet.take(wants, row)
-            near.placed(row)
-            yield row
-
-    # ------------------------------------------------------------ pods that don't mind their neighbours
-
-    def _together(self, wants: Wants, may: Mask, count: int) -> Iterator[int]:
-        able = may.copy()
-        if (away := shunned(wants, self.fleet)) is not None:
-            able &= ~away
-        wished = self._wishes(wants)
-        for gate in gates.passing(wants, self.fleet):
-            able &= gate.through
-        while count and able.any():
-            row = self._best(wants, able, wished, None)
-            room = self._room(wants, row)
-            share = min(count, room if self._fills(wants) else 1)
-            self.fleet.take(wants, row, share)
-            if room == share:
-                able[row] = False
-            count -= share
-            for _ in range(share):
-                yield row
-
-    def _fills(self, wants: Wants) -> bool:
-        """Whether a node that was the best stays it: the tightest gets tighter. Pods that ask for nothing share nodes
-        out."""
-        return self.policy == "tight" and bool(wants.amount("memory") or wants.amount("cpu"))
-
-    def _room(self, wants: Wants, row: int) -> int:
-        """How many such pods still fit on a row; at least one, or it would not have been chosen."""
-        if wants.ports:
-            return 1
-        return min(int(self.fleet.free[r][row]) // amount for r, amount in wants.amounts)
-
-    # ------------------------------------------------------------ which of them
-
-    def _wishes(self, wants: Wants) -> np.ndarray | None:
-        """What the pod wishes of nodes: weights that hold, less a lot for each taint that says "rather not"."""
-        rather_not = gates.unwanted(wants, self.fleet.map)
-        if not wants.wishes and not rather_not.any():
-            return None
-        total = -1e6 * rather_not.astype(np.float64)
-        for wish in wants.wishes:
-            total += wish.weight * gates.term_mask(wish.preference, self.fleet.map)
-        return total
-
-    def _best(self, wants: Wants, able: Mask, wished: np.ndarray | None, crowding: np.ndarray | None) -> int:
-        """Wishes before evenness, evenness before tightness; memory before CPU, which can be shared; then the node
-        with the most room for further pods."""
-        rows = np.flatnonzero(able)
-        if wished is not None and len(rows) > 1:
-            rows = rows[wished[rows] == wished[rows].max()]
-        if crowding is not None and len(rows) > 1:
-            rows = rows[crowding[rows] == crowding[rows].min()]
-        sign = 1.0 if self.policy == "tight" else -1.0
-        for resource in ("memory", "cpu"):
-            if len(rows) > 1:
-                after = self.fleet.free[resource][rows] - wants.amount(resource)
-                share = sign * np.round(after / np.maximum(self.fleet.whole[resource][rows], 1), 9)
-                rows = rows[share == share.min()]
-        if len(rows) > 1:
-            rows = rows[np.argmax(self.fleet.free["pods"][rows], keepdims=True)]
-        return int(rows[0])
+    def _why(self, wants: Wants, may: Mask) -> str:
+        found = [*gates.lasting(wants, self.fleet, self.places), *gates.passing(wants, self.fleet)]
+        return sentence(wants, self.fleet, [*found, *Neighbours(wants, self.fleet, may).gates()])

@@ -178,7 +178,7 @@ class Preemption:
     def _fits(self, wants: Wants, row: int, may: Mask, fleet: Fleet) -> bool:
         if any(fleet.resource(resource)[row] < amount for resource, amount in wants.amounts):
             return False
-        if wants.ports and taken_port(wants.ports, fleet.ports.get(row, ())):
+        if wants.ports and _port_taken(wants, row, fleet):
             return False
         if wants.is_sociable:
             return all(gate.through[row] for gate in Neighbours(wants, fleet, may).gates())
@@ -199,6 +199,11 @@ class Preemption:
             _backwards(earliest),
             way.row,
         )
+
+
+def _port_taken(wants: Wants, row: int, fleet: Fleet) -> bool:
+    there = (other for port in wants.ports for other in fleet.ports.tagged(port[:2]) if row in fleet.ports[other])
+    return bool(taken_port(wants.ports, there))
 
 
 def _importance(tenant: Tenant) -> tuple[int, str, tuple[str, str]]:

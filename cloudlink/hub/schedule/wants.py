@@ -19,6 +19,7 @@ from cloudlink.kube.status import qos_class
 HostPort = tuple[str, int, str]  # protocol, port, address ("" = all)
 Labels = tuple[tuple[str, str], ...]
 Amounts = tuple[tuple[str, int], ...]  # (resource, how much), only what is wanted; see `amounts`
+Crowd = tuple[str, Labels]  # namespace and labels of pods: what they are to others
 DEVICE = "device/"  # before the names of devices among the resources
 Spaces = Mapping[str, Mapping[str, str]]  # the labels of each namespace
 
@@ -91,6 +92,15 @@ class Wants:
     spread: tuple[Spread, ...]
     claims: tuple[str, ...]
     best_effort: bool
+
+    @property
+    def who(self) -> Crowd:
+        return self.namespace, self.labels
+
+    @property
+    def shuns(self) -> tuple[Company, ...]:
+        """Required anti-affinity, which also keeps those away that come later."""
+        return tuple(t for t in self.company if t.away and not t.weight) if self.company else ()
 
     @property
     def is_sociable(self) -> bool:
