@@ -252,7 +252,10 @@ class MqttUplink:
                 tasks.create_task(self._send(client), name="uplink status")
                 async for message in client.messages:
                     if str(message.topic) == self._desired_topic and isinstance(message.payload, bytes):
-                        self._receive(message.payload, inbox)
+                        known = not self._receive(message.payload, inbox)
+                        if known and not message.retain:
+                            # Said again while we listened: the hub has come back, and wants to know who is there.
+                            client.post(self._presence_topic, wire.encode_presence(presence))
 
     def _answer(self, client: mqtt.Client, asked: Asked, tasks: asyncio.TaskGroup) -> None:
         """Let this connection carry conversations."""
@@ -300,17 +303,18 @@ class MqttUplink:
         client.misc_seconds = timing.keepalive / 4
         return client
 
-    def _receive(self, raw: bytes, inbox: Inbox) -> None:
+    def _receive(self, raw: bytes, inbox: Inbox) -> bool:
+        """True if it is a document that we didn't have."""
         if not raw:
-            return  # the retained document was removed: nothing to believe, nothing to change
+            return False  # the retained document was removed: nothing to believe, nothing to change
         try:
             opened = trust.open_envelope(raw, self._verify_key, self._place.fleet, self._place.node)
         except wire.Refused as e:
             _log.warning("refused: %s", e.reason)
             inbox.refuse(e.reason)
-            return
+            return False
         self._floor.raise_to(opened.issued_at)
-        inbox.offer(opened.desired, opened.digest)
+        return inbox.offer(opened.desired, opened.digest)
 
     async def _send(self, client: mqtt.Client) -> None:
         """Publish the newest status whenever it differs from what this connection has had acknowledged."""

@@ -88,7 +88,8 @@ class Keeper:
         refused = self.inbox.refusals != self._refusals
         if refused:
             self._refusals = self.inbox.refusals
-            self.refusal = Refusal(self.inbox.refusals, self.inbox.last_refusal, self._wall())
+            inbox = self.inbox
+            self.refusal = Refusal(inbox.refusals, inbox.last_refusal, self._wall(), inbox.refused_generation)
             self._event("Warning", "DesiredRefused", self.inbox.last_refusal)
         desired = self.inbox.take()
         if desired is not None:

@@ -31,6 +31,7 @@ class Inbox:
         self.digest = digest
         self.refusals = 0
         self.last_refusal = ""
+        self.refused_generation = 0
 
     def offer(self, desired: Desired, digest: bytes = b"") -> bool:
         """Take a verified document; False if it is the one we already have. Older ones are refused aloud."""
@@ -38,16 +39,17 @@ class Inbox:
             return False
         if desired.generation <= self.generation:
             kind = "other content for" if desired.generation == self.generation else "an older"
-            self.refuse(f"{kind} generation {desired.generation}; this node has {self.generation}")
+            reason = f"{kind} generation {desired.generation}; this node has {self.generation}"
+            self.refuse(reason, desired.generation)
             return False
         self.generation, self.digest, self._newest = desired.generation, digest, desired
         self._wake()
         return True
 
-    def refuse(self, reason: str) -> None:
-        """Count a document that must not be taken, and make the node's status say so."""
+    def refuse(self, reason: str, generation: int = 0) -> None:
+        """Count a document that must not be taken, and make the node's status say so. `generation` 0 = unknown."""
         self.refusals += 1
-        self.last_refusal = reason
+        self.last_refusal, self.refused_generation = reason, generation
         self._wake()
 
     def take(self) -> Desired | None:

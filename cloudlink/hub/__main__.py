@@ -32,7 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     common.add_argument("--config", type=Path, metavar="FILE", help=f"settings (TOML); default {configs.DEFAULT_FILE}")
     for field in msgspec.structs.fields(HubConfig):
         if field.name != "names":
-            kind = int if isinstance(field.default, int) else str
+            kind = type(field.default) if isinstance(field.default, int | float) else str
             shown = f"default {field.default!r}"
             common.add_argument(
                 f"--{field.name.replace('_', '-')}", dest=field.name, type=kind, metavar="X", help=shown

@@ -1,7 +1,8 @@
 """What a new object gets or is refused for because of other objects, before it is stored; however it comes: through
 the API, or from a controller. Pure, over values read from the store.
 
-As Kubernetes' admission plugins: Priority.
+As Kubernetes' admission plugins: Priority, DefaultTolerationSeconds, and of PodTolerationRestriction what needs no
+settings: pods that asked for memory stand a node that is short of it.
 """
 
 from __future__ import annotations
@@ -9,8 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from cloudlink.hub.changes import Create, ObjectChange
-from cloudlink.kube.pod import Pod
+from cloudlink.hub.patience import Patience
+from cloudlink.kube.core import Taint
+from cloudlink.kube.placement import tolerates
+from cloudlink.kube.pod import Pod, PodSpec, Toleration
 from cloudlink.kube.scheduling import SYSTEM_CLASSES, PriorityClass
+from cloudlink.kube.status import qos_class
+from cloudlink.kube.taints import MEMORY_PRESSURE, NOT_READY, UNREACHABLE
 from edged.errors import PermanentError
 
 
@@ -46,10 +52,31 @@ def with_priority(pod: Pod, classes: Iterable[PriorityClass]) -> Pod:
     return pod.model_copy(update={"spec": spec.model_copy(update=given)})
 
 
-def with_priorities(
-    changes: Sequence[ObjectChange], classes: Callable[[], Iterable[PriorityClass]]
+def tolerations(spec: PodSpec, patience: Patience) -> tuple[Toleration, ...]:
+    """The pod's own tolerations, and those that everybody has: of a lost node for a while, of a node that is short of
+    memory where some was promised. What it says itself about the same taint stays as it is."""
+    added = [
+        Toleration(key=key, operator="Exists", effect="NoExecute", toleration_seconds=seconds)
+        for key, seconds in ((NOT_READY, patience.not_ready), (UNREACHABLE, patience.unreachable))
+        if not any(t.key in ("", key) and t.effect in ("", "NoExecute") for t in spec.tolerations)
+    ]
+    short = Taint(key=MEMORY_PRESSURE, effect="NoSchedule")
+    if qos_class(spec) != "BestEffort" and not tolerates(spec.tolerations, short):
+        added.append(Toleration(key=MEMORY_PRESSURE, operator="Exists", effect="NoSchedule"))
+    return (*spec.tolerations, *added)
+
+
+def admit_pod(pod: Pod, classes: Iterable[PriorityClass], patience: Patience) -> Pod:
+    """All that a new pod gets. :raises Forbidden: as with_priority."""
+    pod = with_priority(pod, classes)
+    given = {"tolerations": tolerations(pod.spec, patience)}
+    return pod.model_copy(update={"spec": pod.spec.model_copy(update=given)})
+
+
+def admit_created(
+    changes: Sequence[ObjectChange], classes: Callable[[], Iterable[PriorityClass]], patience: Patience
 ) -> tuple[tuple[ObjectChange, ...], tuple[str, ...]]:
-    """A controller's changes with each new pod's priority, without those that are refused; and why, once each.
+    """A controller's changes with all that its new pods get, without those that are refused; and why, once each.
 
     :param classes: called only where there is a new pod.
     """
@@ -58,12 +85,16 @@ def with_priorities(
     known = list(classes())
     kept: list[ObjectChange] = []
     refused: dict[str, None] = {}
+    specs: dict[int, PodSpec] = {}  # by the template's id: pods of one template are worked out once
     for change in changes:
         if not isinstance(change, Create) or not isinstance(change.object, Pod):
             kept.append(change)
             continue
+        pod = change.object
         try:
-            kept.append(Create(with_priority(change.object, known)))
+            if id(pod.spec) not in specs:
+                specs[id(pod.spec)] = admit_pod(pod, known, patience).spec
+            kept.append(Create(pod.model_copy(update={"spec": specs[id(pod.spec)]})))
         except Forbidden as e:
             refused[f"Error creating: pods is forbidden: {e}"] = None
     return tuple(kept), tuple(refused)

@@ -33,8 +33,11 @@ from cloudlink.hub.auth.audit import Audit, AuditLog, NoAudit
 from cloudlink.hub.auth.authority import bootstrap
 from cloudlink.hub.changes import Create
 from cloudlink.hub.config import HubConfig
+from cloudlink.hub.controllers.node_life import Knobs
 from cloudlink.hub.exchange import Exchange, Link
 from cloudlink.hub.following import Following
+from cloudlink.hub.listening import Listening
+from cloudlink.hub.lives import Lives
 from cloudlink.hub.manager import Manager
 from cloudlink.hub.premises import USER, Premises
 from cloudlink.hub.remote import Remote
@@ -138,6 +141,8 @@ class Hub:
 
     async def _term(self, premises: Premises, store: Store, broker: brokers.Broker | None) -> None:
         """Decide and speak with nodes until cancelled. All commits through this store end with the term."""
+        listening = Listening(float(self.config.node_monitor_grace_period))
+        knobs = Knobs(self.config.node_eviction_rate, self.config.unhealthy_zone_threshold)
         exchange = Exchange(
             store,
             self.config.fleet,
@@ -145,6 +150,7 @@ class Hub:
             premises.signing_key,
             lambda node: _node_key(store, node),
             on_change=broker.save if broker is not None else lambda: None,
+            listening=listening,
         )
 
         def on_join(node: str) -> None:  # in the middle of the commit that says so
@@ -156,7 +162,8 @@ class Hub:
                 if broker is not None:
                     tasks.create_task(broker.run(), name="broker")
                 tasks.create_task(_after(broker.ready if broker is not None else None, exchange), name="exchange")
-                tasks.create_task(Manager(store).run(), name="manager")
+                manager = Manager(store, lives=Lives(knobs, listening), patience=self.config.patience)
+                tasks.create_task(manager.run(), name="manager")
         finally:
             forget()
 
@@ -205,6 +212,7 @@ class Hub:
             keys=Keys(premises.accounts_key, premises.authority.pem, premises.users),
             audit=audit,
             remote=remote,
+            patience=self.config.patience,
         )
 
 

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from cloudlink.hub.patience import DEFAULT_PATIENCE, Patience
 from cloudlink.wire import valid_name
 from edged.errors import PermanentError
 
@@ -35,6 +36,13 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: tuple[str, ...] = ()  # further names and addresses for the API's certificate
     database: str = ""  # "postgresql://user:password@host/name", for several hubs; "" = an SQLite file in data_dir
     service_network: str = "10.96.0.0/16"  # Services get their addresses out of it; as kubeadm's
+    # Seconds that nodes get to speak once the broker was reached: a board waits up to 60 between two attempts.
+    node_monitor_grace_period: int = 150
+    # How long pods that don't say otherwise stay bound to a node that isn't ready, or is lost.
+    default_not_ready_toleration_seconds: int = DEFAULT_PATIENCE.not_ready
+    default_unreachable_toleration_seconds: int = DEFAULT_PATIENCE.unreachable
+    node_eviction_rate: float = 0.1  # lost nodes a second whose pods begin to run out of patience, as in Kubernetes
+    unhealthy_zone_threshold: float = 0.55  # share of lost nodes from which on nobody is evicted, as in Kubernetes
     audit: str = ""  # where is written who asked what of the API; "" = audit/audit.log in data_dir, "off" = nowhere
     audit_size: int = 32  # MiB of one file: some 40,000 requests
     audit_files: int = 4  # kept, the newest among them; an SD card has room for 128 MiB
@@ -46,6 +54,10 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @property
     def database_url(self) -> str:
         return self.database or f"sqlite:///{self.data / 'hub.db'}"
+
+    @property
+    def patience(self) -> Patience:
+        return Patience(self.default_not_ready_toleration_seconds, self.default_unreachable_toleration_seconds)
 
     @property
     def audit_file(self) -> Path:
@@ -116,10 +128,27 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> HubConfig:
     for name in ("port", "broker_port", "broker_hub_port"):
         if not 0 <= getattr(config, name) < 1 << 16:
             raise PermanentError(f"{where}: {name} {getattr(config, name)} is no TCP port")
+    _check_node_life(config, where)
     for name in ("audit_size", "audit_files"):
         if not 1 <= getattr(config, name) <= 1 << 16:
             raise PermanentError(f"{where}: {name} {getattr(config, name)} must be between 1 and 65536")
     return config
+
+
+def _check_node_life(config: HubConfig, where: str) -> None:
+    for name in ("default_not_ready_toleration_seconds", "default_unreachable_toleration_seconds"):
+        if not 0 <= getattr(config, name) < 1 << 31:
+            raise PermanentError(f"{where}: {name} {getattr(config, name)} must be a number of seconds from 0 on")
+    if not 1 <= config.node_monitor_grace_period <= 86400:
+        raise PermanentError(
+            f"{where}: node_monitor_grace_period {config.node_monitor_grace_period} must be between 1 and 86400 seconds"
+        )
+    if not 0 <= config.node_eviction_rate <= 1000:
+        raise PermanentError(f"{where}: node_eviction_rate {config.node_eviction_rate} must be between 0 and 1000")
+    if not 0 < config.unhealthy_zone_threshold <= 1:
+        raise PermanentError(
+            f"{where}: unhealthy_zone_threshold {config.unhealthy_zone_threshold} must be above 0, and 1 at most"
+        )
 
 
 def ipaddress_is_any(host: str) -> bool:

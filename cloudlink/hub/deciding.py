@@ -16,6 +16,7 @@ from cloudlink.hub.controllers import (
     deployment,
     disruption,
     endpoints,
+    eviction,
     garbage,
     job,
     job_pods,
@@ -23,7 +24,9 @@ from cloudlink.hub.controllers import (
 )
 from cloudlink.hub.controllers.claiming import Selects, claim
 from cloudlink.hub.decision import Decision, Suffix
+from cloudlink.hub.listening import Always, Listening
 from cloudlink.hub.objects import is_deleted
+from cloudlink.hub.schedule.storage import claims_of
 from cloudlink.hub.store import Store
 from cloudlink.hub.world import World
 from cloudlink.kube.accounts import ServiceAccount
@@ -46,8 +49,13 @@ PODS_OF: dict[str, type[KubeObject]] = {
 }
 
 
-def decide(obj: KubeObject, world: World, store: Store, now: float, suffix: Suffix) -> Decision:
-    """What its controller wants done about one object. `now` in seconds since 1970."""
+def decide(
+    obj: KubeObject, world: World, store: Store, now: float, suffix: Suffix, listening: Listening | None = None
+) -> Decision:
+    """What its controller wants done about one object. `now` in seconds since 1970.
+
+    :param listening: since when nodes are heard; None: for ever.
+    """
     namespace, uid = obj.metadata.namespace, obj.metadata.uid
     collected = garbage.collect(obj, world.owner, world.owned(uid, KubeObject))
     if collected.changes:
@@ -67,7 +75,7 @@ def decide(obj: KubeObject, world: World, store: Store, now: float, suffix: Suff
         case Pod() if job_pods.is_tracked(obj) and not _has_job(obj, world):
             return Decision((job_pods.untracked(obj),))
         case Pod():
-            return garbage.lost_pod(obj, world.get(Node, "", obj.spec.node_name) is not None)
+            return _of_a_pod(obj, world, now, (listening or Always()).settled_at(now))
         case PodDisruptionBudget():
             pods = [p for p in world.all(Pod, namespace) if disruption.concerns(obj, p)]
             return disruption.reconcile(obj, pods, world.owner, now)
@@ -104,6 +112,17 @@ def controllers_of(pod: Pod, world: World) -> Iterator[KubeObject]:
             selects = selector_of(obj)
             if selects is not None and selects(pod.metadata.labels):
                 yield obj
+
+
+def _of_a_pod(pod: Pod, world: World, now: float, settled_at: float) -> Decision:
+    """What its node means for a pod: gone for good, or a place that it has to leave."""
+    node = world.get(Node, "", pod.spec.node_name) if pod.spec.node_name else None
+    lost = garbage.lost_pod(pod, node)
+    if lost.changes or node is None or not node.spec.taints:
+        return lost
+    claims = (world.get(PersistentVolumeClaim, *title.split("/", 1)) for title in claims_of(pod))
+    tied = tuple(c.metadata.name for c in claims if c is not None and c.node == node.metadata.name)
+    return eviction.reconcile(pod, node, now, settled_at, tied)
 
 
 def _of_pods(obj: KubeObject, selects: Selects, world: World, now: float, suffix: Suffix) -> Decision:

@@ -21,7 +21,7 @@ from cloudlink.hub.world import World
 from cloudlink.kube.compile import compile_node
 from cloudlink.kube.core import ConfigMap, PersistentVolumeClaim, Secret, Service
 from edged.errors import EdgedError, PermanentError
-from edged.model import Desired
+from edged.model import Desired, NodeStatus
 
 log = logging.getLogger(__name__)
 
@@ -220,12 +220,15 @@ class Documents:
 
     # ------------------------------------------------------------ hearing back
 
-    def learn(self, node: str, generation: int) -> bool:
-        """A node reports about this generation. True if it is one that we don't remember, so that we must go beyond.
+    def learn(self, node: str, status: NodeStatus) -> bool:
+        """A node reports about its generation. True if it is one that we don't remember, so that we must go beyond.
 
-        That happens when the hub's database was restored from an older copy.
+        That happens when the hub's database was restored from an older copy. If by then the hub has counted up to what
+        the node has, the node has other content under the same number, and says that it refuses ours.
         """
-        if self.generation(node) < generation < FURTHEST:
+        told, generation = self.generation(node), status.generation
+        refused = status.refused.generation if status.refused is not None else 0
+        if told < generation < FURTHEST or (0 < refused == told == generation and node not in self._floor):
             self._floor[node] = generation
             return True
         return False

@@ -23,6 +23,7 @@ from cloudlink import wire
 from cloudlink.hub.controllers.claims import uses
 from cloudlink.hub.documents import Document, Documents
 from cloudlink.hub.errors import Gone
+from cloudlink.hub.listening import Listening
 from cloudlink.hub.objects import is_deleted
 from cloudlink.hub.reports import Reports
 from cloudlink.hub.store import Store, WatchEvent
@@ -37,7 +38,6 @@ KEEPALIVE = 15  # seconds; after one and a half of them without a word, each sid
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds between attempts to reach the broker
 TIMEOUT = 10.0  # seconds for the broker to acknowledge anything
 AT_ONCE = 16  # documents in flight; mosquitto's own default is 20
-SILENCE = 150.0  # seconds after the broker was reached; longer than a node's longest wait between two attempts
 COMPLAIN_EVERY = 60.0  # seconds between log lines about garbage of one node
 COMPLAINTS_KEPT = 1024
 
@@ -70,6 +70,7 @@ class Exchange:
     :param node_key: X25519 public key of a node, from when it joined; None for strangers.
     :param on_change: called after a document was published (the broker may want to save).
     :param client: makes the client for one connection, from aiomqtt's own arguments.
+    :param listening: is told since when nodes are heard.
     """
 
     def __init__(
@@ -81,17 +82,19 @@ class Exchange:
         node_key: Callable[[str], bytes | None],
         now: Callable[[], float] = time.time,
         on_change: Callable[[], None] = lambda: None,
-        silence: float = SILENCE,
+        listening: Listening | None = None,
         client: Callable[..., aiomqtt.Client] = aiomqtt.Client,
     ) -> None:
-        self._store, self._fleet, self._link = store, fleet, link
-        self._on_change, self._silence, self._make_client = on_change, silence, client
+        self._store, self._fleet, self._link, self._now = store, fleet, link, now
+        self._on_change, self._make_client = on_change, client
+        self._listening = listening or Listening()
         self._watch = store.subscribe(FOLLOWED)
         self._world = World(store)
         self._documents = Documents(store, self._world, fleet, signing_key, node_key, now)
         self._reports = Reports(store, self._world, self._documents, now)
         self._outbox: dict[str, Document] = {}
         self._posted = asyncio.Event()
+        self._doubted = asyncio.Event()  # a node's absence may be due for belief earlier than was thought
         self._dirty: set[str] = set()  # nodes whose documents may no longer be right
         self._complaints: dict[str, float] = {}
         self.garbage = 0  # messages that could not be believed
@@ -199,6 +202,7 @@ class Exchange:
                     log.warning("broker %s:%d: %s", self._link.host, self._link.port, problems.exceptions[0])
                 complained = True
             self.connected.clear()
+            self._listening.since = None
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
 
@@ -227,6 +231,7 @@ class Exchange:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._speak(client), name="exchange speaking")
             tasks.create_task(self._give_up_the_silent(), name="exchange silence")
+            tasks.create_task(self._believe_losses(), name="exchange losses")
             # In the body, not a task: Python 3.11 leaves a task counted as cancelled when one of its group's tasks
             # fails while it only waits for them, and heed_cancellation would then end the next connection.
             await self._listen(client)
@@ -254,10 +259,21 @@ class Exchange:
         log.info("told node %s generation %d", document.node, document.generation)
 
     async def _give_up_the_silent(self) -> None:
-        await asyncio.sleep(self._silence)
-        if silent := self._reports.silent():
+        await asyncio.sleep(self._listening.grace)
+        if silent := self._reports.silent(self._listening.grace):
             log.warning("not heard since the broker was reached: %s", ", ".join(silent))
             self._commit(silent)
+
+    async def _believe_losses(self) -> None:
+        """Nodes that lose their connection often are believed to be away a while later; see hub.attendance."""
+        while True:
+            self._doubted.clear()
+            due = self._reports.next_loss()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(max(due - self._now(), 0.0) if due < float("inf") else None):
+                    await self._doubted.wait()
+            if lost := self._reports.lost():
+                self._commit(lost)
 
     # ------------------------------------------------------------ what nodes say
 
@@ -266,6 +282,7 @@ class Exchange:
         await client.subscribe(wanted)
         heed_cancellation()
         self.connected.set()
+        self._listening.since = self._now()
         async for message in client.messages:
             batch = [message]
             while len(client.messages):
@@ -296,15 +313,17 @@ class Exchange:
         if not payload:
             return False  # somebody cleared what was retained
         if topic.leaf == wire.PRESENCE:
-            return self._reports.hear_presence(topic.node, wire.decode_presence(bytes(payload)))
+            presence = wire.decode_presence(bytes(payload))
+            self._doubted.set()
+            return self._reports.hear_presence(topic.node, presence, live=not message.retain)
         if topic.leaf != wire.STATUS:
             return False
         status = wire.decode_status(bytes(payload), topic.node)
         if not self._reports.hear_status(status, live=not message.retain):
             return False
-        if self._documents.learn(topic.node, status.generation):
+        if self._documents.learn(topic.node, status):
             log.warning(
-                "node %s has generation %d, which this hub never gave: its database is older than the node's memory;"
+                "node %s has a generation %d that this hub never gave: its database is older than the node's memory;"
                 " going on beyond it",
                 topic.node,
                 status.generation,

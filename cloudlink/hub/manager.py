@@ -20,7 +20,9 @@ from cloudlink.hub.controllers import endpoints, events, garbage
 from cloudlink.hub.deciding import PODS_OF, controllers_of, decide
 from cloudlink.hub.decision import Note, Suffix, describe
 from cloudlink.hub.errors import Gone, StoreError
+from cloudlink.hub.lives import LIVES, Lives
 from cloudlink.hub.objects import controller_of, is_deleted, is_finished
+from cloudlink.hub.patience import DEFAULT_PATIENCE, Patience
 from cloudlink.hub.rounds import Answer, without_repeats
 from cloudlink.hub.schedule.storage import claims_of
 from cloudlink.hub.scheduling import SCHEDULER, Scheduler
@@ -59,12 +61,22 @@ class Manager:
     """Owns the decisions of one hub. `run` for ever, or `settle` once (tests).
 
     :param now: wall clock, seconds since 1970; the same that the store has.
+    :param patience: how long pods that don't say otherwise stay bound to a lost node.
     """
 
-    def __init__(self, store: Store, now: Callable[[], float] = time.time, suffix: Suffix = random_suffix) -> None:
+    def __init__(
+        self,
+        store: Store,
+        now: Callable[[], float] = time.time,
+        suffix: Suffix = random_suffix,
+        lives: Lives | None = None,
+        patience: Patience = DEFAULT_PATIENCE,
+    ) -> None:
         self._store = store
         self._now = now
         self._suffix = suffix
+        self._lives = lives or Lives()
+        self._patience = patience
         self._notes: deque[Note] = deque(maxlen=NOTES_WAITING)
         self._begin()
 
@@ -78,6 +90,7 @@ class Manager:
             for obj in self._store.list(kind):
                 self._look_at(obj)
         self._queue.add(SCHEDULER)
+        self._queue.add(LIVES)
 
     # ------------------------------------------------------------ the loop
 
@@ -131,7 +144,7 @@ class Manager:
         if not tasks:
             return False
         answers = [self._ask(task, now) for task in tasks if task != SCHEDULER]
-        answers = [self._with_priorities(a, now) for a in answers]
+        answers = [self._admitted(a, now) for a in answers]
         answers = self._with_places(answers, SCHEDULER in tasks, now)
         self._carry_out(without_repeats(answers), now)
         return True
@@ -149,6 +162,8 @@ class Manager:
             else:
                 self._queue.succeeded(_task(event.object))  # it may have been mended: no reason to wait any longer
                 self._look_at(event.object)
+            for task in self._lives.concerned(event, self._world):
+                self._queue.add(task)
             self._look_for_garbage(event)
             if isinstance(event.object, Node) and _is_another_place(event):
                 for daemons in self._world.all(DaemonSet):
@@ -248,14 +263,20 @@ class Manager:
 
     def _ask(self, task: Task, now: float) -> Answer:
         """One controller's answer. A bug in it, or an object it can't cope with, stops nobody else."""
-        obj = self._store.get(task.kind, task.namespace or None, task.name)
-        if obj is None:
+        obj = self._store.get(task.kind, task.namespace or None, task.name) if task != LIVES else None
+        if obj is None and task != LIVES:
             self._queue.succeeded(task)
             return Answer(task)
         try:
-            decision = decide(obj, self._world, self._store, now, self._suffix)
+            if obj is None:
+                decision = self._lives.decide(self._world, now)
+            else:
+                decision = decide(obj, self._world, self._store, now, self._suffix, self._lives.listening)
         except Exception as e:
             delay = self._queue.failed(task, now)
+            if obj is None:
+                log.exception("the nodes' taints can't be decided; next try in %g s", delay)
+                return Answer(task)
             log.exception("%s %s can't be decided; next try in %g s", obj.kind, obj.title, delay)
             text = f"the hub can't handle this object: {e}"
             return Answer(task, notes=(Note(obj, "Warning", "ReconcileError", text, "manager"),))
@@ -266,9 +287,10 @@ class Manager:
 
     # ------------------------------------------------------------ scheduling
 
-    def _with_priorities(self, answer: Answer, now: float) -> Answer:
-        """Pods about to be made get the priority of their class; without that class they aren't made yet."""
-        changes, refused = admission.with_priorities(answer.changes, lambda: self._world.all(PriorityClass))
+    def _admitted(self, answer: Answer, now: float) -> Answer:
+        """Pods about to be made get what all pods get; without their priority class they aren't made yet."""
+        classes = lambda: self._world.all(PriorityClass)  # noqa: E731
+        changes, refused = admission.admit_created(answer.changes, classes, self._patience)
         if not refused:
             return replace(answer, changes=changes)
         task = answer.task

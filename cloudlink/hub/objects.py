@@ -15,6 +15,7 @@ from cloudlink.kube.pod import PodTemplateSpec
 
 C = TypeVar("C", bound=Condition)
 
+FINISHED = ("Succeeded", "Failed")  # phases
 HASH_LABEL = "pod-template-hash"
 _SAFE = "bcdfghjklmnpqrstvwxz2456789"  # apimachinery's rand.SafeEncodeString: no vowels, so no words
 NAME_MAX = 63  # a pod's name becomes its host name and a label's value
@@ -61,7 +62,7 @@ def is_deleted(o: KubeObject) -> bool:
 
 def is_finished(pod: Pod) -> bool:
     """No container of it will ever run again."""
-    return pod.status.phase in ("Succeeded", "Failed")
+    return pod.status.phase in FINISHED
 
 
 def is_active(pod: Pod) -> bool:

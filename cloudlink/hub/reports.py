@@ -13,18 +13,19 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from cloudlink.hub.attendance import NEVER, Attendance
 from cloudlink.hub.changes import Change, Create, Delete, PutRecord, Update, UpdateStatus
 from cloudlink.hub.controllers import events
 from cloudlink.hub.controllers.nodes import with_labels
 from cloudlink.hub.decision import Note
 from cloudlink.hub.documents import Documents
 from cloudlink.hub.fitting import Fitted
-from cloudlink.hub.objects import find_condition, is_deleted, is_finished, rfc3339, with_condition
+from cloudlink.hub.objects import FINISHED, find_condition, is_deleted, rfc3339
 from cloudlink.hub.store import Store
 from cloudlink.hub.world import World
 from cloudlink.kube.core import Event, Node, NodeCondition, Pod
 from cloudlink.kube.meta import ObjectMeta
-from cloudlink.kube.status import node_status, pod_status, unreachable
+from cloudlink.kube.status import Absence, away, lost_connection, node_status, pod_status, silence, unreachable
 from cloudlink.wire import Presence
 from edged import model
 
@@ -33,6 +34,11 @@ log = logging.getLogger(__name__)
 BUCKET = "heard"
 EPOCHS_KEPT = 8
 TOO_LARGE = "DocumentTooLarge"  # reason of a pod that its node can't be told of
+COMPONENT_OF_LIFE = "node-controller"
+WHY = {
+    "NodeUnreachable": "edged is not connected",
+    "NodeStatusUnknown": "edged said nothing since the hub reached its broker",
+}
 COMPONENT = "edged"  # who a node's events come from, as Kubernetes' say kubelet
 
 
@@ -51,14 +57,13 @@ class Memory(msgspec.Struct, frozen=True):
 class Heard:
     """What one node said since this hub started.
 
-    :ivar present: None until its presence is heard; what the store says then counts.
-    :ivar online_epoch: of the presence message that last said online.
+    :ivar absence: why it counts as away, if it does.
     """
 
     memory: Memory
     status: model.NodeStatus | None = None
-    present: bool | None = None
-    online_epoch: str = ""
+    attendance: Attendance = field(default_factory=Attendance)
+    absence: Absence | None = None
     fresh_events: deque[model.Event] = field(default_factory=lambda: deque(maxlen=256))
 
 
@@ -91,34 +96,57 @@ class Reports:
         heard.memory = Memory(epochs, max((e.seq for e in status.events), default=last))
         heard.status = status
         if live:
-            heard.present = True
+            heard.attendance.came()
             self._present_lately.add(status.node)
         return True
 
-    def hear_presence(self, node: str, presence: Presence) -> bool:
-        """Remember whether a node is connected. False for the will of a connection that another one has followed."""
+    def hear_presence(self, node: str, presence: Presence, live: bool) -> bool:
+        """Remember whether a node is connected; False if that is no news, or not to be believed yet.
+
+        :param live: it came while we listened. That a node was connected once, out of the broker's memory, may be older
+            than the broker's own last start: it counts, but not as a word of the node.
+        """
         heard = self._of(node)
-        if not presence.online and heard.online_epoch and presence.epoch != heard.online_epoch:
-            return False
+        if live or not presence.online:
+            self._present_lately.add(node)
         if presence.online:
-            heard.online_epoch = presence.epoch
-        heard.present = presence.online
-        self._present_lately.add(node)
-        return True
+            return heard.attendance.came(presence.epoch)
+        if heard.attendance.left(presence.epoch, self._now()):
+            heard.absence = lost_connection(rfc3339(self._now()))
+            return True
+        return False
 
     def listening_anew(self) -> None:
         """The broker was reached again: from now on we wait to hear who is there."""
         self._present_lately.clear()
 
-    def silent(self) -> list[str]:
-        """Nodes that count as present, but have not been heard since; to be called a while after listening_anew."""
+    def silent(self, grace: float) -> list[str]:
+        """Nodes that count as present, but have not been heard since; to be called `grace` seconds after
+        listening_anew."""
         found = []
         for node in self._world.all(Node):
             name = node.metadata.name
             if name not in self._present_lately and self._is_present(name, node):
-                self._of(name).present = False
+                self._is_gone(name, silence(rfc3339(self._now()), grace))
                 found.append(name)
         return found
+
+    def next_loss(self) -> float:
+        """When an absence that was heard of is to be believed, in seconds since 1970."""
+        return min((h.attendance.due for h in self._heard.values()), default=NEVER)
+
+    def lost(self) -> list[str]:
+        """Nodes whose absence is to be believed now."""
+        now = self._now()
+        found = [name for name, heard in self._heard.items() if heard.attendance.overdue(now)]
+        for name in found:
+            self._is_gone(name, lost_connection(rfc3339(now)))
+        return found
+
+    def _is_gone(self, node: str, absence: Absence) -> None:
+        heard = self._of(node)
+        heard.absence = absence
+        heard.attendance.gone()
 
     def _of(self, node: str) -> Heard:
         if node not in self._heard:
@@ -150,10 +178,11 @@ class Reports:
         elif heard.status is not None and (labelled := with_labels(node, heard.status.labels)) != node:
             changes.append(Update(labelled))
         before = node.status
-        if heard.status is not None:
-            after = node_status(heard.status, now, present, before)
-        else:
-            after = before if present else before.model_copy(update={"conditions": _unheard(before.conditions, now)})
+        after = node_status(heard.status, now, before) if heard.status is not None else before
+        if not present:
+            after = away(after, before, heard.absence or lost_connection(now), now)
+        elif heard.status is None and _readiness(before.conditions) == "Unknown":
+            return []  # it is there again; how it is, its status tells, which follows
         if after != before or changes:
             changes.append(UpdateStatus(node.model_copy(update={"status": after})))
             notes += _readiness_notes(node, before.conditions, after.conditions)
@@ -172,10 +201,10 @@ class Reports:
                 changes += gone
                 continue
             after = pod.status
-            if not present:
-                after = unreachable(pod, now) if pod.status.start_time and not is_finished(pod) else pod.status
-            elif report is not None and status is not None:
+            if report is not None and status is not None:
                 after = pod_status(report, pod, now, status.address)
+            if not present and after.start_time and after.phase not in FINISHED:
+                after = unreachable(after, pod, now)
             if after != pod.status:
                 changes.append(UpdateStatus(pod.model_copy(update={"status": after})))
         return changes
@@ -195,11 +224,10 @@ class Reports:
         return [c for pod in self._world.on_node(node) for c in self.farewell(pod, status)]
 
     def _is_present(self, name: str, node: Node | None) -> bool:
-        present = self._of(name).present
+        present = self._of(name).attendance.present
         if present is not None:
             return present
-        ready = find_condition(node.status.conditions, "Ready") if node is not None else None
-        return ready is not None and ready.status == "True"
+        return node is not None and _readiness(node.status.conditions) in ("True", "False")
 
     # ------------------------------------------------------------ events
 
@@ -271,13 +299,10 @@ def _new_node(status: model.NodeStatus) -> Node:
     return Node(metadata=ObjectMeta(name=status.node, labels=labels))
 
 
-def _unheard(conditions: tuple[NodeCondition, ...], now: str) -> tuple[NodeCondition, ...]:
-    """Ready becomes Unknown for a node that hasn't told its status to this hub since it started."""
-    text = "edged is not connected; its pods run on, what they do now is not known"
-    unknown = NodeCondition(
-        type="Ready", status="Unknown", reason="NodeUnreachable", message=text, last_transition_time=now
-    )
-    return with_condition(conditions, unknown)
+def _readiness(conditions: tuple[NodeCondition, ...]) -> str:
+    """Status of the Ready condition; "" while there is none."""
+    ready = find_condition(conditions, "Ready")
+    return ready.status if ready is not None else ""
 
 
 def _readiness_notes(node: Node, before: tuple[NodeCondition, ...], after: tuple[NodeCondition, ...]) -> list[Note]:
@@ -286,5 +311,6 @@ def _readiness_notes(node: Node, before: tuple[NodeCondition, ...], after: tuple
         return []
     name = node.metadata.name
     if is_now.status == "True":
-        return [Note(node, "Normal", "NodeReady", f"Node {name} status is now: NodeReady", "exchange")]
-    return [Note(node, "Warning", "NodeNotReady", f"Node {name} is not connected any more", "exchange")]
+        return [Note(node, "Normal", "NodeReady", f"Node {name} status is now: NodeReady", COMPONENT_OF_LIFE)]
+    why = WHY.get(is_now.reason, is_now.message)  # without a time: an event that comes again is counted
+    return [Note(node, "Warning", "NodeNotReady", f"Node {name} status is now: NodeNotReady: {why}", COMPONENT_OF_LIFE)]

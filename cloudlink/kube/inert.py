@@ -40,11 +40,6 @@ class Field(Generic[T]):
 
 POD: tuple[Field[PodSpec], ...] = (
     Field("readinessGates", lambda s: bool(s.readiness_gates), "a pod is ready when its containers are"),
-    Field(
-        "tolerations[].tolerationSeconds",
-        lambda s: any(t.toleration_seconds is not None for t in s.tolerations),
-        "taints evict nobody",
-    ),
 )
 
 CONTAINER: tuple[Field[Container], ...] = (

@@ -75,7 +75,7 @@ class PodSpec(Model):
     :ivar priority_class_name: system-node-critical, system-cluster-critical or a PriorityClass of one's own.
     :ivar active_deadline_seconds: after its start the pod is ended; not in templates of pods that run for ever.
     :ivar enable_service_links: no link variables are made, whatever it says.
-    :ivar tolerations: `tolerationSeconds` has no effect: nobody is evicted by taints.
+    :ivar tolerations: `tolerationSeconds` bounds how long a NoExecute taint is stood; new pods get the usual ones.
     :ivar affinity, topology_spread_constraints: as in Kubernetes; they decide where a pod is placed, and move none.
     :ivar preemption_policy: Never: the pod waits for room, whatever its priority; no other is ended for it.
     :ivar readiness_gates: kept, but a pod is ready when its containers are.

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from cloudlink.kube import core, names, quantity
 from cloudlink.kube.container import DEVICE_PREFIX
@@ -31,6 +31,7 @@ def rfc3339(wall: float) -> str:
 
 QosClass = Literal["Guaranteed", "Burstable", "BestEffort"]
 _COMPUTE = ("memory", "cpu")
+_READINESS = ("ContainersReady", "Ready")
 # Node conditions that hold only when the node says so, and the reason while they don't.
 _PRESSURES = (
     ("MemoryPressure", "SufficientMemory"),
@@ -106,11 +107,19 @@ def _initialization(status: model.PodStatus, spec: core.PodSpec) -> _State:
     return "False", "ContainersNotInitialized", f"containers with incomplete status: [{' '.join(waiting)}]"
 
 
-def unreachable(old: core.Pod, now: str) -> core.PodStatus:
-    """The pod's status while its node can't be asked: everything stays as last heard, readiness is Unknown."""
+def unreachable(heard: core.PodStatus, old: core.Pod, now: str) -> core.PodStatus:
+    """The pod's status while its node can't be asked: everything stays as last heard, readiness is Unknown.
+
+    :param heard: by the node's last word; `old` is the stored pod, which gives the times.
+    """
     unknown: _State = ("Unknown", "NodeUnreachable", "the node has not been heard of; the pod may well be running")
-    conditions = _conditions(old.status.conditions, now, (("ContainersReady", unknown), ("Ready", unknown)))
-    return old.status.model_copy(update={"conditions": conditions})
+    there = {c.type: c for c in old.status.conditions}
+    conditions = _conditions(
+        [there.get(c.type, c) if c.type in _READINESS else c for c in heard.conditions],
+        now,
+        [(kind, unknown) for kind in _READINESS],
+    )
+    return heard.model_copy(update={"conditions": conditions})
 
 
 def _conditions(
@@ -216,27 +225,71 @@ def _amount(amounts: Mapping[str, str], name: str) -> Fraction:
 # ---------------------------------------------------------------- nodes
 
 
-def node_status(
-    status: model.NodeStatus, now: str, present: bool, old: core.NodeStatus | None = None
-) -> core.NodeStatus:
-    """The Node's new status after a report, or after its presence changed.
+class Absence(NamedTuple):
+    """Why a node counts as away: reason and message of its Ready condition."""
 
-    :param present: False once the broker has told the node's last will; Ready is then Unknown, never False.
+    reason: str
+    message: str
+
+
+def lost_connection(now: str) -> Absence:
+    """The broker has told the node's last will. `now` is when, RFC 3339."""
+    return Absence(
+        "NodeUnreachable",
+        f"edged lost its connection to the broker, which was noticed at {now}; its pods run on, what they do now is not"
+        " known",
+    )
+
+
+def silence(now: str, grace: float) -> Absence:
+    """Nothing was heard of it for `grace` seconds after the hub had reached its broker."""
+    return Absence(
+        "NodeStatusUnknown",
+        f"edged said nothing in the {grace:.0f} s until {now}, since the hub reached its broker; its pods may run on",
+    )
+
+
+def away(heard: core.NodeStatus, old: core.NodeStatus, absence: Absence, now: str) -> core.NodeStatus:
+    """The Node's status while it can't be asked: what only it can tell is Unknown. A reason that is there stays.
+
+    :param heard: by the node's last word; `old` is the stored one, which gives the times, and is returned itself if
+        there is nothing new.
+    """
+    ready = next((c for c in old.conditions if c.type == "Ready"), None)
+    if ready is not None and ready.status == "Unknown":
+        states = {c.type: c for c in old.conditions if c.status == "Unknown"}
+    else:
+        said: list[tuple[str, _State]] = [("Ready", ("Unknown", *absence))]
+        said += [
+            (kind, ("Unknown", "NodeStatusUnknown", "edged is not heard"))
+            for kind, _ in _PRESSURES
+            if any(c.type == kind for c in heard.conditions)
+        ]
+        states = {c.type: c for c in _node_conditions(old.conditions, now, said)}
+    kept = tuple(states.pop(c.type, c) for c in heard.conditions)
+    fresh = heard.model_copy(update={"conditions": (*kept, *states.values())})
+    return old if _same(fresh, old) else fresh
+
+
+def node_status(status: model.NodeStatus, now: str, old: core.NodeStatus | None = None) -> core.NodeStatus:
+    """The Node's new status after a report.
+
     :param old: the stored one; returned itself if there is nothing new, so that nothing needs to be written.
     """
     before = old if old is not None else core.NodeStatus()
     capacity = status.capacity
-    ready: _State = (
-        ("True", "NodeReady", "edged is reporting")
-        if present
-        else ("Unknown", "NodeUnreachable", "edged is not connected; its pods run on, what they do now is not known")
-    )
     degraded: _State = (
         ("True", "ReducedFunction", "; ".join(status.degraded))
         if status.degraded
         else ("False", "FullFunction", "this machine can do everything that edged may ask of it")
     )
     told = {c.kind: c for c in status.conditions}
+    trouble = told.get(model.NOT_READY)
+    ready: _State = (
+        ("True", "NodeReady", "edged is reporting")
+        if trouble is None
+        else ("False", trouble.reason or "KubeletNotReady", trouble.message)
+    )
     states: list[tuple[str, _State]] = [
         (kind, ("True", told[kind].reason, told[kind].message) if kind in told else ("False", calm, ""))
         for kind, calm in _PRESSURES

@@ -36,6 +36,7 @@ from edged.model.seen import (
     Setback,
 )
 from edged.model.told import (
+    NOT_READY,
     Capacity,
     ContainerStatus,
     ContainerUsage,
@@ -68,6 +69,7 @@ from edged.model.volumes import (
 )
 
 __all__ = [
+    "NOT_READY",
     "Capacity",
     "Claim",
     "ClaimFiles",

@@ -97,8 +97,12 @@ class Capacity(Value, frozen=True):
     devices: dict[str, int] = {}
 
 
+NOT_READY = "NotReady"  # kind of the condition that makes the Node's Ready False
+
+
 class NodeCondition(Value, frozen=True):
-    """MemoryPressure, DiskPressure or PIDPressure (v1 NodeConditionType); only those that hold are told."""
+    """MemoryPressure, DiskPressure or PIDPressure (v1 NodeConditionType), or NOT_READY: no pod can be started here now.
+    Only those that hold are told."""
 
     kind: str
     reason: str
@@ -107,11 +111,15 @@ class NodeCondition(Value, frozen=True):
 
 
 class Refusal(Value, frozen=True):
-    """Documents that the node would not take: how many, and why the last one."""
+    """Documents that the node would not take: how many, and why the last one.
+
+    :ivar generation: of the last one; 0 = it could not be told.
+    """
 
     count: int
     reason: str
     wall: float
+    generation: int = 0
 
 
 class NodeStatus(Value, frozen=True):

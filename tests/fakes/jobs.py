@@ -18,7 +18,7 @@ from cloudlink.kube.core import Namespace, Pod
 from cloudlink.kube.meta import ObjectMeta
 from cloudlink.kube.parse import parse
 from cloudlink.kube.pod import ContainerState, ContainerStateTerminated, ContainerStatus
-from tests.fakes.hub_brain import NOW, names, pod_spec, reported
+from tests.fakes.hub_brain import NOW, names, node, pod_spec, reported
 
 
 def job(name: str = "sum", restart: str = "Never", annotations: dict[str, str] | None = None, **spec: Any) -> Job:
@@ -98,7 +98,7 @@ class Work(Store):
         self.notes += decision.notes
         self.wake_at = decision.wake_at
         for pod in self.pods:
-            self.commit(*garbage.lost_pod(pod, node_exists=True).changes)
+            self.commit(*garbage.lost_pod(pod, node()).changes)
         return self.revision != before
 
     def settle(self) -> None:

@@ -118,11 +118,11 @@ def test_orphans_lose_their_owner_before_it_goes() -> None:
 def test_pods_of_a_removed_node_are_removed_and_pods_for_a_node_to_come_stay() -> None:
     ran = reported(pod("ran", node="gone"), NOW)
     hoping = pod("hoping", node="to-come")
-    assert len(garbage.lost_pod(ran, node_exists=False).changes) == 1
-    assert garbage.lost_pod(ran, node_exists=True).changes == ()
-    assert garbage.lost_pod(hoping, node_exists=False).changes == ()
+    assert len(garbage.lost_pod(ran, None).changes) == 1
+    assert garbage.lost_pod(ran, node("pi")).changes == ()
+    assert garbage.lost_pod(hoping, None).changes == ()
     leaving = with_meta(hoping, deletion_timestamp="2025-06-15T15:06:40Z")
-    assert len(garbage.lost_pod(leaving, node_exists=False).changes) == 1
+    assert len(garbage.lost_pod(leaving, None).changes) == 1
 
 
 def test_a_dying_namespace_loses_its_content_but_not_yet_its_events() -> None:

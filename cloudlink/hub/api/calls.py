@@ -18,6 +18,7 @@ from cloudlink.hub.api.protobuf import MEDIA_TYPE, ProtobufError, from_protobuf
 from cloudlink.hub.auth.users import NOBODY, User
 from cloudlink.hub.changes import Change
 from cloudlink.hub.doors.ways import Nowhere, Ways
+from cloudlink.hub.patience import DEFAULT_PATIENCE, Patience
 from cloudlink.hub.revisions import with_meta
 from cloudlink.hub.shelves import key_of
 from cloudlink.hub.store import Store
@@ -48,6 +49,7 @@ class Context:
     :ivar on_change: called after each commit that came through the API.
     :ivar ways: to the nodes.
     :ivar suffix: makes a name of a generateName; another one each time.
+    :ivar patience: how long pods that don't say otherwise stay bound to a lost node.
     """
 
     store: Store
@@ -60,6 +62,7 @@ class Context:
     lines: Lines = field(default_factory=Lines)
     intake: Intake = field(default_factory=Intake)
     ways: Ways = field(default_factory=lambda: Ways(Nowhere()))
+    patience: Patience = DEFAULT_PATIENCE
 
     def commit(self, changes: Sequence[Change], dry_run: bool) -> list[KubeObject]:
         if dry_run:  # nothing was stored, so there is no new resourceVersion to tell

@@ -49,6 +49,7 @@ from cloudlink.hub.auth.audit import Audit
 from cloudlink.hub.auth.authenticate import Administrator
 from cloudlink.hub.auth.users import USER, User
 from cloudlink.hub.doors.ways import Ways
+from cloudlink.hub.patience import DEFAULT_PATIENCE, Patience
 from cloudlink.hub.remote import Remote
 from cloudlink.hub.store import Store
 from cloudlink.kube.catalogue import Catalogue
@@ -94,6 +95,7 @@ def create_app(
     keys: Keys = NO_KEYS,
     audit: Audit | None = None,
     intake: Intake | None = None,
+    patience: Patience = DEFAULT_PATIENCE,
 ) -> FastAPI:
     """The hub's ASGI application; handlers use the store in the loop's own thread.
 
@@ -107,9 +109,10 @@ def create_app(
     :param keys: what else than the administrator's token is believed.
     :param intake: bounds on what comes in; None = the usual ones.
     :param audit: where is written down who asked what; None = nowhere.
+    :param patience: how long pods that don't say otherwise stay bound to a lost node.
     """
     access = Access(store, authenticate, keys, audit, now)
-    context = Context(store, now, admit, on_change, ipaddress.IPv4Network(service_network))
+    context = Context(store, now, admit, on_change, ipaddress.IPv4Network(service_network), patience=patience)
     if remote is not None:
         context.ways = Ways(remote)
     if intake is not None:

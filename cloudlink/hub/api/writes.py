@@ -80,7 +80,7 @@ def _admitted(context: Context, call: Call, obj: KubeObject) -> KubeObject:
     try:
         match obj:
             case Pod():
-                return admission.with_priority(obj, _classes(context))
+                return admission.admit_pod(obj, _classes(context), context.patience)
             case PriorityClass():
                 admission.check_default(obj, _classes(context))
             case Job():

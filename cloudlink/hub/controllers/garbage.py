@@ -13,9 +13,10 @@ from typing import Literal
 from cloudlink.hub.changes import Delete, MarkDeleted, ObjectChange, Update, UpdateStatus
 from cloudlink.hub.decision import NEVER, Decision
 from cloudlink.hub.deletion import FOREGROUND, ORPHAN, Policy, deletion
-from cloudlink.hub.objects import is_deleted, rfc3339, with_condition
-from cloudlink.kube.core import Namespace, Pod
+from cloudlink.hub.objects import find_condition, is_deleted, rfc3339, with_condition
+from cloudlink.kube.core import Namespace, Node, Pod
 from cloudlink.kube.meta import Condition, KubeObject, OwnerReference
+from cloudlink.kube.taints import OUT_OF_SERVICE
 
 AT_ONCE = 500  # objects of a dying namespace that one round asks to end: a commit of many thousands holds everybody up
 
@@ -96,21 +97,31 @@ def _decided(change: ObjectChange | None) -> Decision:
 # ---------------------------------------------------------------- pods and namespaces
 
 
-def lost_pod(pod: Pod, node_exists: bool) -> Decision:
-    """End a pod that nobody will ever report about: on its way out without a node, or its node was removed.
+def lost_pod(pod: Pod, node: Node | None) -> Decision:
+    """End a pod that nobody will ever report about: on its way out without a node, or its node was removed, or somebody
+    has vouched for it that the node is off (Kubernetes' non-graceful node shutdown).
 
     A pod that names a node which never was there stays: somebody may be about to add that node. One that is held by
     a finalizer (its Job has to count it) is only marked: nobody waits for a node any more.
+
+    :param node: the one that it is bound to; None where there is none.
     """
     nowhere = not pod.spec.node_name
     was_there = bool(pod.status.start_time or is_deleted(pod))
-    if (nowhere and is_deleted(pod)) or (not nowhere and not node_exists and was_there):
+    off = node is not None and is_deleted(pod) and _is_out_of_service(node)
+    if (nowhere and is_deleted(pod)) or (not nowhere and node is None and was_there) or off:
         meta = pod.metadata
         if not meta.finalizers:
             return Decision((Delete("Pod", meta.namespace, meta.name, uid=meta.uid or None),))
         if not is_deleted(pod) or meta.deletion_grace_period_seconds:
             return Decision((MarkDeleted("Pod", meta.namespace, meta.name, 0, uid=meta.uid or None),))
     return Decision()
+
+
+def _is_out_of_service(node: Node) -> bool:
+    ready = find_condition(node.status.conditions, "Ready")
+    lost = ready is None or ready.status != "True"
+    return lost and any(t.key == OUT_OF_SERVICE for t in node.spec.taints)
 
 
 def dying_namespace(namespace: Namespace, content: Sequence[KubeObject], now: float) -> Decision:
