@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from cloudlink import link, trust, wire
 from cloudlink.hub.changes import Create, Delete, MarkDeleted, Update
 from cloudlink.hub.exchange import Exchange, Link
+from cloudlink.hub.listening import Listening
 from cloudlink.hub.manager import Manager
 from cloudlink.hub.objects import find_condition, is_active, is_ready
 from cloudlink.hub.store import Store
@@ -44,7 +45,7 @@ class Hub:
             Link("127.0.0.1", self.lab.hub_port, tls),
             SIGNING_KEY,
             self.node_keys.get,
-            silence=self.silence,
+            listening=Listening(self.silence),
         )
         try:
             async with (

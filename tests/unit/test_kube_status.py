@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from cloudlink.kube import core
 from cloudlink.kube.compile import compile_pod
 from cloudlink.kube.parse import dump, parse, revive
-from cloudlink.kube.status import node_status, pod_status, qos_class, rfc3339, unreachable
+from cloudlink.kube.status import (
+    away,
+    lost_connection,
+    node_status,
+    pod_status,
+    qos_class,
+    rfc3339,
+    silence,
+    unreachable,
+)
 from edged import model
 
 T0, T1 = "2024-05-01T10:00:00Z", "2024-05-01T11:00:00Z"
@@ -156,7 +165,7 @@ def test_a_container_that_the_node_has_not_got_to_yet_is_unready_by_name() -> No
 
 def test_a_pod_whose_node_is_gone_keeps_what_was_last_heard_but_not_its_readiness() -> None:
     old = with_status(pod(), pod_status(report(), pod(), T0))
-    status = unreachable(old, T1)
+    status = unreachable(old.status, old, T1)
     assert status.phase == "Running"
     assert status.container_statuses == old.status.container_statuses
     assert conditions(status)["Ready"] == ("Unknown", "NodeUnreachable", T1)
@@ -232,7 +241,7 @@ def node(**changes: Any) -> model.NodeStatus:
 
 
 def test_a_node_is_told_in_kubernetes_words() -> None:
-    status = node_status(node(), T0, present=True)
+    status = node_status(node(), T0)
     assert status.capacity == {"cpu": "4", "memory": "1Gi", "pods": "110"}
     assert status.allocatable == {"cpu": "4", "memory": "900Mi", "pods": "110"}
     assert [(a.type, a.address) for a in status.addresses] == [("InternalIP", "192.168.1.5"), ("Hostname", "pi-1")]
@@ -249,21 +258,51 @@ def test_a_node_is_told_in_kubernetes_words() -> None:
 
 
 def test_nothing_new_gives_the_old_status_back() -> None:
-    old = node_status(node(), T0, present=True)
-    assert node_status(node(generation=4), T1, True, old) is old
+    old = node_status(node(), T0)
+    assert node_status(node(generation=4), T1, old) is old
 
 
 def test_a_node_that_is_away_is_unknown_and_back_again_ready() -> None:
-    old = node_status(node(), T0, present=True)
-    away = node_status(node(), T1, False, old)
-    assert conditions(away)["Ready"] == ("Unknown", "NodeUnreachable", T1)
-    assert conditions(away)["Degraded"] == ("False", "FullFunction", T0)
-    assert conditions(node_status(node(), T1, True, away))["Ready"] == ("True", "NodeReady", T1)
+    old = node_status(node(), T0)
+    lost = away(old, old, lost_connection(T1), T1)
+    assert conditions(lost)["Ready"] == ("Unknown", "NodeUnreachable", T1)
+    assert conditions(lost)["MemoryPressure"] == ("Unknown", "NodeStatusUnknown", T1)
+    assert conditions(lost)["Degraded"] == ("False", "FullFunction", T0)
+    assert T1 in next(c.message for c in lost.conditions if c.type == "Ready")
+    assert conditions(node_status(node(), T1, lost))["Ready"] == ("True", "NodeReady", T1)
+
+
+def test_the_first_reason_of_an_absence_stays_whatever_is_heard_later() -> None:
+    old = node_status(node(), T0)
+    lost = away(old, old, silence(T0, 150.0), T0)
+    assert conditions(lost)["Ready"] == ("Unknown", "NodeStatusUnknown", T0)
+    again = away(node_status(node(), T1, lost), lost, lost_connection(T1), T1)
+    assert again is lost
+
+
+def test_what_a_node_said_before_it_was_lost_is_told_while_it_is_away() -> None:
+    old = node_status(node(), T0)
+    lost = away(node_status(node(version="0.2.0"), T1, old), old, lost_connection(T1), T1)
+    assert lost.node_info.kubelet_version == "0.2.0"
+    assert conditions(lost)["Ready"] == ("Unknown", "NodeUnreachable", T1)
+
+
+def test_a_node_that_says_it_is_not_ready_isnt() -> None:
+    trouble = model.NodeCondition(model.NOT_READY, "ContainerRuntimeNotReady", "crun is missing")
+    status = node_status(node(conditions=(trouble,)), T0)
+    assert conditions(status)["Ready"] == ("False", "ContainerRuntimeNotReady", T0)
+
+
+def test_readiness_of_a_pod_is_unknown_since_its_node_was_lost_however_often_that_is_told() -> None:
+    old = with_status(pod(), pod_status(report(), pod(), T0))
+    lost = unreachable(old.status, old, T0)
+    stored = with_status(pod(), lost)
+    assert unreachable(pod_status(report(), stored, T1), stored, T1) == lost
 
 
 def test_what_a_machine_can_not_do_and_what_it_refused_are_conditions() -> None:
     status = node_status(
-        node(degraded=("cgroup v1: no memory.high",), refused=model.Refusal(2, "bad signature", WALL)), T0, present=True
+        node(degraded=("cgroup v1: no memory.high",), refused=model.Refusal(2, "bad signature", WALL)), T0
     )
     found = {c.type: c for c in status.conditions}
     assert found["Degraded"].status == "True"
@@ -276,7 +315,7 @@ def test_a_node_tells_its_storage_its_devices_and_what_it_is_short_of() -> None:
         1 << 30, 900 << 20, 4000, storage=8 << 30, storage_allocatable=7 << 30, devices={"i2c-1": 8, "not valid": 1}
     )
     short = model.NodeCondition("DiskPressure", "DiskLow", "97 % of /var/lib/edged is in use")
-    status = node_status(model.NodeStatus("pi-1", 1, "e", capacity, conditions=(short,)), T0, present=True)
+    status = node_status(model.NodeStatus("pi-1", 1, "e", capacity, conditions=(short,)), T0)
     assert status.capacity["ephemeral-storage"] == "8Gi"
     assert status.allocatable == {
         "cpu": "4",
