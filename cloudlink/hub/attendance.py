@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 NEVER = float("inf")
 HALF_LIFE = 600.0  # seconds in which half of the losses are forgotten
-FREE = 3.0  # losses, lately, that are believed at once
+FREE = 2.5  # losses, lately, that are believed at once: three in a row
 FIRST, LONGEST = 10.0, 300.0  # seconds that a further one waits; doubled with each
 
 
