@@ -5,7 +5,7 @@ Deciding itself is in `controllers`; this only reads.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from cloudlink.hub.controllers import (
@@ -18,11 +18,13 @@ from cloudlink.hub.controllers import (
     endpoints,
     eviction,
     garbage,
+    identity,
     job,
     job_pods,
     replicaset,
+    statefulset,
 )
-from cloudlink.hub.controllers.claiming import Selects, claim
+from cloudlink.hub.controllers.claiming import Selects, adopt, claim
 from cloudlink.hub.decision import Decision, Suffix
 from cloudlink.hub.listening import Always, Listening
 from cloudlink.hub.objects import is_deleted
@@ -30,7 +32,7 @@ from cloudlink.hub.schedule.storage import claims_of
 from cloudlink.hub.store import Store
 from cloudlink.hub.world import World
 from cloudlink.kube.accounts import ServiceAccount
-from cloudlink.kube.apps import ControllerRevision, DaemonSet, Deployment, ReplicaSet
+from cloudlink.kube.apps import ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet
 from cloudlink.kube.batch import Job
 from cloudlink.kube.core import Namespace, Node, PersistentVolumeClaim, Pod, Service
 from cloudlink.kube.definitions import CustomResourceDefinition
@@ -46,6 +48,7 @@ PODS_OF: dict[str, type[KubeObject]] = {
     "Job": Job,
     "ReplicaSet": ReplicaSet,
     "ReplicationController": ReplicationController,
+    "StatefulSet": StatefulSet,
 }
 
 
@@ -96,7 +99,7 @@ def decide(
 def selector_of(obj: KubeObject) -> Selects | None:
     """Which labels a controller's pods have; None for what has no pods of its own."""
     match obj:
-        case ReplicaSet() | DaemonSet():
+        case ReplicaSet() | DaemonSet() | StatefulSet():
             return obj.spec.selector.matches
         case Job() if obj.spec.selector is not None:
             return obj.spec.selector.matches
@@ -125,20 +128,50 @@ def _of_a_pod(pod: Pod, world: World, now: float, settled_at: float) -> Decision
     return eviction.reconcile(pod, node, now, settled_at, tied)
 
 
+def sets_of(claim: KubeObject, world: World) -> Iterator[StatefulSet]:
+    """Those whose pods use a claim of this name; they wait for it to go, or to be made anew."""
+    if isinstance(claim, PersistentVolumeClaim):
+        for sts in world.all(StatefulSet, claim.metadata.namespace):
+            if identity.makes_claim(sts, claim.metadata.name):
+                yield sts
+
+
 def _of_pods(obj: KubeObject, selects: Selects, world: World, now: float, suffix: Suffix) -> Decision:
-    namespace, uid = obj.metadata.namespace, obj.metadata.uid
-    pods, claimed = claim(obj, selects, world.owned(uid, Pod), world.loose(namespace))
+    namespace = obj.metadata.namespace
+    loose = world.loose(namespace)
+    if isinstance(obj, StatefulSet):  # others that match have no number
+        loose = [p for p in loose if identity.ordinal_of(obj, p.metadata.name) is not None]
+    pods, claimed = claim(obj, selects, world.owned(obj.metadata.uid, Pod), loose)
     decision = Decision()
     match obj:
         case ReplicaSet() | ReplicationController():
             decision = replicaset.reconcile(obj, pods, now, suffix)
         case Job():
             decision = job.reconcile(obj, pods, now, suffix)
-        case DaemonSet():
-            taken = frozenset(r.metadata.name for r in world.all(ControllerRevision, namespace))
-            revisions = world.owned(uid, ControllerRevision)
-            decision = daemonset.reconcile(obj, world.all(Node), pods, revisions, taken, now, suffix)
+        case DaemonSet() | StatefulSet():
+            all_revisions = world.all(ControllerRevision, namespace)
+            claimed = (*claimed, *adopt(obj, selects, all_revisions))
+            if not claimed:  # else it is asked again: what was taken in is decided on as it is stored then
+                decision = _with_history(obj, pods, all_revisions, world, now, suffix)
     return replace(decision, changes=(*claimed, *decision.changes))
+
+
+def _with_history(
+    obj: DaemonSet | StatefulSet,
+    pods: Sequence[Pod],
+    all_revisions: Sequence[ControllerRevision],
+    world: World,
+    now: float,
+    suffix: Suffix,
+) -> Decision:
+    namespace, uid = obj.metadata.namespace, obj.metadata.uid
+    taken = frozenset(r.metadata.name for r in all_revisions)
+    revisions = world.owned(uid, ControllerRevision)
+    if isinstance(obj, DaemonSet):
+        return daemonset.reconcile(obj, world.all(Node), pods, revisions, taken, now, suffix)
+    return statefulset.reconcile(
+        obj, pods, lambda name: world.get(PersistentVolumeClaim, namespace, name), revisions, taken, now
+    )
 
 
 def _has_job(pod: Pod, world: World) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from cloudlink.hub import admission
 from cloudlink.hub.controllers import endpoints, events, garbage
-from cloudlink.hub.deciding import PODS_OF, controllers_of, decide
+from cloudlink.hub.deciding import PODS_OF, controllers_of, decide, sets_of
 from cloudlink.hub.decision import Note, Suffix, describe
 from cloudlink.hub.errors import Gone, StoreError
 from cloudlink.hub.lives import LIVES, Lives
@@ -30,7 +30,7 @@ from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.hub.workqueue import Task, WorkQueue
 from cloudlink.hub.world import UNFOLLOWED, World
 from cloudlink.kube.accounts import ServiceAccount
-from cloudlink.kube.apps import ControllerRevision, DaemonSet, Deployment, ReplicaSet
+from cloudlink.kube.apps import ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet
 from cloudlink.kube.batch import CronJob, Job
 from cloudlink.kube.core import Event, Namespace, Node, PersistentVolumeClaim, Pod, Service
 from cloudlink.kube.custom import CustomObject
@@ -165,6 +165,8 @@ class Manager:
             for task in self._lives.concerned(event, self._world):
                 self._queue.add(task)
             self._look_for_garbage(event)
+            for sts in sets_of(event.object, self._world):
+                self._queue.add(_task(sts))
             if isinstance(event.object, Node) and _is_another_place(event):
                 for daemons in self._world.all(DaemonSet):
                     self._queue.add(_task(daemons))
@@ -186,7 +188,9 @@ class Manager:
         match obj:
             case Deployment() | ReplicaSet() | Namespace() | Pod() | CustomResourceDefinition() | PodDisruptionBudget():
                 self._queue.add(_task(obj))
-            case ClusterRole() | Service() | DaemonSet() | ReplicationController() | Job() | CronJob():
+            case ClusterRole() | Service() | Job() | CronJob():
+                self._queue.add(_task(obj))
+            case DaemonSet() | ReplicationController() | StatefulSet():
                 self._queue.add(_task(obj))
             case Node():
                 self._queue.add(SCHEDULER)

@@ -12,7 +12,7 @@ from cloudlink.kube.affinity import NodeSelectorRequirement, NodeSelectorTerm
 from cloudlink.kube.core import Node, PodSpec, Taint, Toleration
 from cloudlink.kube.meta import matches
 
-_NAME = "metadata.name"  # the one field that matchFields knows
+NAME_FIELD = "metadata.name"  # the one field that matchFields knows
 
 
 def tolerates(tolerations: Sequence[Toleration], taint: Taint) -> bool:
@@ -48,7 +48,7 @@ def _holds(term: NodeSelectorTerm, node: Node) -> bool:
     """A term that asks for nothing matches nothing."""
     if not term.match_expressions and not term.match_fields:
         return False
-    named = {_NAME: node.metadata.name}
+    named = {NAME_FIELD: node.metadata.name}
     return all(_met(r, node.metadata.labels) for r in term.match_expressions) and all(
         _met(r, named) for r in term.match_fields
     )

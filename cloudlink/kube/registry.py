@@ -162,7 +162,6 @@ RESOURCES: tuple[Resource, ...] = (
         ("status", "scale"),
         apps.StatefulSet,
         ("all",),
-        inert=_no_controller("StatefulSets", "no pods and no claims are made"),
     ),
     Resource(
         "apps",

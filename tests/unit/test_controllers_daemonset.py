@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, Update, UpdateStatus
-from cloudlink.hub.controllers.daemonset import FIRST_DELAY, TRIES, reconcile
+from cloudlink.hub.controllers.daemonset import reconcile, target, tied_to
 from cloudlink.hub.controllers.history import REVISION_LABEL
+from cloudlink.hub.controllers.retries import FIRST_DELAY, TRIES
 from cloudlink.hub.objects import is_active, is_ready
 from cloudlink.hub.revisions import draft
 from cloudlink.hub.shelves import Objects, key_of
@@ -77,7 +78,7 @@ class Fleet:
 
     def check_invariants(self) -> None:
         for name in self.nodes:
-            here = [p for p in self.all(Pod) if p.spec.node_name == name]
+            here = [p for p in self.all(Pod) if target(p) == name]
             active = [p for p in here if is_active(p)]
             revisions = {p.metadata.labels[REVISION_LABEL] for p in active}
             rolling = self.daemons.spec.update_strategy.rolling_update
@@ -88,10 +89,11 @@ class Fleet:
                 assert len([p for p in here if not is_active(p) and p.metadata.deletion_timestamp]) + len(active) <= 1
 
     def run(self) -> None:
-        """Pods start and become ready, those that were asked to end go, until nothing changes."""
+        """Pods are bound, start and become ready, those that were asked to end go, until nothing changes."""
         for _ in range(300):
             before = self.revision
             self.step()
+            self.bind()
             for p in self.all(Pod):
                 if p.metadata.deletion_timestamp:
                     self.commit(Delete("Pod", "default", p.metadata.name))
@@ -101,6 +103,12 @@ class Fleet:
             if self.revision == before:
                 return
         raise AssertionError("it doesn't come to an end")
+
+    def bind(self) -> None:
+        for p in self.pods:
+            if not p.spec.node_name:
+                bound = p.spec.model_copy(update={"node_name": target(p)})
+                self.commit(Update(p.model_copy(update={"spec": bound})))
 
     def use_image(self, image: str) -> None:
         template = self.daemons.spec.template
@@ -113,7 +121,7 @@ class Fleet:
         return {p.spec.containers[0].image for p in self.pods}
 
 
-def test_each_node_that_the_template_selects_gets_one_pod_bound_to_it() -> None:
+def test_each_node_that_the_template_selects_gets_one_pod_that_is_tied_to_it() -> None:
     fleet = Fleet(
         daemon_set(nodeSelector={"zone": "a"}),
         node("a", labels={"zone": "a"}),
@@ -206,9 +214,35 @@ def test_a_pod_that_failed_is_replaced_later_and_later() -> None:
     assert fleet.pods[0].metadata.annotations[TRIES] == "3"
 
 
+def test_a_daemon_pod_is_tied_to_its_node_and_keeps_what_its_template_prefers() -> None:
+    wish = {"weight": 1, "preference": {"matchExpressions": [{"key": "fast", "operator": "Exists"}]}}
+    term = {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}
+    affinity = {
+        "requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [term]},
+        "preferredDuringSchedulingIgnoredDuringExecution": [wish],
+    }
+    fleet = Fleet(daemon_set(affinity={"nodeAffinity": affinity}), node("a", labels={"zone": "x"}), node("b"))
+    fleet.step()
+    [p] = fleet.pods
+    assert (p.spec.node_name, target(p)) == ("", "a")
+    assert p.spec.affinity == tied_to(fleet.daemons.spec.template.spec.affinity, "a")
+    nodes = p.spec.affinity.node_affinity
+    assert nodes is not None
+    assert len(nodes.preferred_during_scheduling_ignored_during_execution) == 1
+
+
+def test_a_pod_that_waits_for_a_node_that_was_removed_goes() -> None:
+    fleet = Fleet(daemon_set(), node("a"), node("b"))
+    fleet.step()
+    del fleet.nodes["a"]
+    fleet.step()
+    assert [target(p) for p in fleet.all(Pod)] == ["b"]
+
+
 def test_a_pod_that_leaves_a_lost_node_is_not_doubled() -> None:
     fleet = Fleet(daemon_set(), node("a", ready=False))
     fleet.step()
+    fleet.bind()
     [p] = fleet.pods
     fleet.commit(MarkDeleted("Pod", "default", p.metadata.name, 30))
     fleet.step()
@@ -243,5 +277,6 @@ def test_from_any_state_it_comes_to_one_pod_on_each_fitting_node(data: st.DataOb
     fleet.run()
     fitting = sorted(n for n, it in fleet.nodes.items() if it.metadata.labels["zone"] == "a")
     assert sorted(p.spec.node_name for p in fleet.pods) == fitting
-    assert all(p.spec == fleet.pods[0].spec.model_copy(update={"node_name": p.spec.node_name}) for p in fleet.pods)
+    newest = fleet.daemons.spec.template.spec.containers
+    assert all(p.spec.containers == newest for p in fleet.pods)
     assert fleet.daemons.status.number_available == len(fitting)

@@ -1,4 +1,4 @@
-"""Which pods are a controller's: those that name it, unless their labels say otherwise, and orphans that match. Pure.
+"""What is a controller's: pods that name it, unless their labels say otherwise, and orphans that match. Pure.
 
 After Kubernetes' controller_ref_manager. A pod that no longer matches is let go (people take a pod out of service that
 way, to look at it); one without a controller that matches is taken in (`kubectl delete --cascade=orphan` leaves such).
@@ -45,6 +45,17 @@ def claim(
     return kept, tuple(changes)
 
 
-def _with(pod: Pod, references: tuple[OwnerReference, ...]) -> Update:
-    meta = pod.metadata.model_copy(update={"owner_references": references})
-    return Update(pod.model_copy(update={"metadata": meta}), expect=pod.metadata.resource_version or None)
+def adopt(owner: KubeObject, selects: Selects, everything: Iterable[KubeObject]) -> tuple[ObjectChange, ...]:
+    """Take in revisions that nobody controls: so that a set made anew over its old pods knows their template.
+
+    :param everything: revisions of the owner's namespace.
+    """
+    if is_deleted(owner):
+        return ()
+    loose = [o for o in everything if controller_of(o) is None and not is_deleted(o) and selects(o.metadata.labels)]
+    return tuple(_with(o, (*o.metadata.owner_references, owned_by(owner))) for o in loose)
+
+
+def _with(obj: KubeObject, references: tuple[OwnerReference, ...]) -> Update:
+    meta = obj.metadata.model_copy(update={"owner_references": references})
+    return Update(obj.model_copy(update={"metadata": meta}), expect=obj.metadata.resource_version or None)

@@ -1,9 +1,8 @@
 """DaemonSet -> Pods: one on each node that lets its template run, and one after the other when the template changes.
 
-After Kubernetes' pkg/controller/daemon. Its pods are bound here, by spec.nodeName, where Kubernetes leaves that to the
-scheduler by an affinity to the node's name: there is one node that a pod may go to, so there is nothing to choose, and
-a daemon pod goes to nodes that take no others (cordoned, not ready, under pressure). What doesn't fit is refused by
-the node, which knows best, and tried again later and later.
+After Kubernetes' pkg/controller/daemon. A pod is tied to its node by a required affinity to the node's name; the
+scheduler binds it, so that one that doesn't fit waits with a sentence, or sends others away by its priority. By their
+tolerations daemon pods go to nodes that take no others (cordoned, under pressure).
 
 Invariants: a node has one active pod of a DaemonSet at most, but for `maxSurge` nodes that have one of each of two
 revisions; a node gets no new pod before the one that leaves is gone.
@@ -16,7 +15,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from cloudlink.hub.changes import Create, ObjectChange, UpdateStatus
-from cloudlink.hub.controllers import history
+from cloudlink.hub.controllers import history, retries
 from cloudlink.hub.controllers.history import REVISION_LABEL
 from cloudlink.hub.controllers.replicaset import BURST, is_available, remove_pod, tell
 from cloudlink.hub.controllers.rollout import percent_of
@@ -32,14 +31,13 @@ from cloudlink.hub.objects import (
     owned_by,
     seconds,
 )
+from cloudlink.kube.affinity import Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm
 from cloudlink.kube.apps import ControllerRevision, DaemonSet, DaemonSetStatus
 from cloudlink.kube.core import Node, Pod, PodSpec, Taint, Toleration
 from cloudlink.kube.meta import ObjectMeta
-from cloudlink.kube.placement import untolerated, wants
+from cloudlink.kube.placement import NAME_FIELD, untolerated, wants
 
 COMPONENT = "daemonset-controller"
-TRIES = "edged.dev/tries"  # annotation of a pod: how many in a row have failed on its node before it
-FIRST_DELAY, LONGEST_DELAY = 1.0, 900.0  # seconds until a failed pod is replaced; doubled each time
 _Effect = Literal["NoSchedule", "NoExecute"]
 _TOLERATED: tuple[tuple[str, _Effect], ...] = (
     ("node.kubernetes.io/not-ready", "NoExecute"),
@@ -130,6 +128,31 @@ def tolerations(spec: PodSpec) -> tuple[Toleration, ...]:
     return (*spec.tolerations, *(t for t in added if t not in spec.tolerations))
 
 
+def tied_to(affinity: Affinity | None, node: str) -> Affinity:
+    """The template's affinity, with this node as the only one that will do (ReplaceDaemonSetPodNodeNameNodeAffinity);
+    whether it meets what the template requires was asked before."""
+    name = NodeSelectorRequirement(key=NAME_FIELD, operator="In", values=(node,))
+    only = NodeSelector(node_selector_terms=(NodeSelectorTerm(match_fields=(name,)),))
+    there = affinity or Affinity()
+    nodes = (there.node_affinity or NodeAffinity()).model_copy(
+        update={"required_during_scheduling_ignored_during_execution": only}
+    )
+    return there.model_copy(update={"node_affinity": nodes})
+
+
+def target(pod: Pod) -> str:
+    """The node that a daemon pod is on, or is tied to; "" for neither (GetTargetNodeName)."""
+    if pod.spec.node_name:
+        return pod.spec.node_name
+    nodes = pod.spec.affinity.node_affinity if pod.spec.affinity is not None else None
+    required = nodes.required_during_scheduling_ignored_during_execution if nodes is not None else None
+    for term in required.node_selector_terms if required is not None else ():
+        for field in term.match_fields:
+            if (field.key, field.operator, len(field.values)) == (NAME_FIELD, "In", 1):
+                return field.values[0]
+    return ""
+
+
 def suits(spec: PodSpec, node: Node) -> tuple[bool, bool]:
     """Whether a pod should run on a node, and whether one that is there may stay (NodeShouldRunDaemonPod)."""
     if spec.node_name not in ("", node.metadata.name) or not wants(spec, node):
@@ -144,17 +167,18 @@ def suits(spec: PodSpec, node: Node) -> tuple[bool, bool]:
 def _berths(ds: DaemonSet, nodes: Sequence[Node], pods: Sequence[Pod]) -> list[Berth]:
     there: dict[str, list[Pod]] = {}
     for pod in sorted(pods, key=lambda p: (seconds(p.metadata.creation_timestamp) or NEVER, p.metadata.name)):
-        there.setdefault(pod.spec.node_name, []).append(pod)
+        there.setdefault(target(pod), []).append(pod)
     spec = ds.spec.template.spec
     found = [
         Berth(n.metadata.name, *suits(spec, n), tuple(there.get(n.metadata.name, ())))
         for n in sorted(nodes, key=lambda n: n.metadata.name)
         if not is_deleted(n)
     ]
-    # Pods of a node that was removed are ended by the garbage collector, once that is certain.
-    if "" in there:  # adopted ones that nobody has placed
-        found.append(Berth("", wanted=False, stays=False, pods=tuple(there[""])))
-    return found
+    # Pods of a node that was removed are ended by the garbage collector, once that is certain; those that wait for
+    # one that isn't there (or, adopted ones, for any) have nowhere to go.
+    known = {b.node for b in found}
+    lost = tuple(p for node, here in there.items() if node not in known for p in here if not p.spec.node_name)
+    return [*found, Berth("", wanted=False, stays=False, pods=lost)] if lost else found
 
 
 # ---------------------------------------------------------------- one pod each
@@ -176,9 +200,7 @@ def _tend(ds: DaemonSet, berth: Berth, label: str, now: float, suffix: Suffix, p
         return False  # what leaves is gone first
     if finished:
         last = max(finished, key=ended_at)
-        tries = _tries(last)
-        due = ended_at(last) + min(FIRST_DELAY * 2.0 ** min(tries, 32), LONGEST_DELAY)
-        if due > now:
+        if (due := retries.due(last)) > now:
             plan.wake_at = min(plan.wake_at, due)
             return False
         word = "failed" if last.status.phase == "Failed" else "succeeded"
@@ -187,7 +209,7 @@ def _tend(ds: DaemonSet, berth: Berth, label: str, now: float, suffix: Suffix, p
         plan.notes.append(Note(ds, "Warning" if word == "failed" else "Normal", reason, text, COMPONENT))
         plan.removed += finished
         if berth.wanted:
-            plan.created.append(_new_pod(ds, berth.node, label, suffix, tries + 1))
+            plan.created.append(_new_pod(ds, berth.node, label, suffix, last))
         return True
     if berth.wanted:
         plan.created.append(_new_pod(ds, berth.node, label, suffix))
@@ -201,26 +223,19 @@ def _surplus(active: Sequence[Pod], label: str, *, may_surge: bool) -> list[Pod]
     return new[1:] + old[1:] if may_surge else list(active[1:])
 
 
-def _tries(pod: Pod) -> int:
-    """How often it has failed in a row here; a pod that did its work for long begins anew."""
-    if ended_at(pod) - seconds(pod.metadata.creation_timestamp) > LONGEST_DELAY:
-        return 0
-    text = pod.metadata.annotations.get(TRIES, "0")
-    return int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
-
-
-def _new_pod(ds: DaemonSet, node: str, label: str, suffix: Suffix, tries: int = 0) -> Pod:
+def _new_pod(ds: DaemonSet, node: str, label: str, suffix: Suffix, last: Pod | None = None) -> Pod:
+    """:param last: the pod that it follows, where that one has ended."""
     template, base = ds.spec.template, f"{ds.metadata.name}-"
     meta = ObjectMeta(
         name=generated_name(base, suffix()),
         generate_name=base,
         namespace=ds.metadata.namespace,
         labels=template.metadata.labels | {REVISION_LABEL: label},
-        annotations=template.metadata.annotations | ({TRIES: str(tries)} if tries else {}),
+        annotations={**template.metadata.annotations, **retries.mark(last)},
         owner_references=(owned_by(ds),),
     )
-    spec = template.spec.model_copy(update={"node_name": node, "tolerations": tolerations(template.spec)})
-    return Pod(metadata=meta, spec=spec)
+    tied = {"affinity": tied_to(template.spec.affinity, node), "tolerations": tolerations(template.spec)}
+    return Pod(metadata=meta, spec=template.spec.model_copy(update=tied))
 
 
 # ---------------------------------------------------------------- rolling update
@@ -278,8 +293,8 @@ def _status(ds: DaemonSet, found: Sequence[Berth], label: str, now: float) -> Da
     ready = [p for b in wanted for p in b.pods if is_active(p) and is_ready(p)]
     available = {p.spec.node_name for p in ready if is_available(p, wait, now)}
     active = [p for b in wanted for p in b.pods if is_active(p)]
-    updated = {p.spec.node_name for p in active if p.metadata.labels.get(REVISION_LABEL) == label}
-    old = {p.spec.node_name for p in counted if p.metadata.labels.get(REVISION_LABEL) != label}
+    updated = {target(p) for p in active if p.metadata.labels.get(REVISION_LABEL) == label}
+    old = {target(p) for p in counted if p.metadata.labels.get(REVISION_LABEL) != label}
     return ds.status.model_copy(
         update={
             "observed_generation": ds.metadata.generation,

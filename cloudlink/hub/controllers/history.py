@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pydantic import ValidationError
 
 from cloudlink.hub.changes import Create, Delete, ObjectChange, Update
-from cloudlink.hub.objects import is_deleted, owned_by, template_hash
+from cloudlink.hub.objects import NAME_MAX, is_deleted, owned_by, template_hash
 from cloudlink.kube.apps import ControllerRevision, DaemonSet, StatefulSet
 from cloudlink.kube.meta import ObjectMeta
 from cloudlink.kube.parse import dump
@@ -22,6 +22,7 @@ from cloudlink.kube.pod import PodTemplateSpec
 
 REVISION_LABEL = "controller-revision-hash"  # on pods; of DaemonSets also on revisions
 _HASH_LABEL = "controller.kubernetes.io/hash"  # on revisions of StatefulSets
+_BASE_MAX = NAME_MAX - 11  # a StatefulSet's pods have the whole name as a label
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 
@@ -57,7 +58,7 @@ def remember(
     newest = known[-1].revision if known else 0
     if there is None:
         digest = template_hash(owner.spec.template, collisions or 0)
-        made = _made(owner, f"{owner.metadata.name}-{digest}", digest, newest + 1, data)
+        made = _made(owner, f"{owner.metadata.name[:_BASE_MAX]}-{digest}", digest, newest + 1, data)
         if made.metadata.name in taken:
             return History(made, tuple(known), (), (collisions or 0) + 1)
         return History(made, tuple(known), (Create(made),), collisions)

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 
 from cloudlink.hub.schedule.sizes import Size, allocatable, asked, size_of
 from cloudlink.hub.schedule.words import in_bytes
-from cloudlink.kube.apps import Deployment, ReplicaSet
+from cloudlink.kube.apps import DaemonSet, Deployment, ReplicaSet, StatefulSet
 from cloudlink.kube.core import Container, Node, Pod, PodSpec
 from cloudlink.kube.errors import Cause
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.quantity import format_milli, to_int, to_milli
+from cloudlink.kube.replication import ReplicationController
 
 
 def pod_spec_of(obj: KubeObject | None) -> tuple[str, PodSpec] | None:
@@ -18,7 +19,7 @@ def pod_spec_of(obj: KubeObject | None) -> tuple[str, PodSpec] | None:
     match obj:
         case Pod():
             return "spec", obj.spec
-        case Deployment() | ReplicaSet():
+        case Deployment() | ReplicaSet() | DaemonSet() | StatefulSet() | ReplicationController():
             return "spec.template.spec", obj.spec.template.spec
     return None
 

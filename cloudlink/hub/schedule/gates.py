@@ -22,6 +22,7 @@ from cloudlink.kube.placement import tolerates
 Wishes = NDArray[np.float64]  # by row: the larger, the better
 
 _EVERYWHERE = ("", "0.0.0.0")
+CORDONED = Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule")
 # Conditions that keep pods away, as the taints that Kubernetes makes of them.
 PRESSURES = {
     "MemoryPressure": "node.kubernetes.io/memory-pressure",
@@ -43,7 +44,8 @@ def lasting(wants: Wants, fleet: Fleet, places: Places) -> Iterator[Gate]:
     """Gates that stay as they are while pods are being placed."""
     ground = fleet.map
     yield Gate("ready", "", fleet.ready)
-    yield Gate("cordoned", "", fleet.open)
+    if not tolerates(wants.tolerations, CORDONED):
+        yield Gate("cordoned", "", fleet.open)
     yield from _selector(wants, ground)
     if wants.terms is not None:
         through = ground.none()
