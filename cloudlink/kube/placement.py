@@ -13,6 +13,7 @@ from cloudlink.kube.core import Node, PodSpec, Taint, Toleration
 from cloudlink.kube.meta import matches
 
 NAME_FIELD = "metadata.name"  # the one field that matchFields knows
+CORDONED = Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule")  # what `unschedulable` comes to
 
 
 def tolerates(tolerations: Sequence[Toleration], taint: Taint) -> bool:

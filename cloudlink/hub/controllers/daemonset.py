@@ -29,13 +29,12 @@ from cloudlink.hub.objects import (
     is_finished,
     is_ready,
     owned_by,
-    seconds,
 )
 from cloudlink.kube.affinity import Affinity, NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm
 from cloudlink.kube.apps import ControllerRevision, DaemonSet, DaemonSetStatus
-from cloudlink.kube.core import Node, Pod, PodSpec, Taint, Toleration
+from cloudlink.kube.core import Node, Pod, PodSpec, Toleration
 from cloudlink.kube.meta import ObjectMeta
-from cloudlink.kube.placement import NAME_FIELD, untolerated, wants
+from cloudlink.kube.placement import CORDONED, NAME_FIELD, untolerated, wants
 
 COMPONENT = "daemonset-controller"
 _Effect = Literal["NoSchedule", "NoExecute"]
@@ -48,7 +47,6 @@ _TOLERATED: tuple[tuple[str, _Effect], ...] = (
     ("node.kubernetes.io/unschedulable", "NoSchedule"),
 )
 _OF_HOST_NETWORK: tuple[str, _Effect] = ("node.kubernetes.io/network-unavailable", "NoSchedule")
-_CORDONED = Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class Berth:
     node: str
     wanted: bool
     stays: bool
-    pods: tuple[Pod, ...]
+    pods: tuple[Pod, ...] = ()
 
 
 @dataclass(slots=True)
@@ -94,17 +92,19 @@ def reconcile(
         status = ds.status.model_copy(update={"collision_count": past.collisions})
         return Decision((UpdateStatus(ds.model_copy(update={"status": status})),))
     label = history.label_of(past.update, ds)
-    found = _berths(ds, nodes, pods)
+    sites = _sites(ds, nodes)
+    found = _berths(sites, pods)
     plan = _Plan([], [], [])
     touched = {b.node for b in found if _tend(ds, b, label, now, suffix, plan)}
     if ds.spec.update_strategy.type == "RollingUpdate":
         _roll(ds, found, touched, label, now, suffix, plan)
     plan.created, plan.removed = plan.created[:BURST], plan.removed[:BURST]
     gone = {p.metadata.name for p in plan.removed}
-    staying = [p for p in pods if p.metadata.name not in gone] + plan.created
     labels = {p.metadata.labels.get(REVISION_LABEL) for p in pods}
     used = {r.metadata.name for r in past.known if history.label_of(r, ds) in labels}
-    status = _status(ds, _berths(ds, nodes, staying), label, now)
+    if plan.created or plan.removed:
+        found = _berths(sites, [p for p in pods if p.metadata.name not in gone] + plan.created)
+    status = _status(ds, found, label, now)
     changes: list[ObjectChange] = [*past.changes, *map(remove_pod, plan.removed), *map(Create, plan.created)]
     changes += history.forget(ds, past, used)
     if status != ds.status:
@@ -114,7 +114,8 @@ def reconcile(
         *tell(ds, "SuccessfulDelete", "Deleted pod", plan.removed),
         *tell(ds, "SuccessfulCreate", "Created pod", plan.created),
     )
-    times = [t for p in staying if (t := available_at(p, ds.spec.min_ready_seconds)) > now]
+    waits = ds.spec.min_ready_seconds
+    times = [t for b in found for p in b.pods if (t := available_at(p, waits)) > now] if waits else []
     return Decision(tuple(changes), notes, min(plan.wake_at, *times, NEVER))
 
 
@@ -153,27 +154,29 @@ def target(pod: Pod) -> str:
     return ""
 
 
-def suits(spec: PodSpec, node: Node) -> tuple[bool, bool]:
+def suits(spec: PodSpec, node: Node, tolerated: Sequence[Toleration]) -> tuple[bool, bool]:
     """Whether a pod should run on a node, and whether one that is there may stay (NodeShouldRunDaemonPod)."""
     if spec.node_name not in ("", node.metadata.name) or not wants(spec, node):
         return False, False
-    taints = (*node.spec.taints, _CORDONED) if node.spec.unschedulable else node.spec.taints
-    tolerated = tolerations(spec)
+    taints = (*node.spec.taints, CORDONED) if node.spec.unschedulable else node.spec.taints
     if untolerated(taints, tolerated, "NoSchedule", "NoExecute"):
         return False, not untolerated(taints, tolerated, "NoExecute")
     return True, True
 
 
-def _berths(ds: DaemonSet, nodes: Sequence[Node], pods: Sequence[Pod]) -> list[Berth]:
-    there: dict[str, list[Pod]] = {}
-    for pod in sorted(pods, key=lambda p: (seconds(p.metadata.creation_timestamp) or NEVER, p.metadata.name)):
-        there.setdefault(target(pod), []).append(pod)
+def _sites(ds: DaemonSet, nodes: Sequence[Node]) -> list[Berth]:
+    """The nodes, still without pods."""
     spec = ds.spec.template.spec
-    found = [
-        Berth(n.metadata.name, *suits(spec, n), tuple(there.get(n.metadata.name, ())))
-        for n in sorted(nodes, key=lambda n: n.metadata.name)
-        if not is_deleted(n)
-    ]
+    tolerated = tolerations(spec)
+    ordered = sorted((n for n in nodes if not is_deleted(n)), key=lambda n: n.metadata.name)
+    return [Berth(n.metadata.name, *suits(spec, n, tolerated)) for n in ordered]
+
+
+def _berths(sites: Sequence[Berth], pods: Sequence[Pod]) -> list[Berth]:
+    there: dict[str, list[Pod]] = {}
+    for pod in sorted(pods, key=lambda p: (p.metadata.creation_timestamp or "~", p.metadata.name)):
+        there.setdefault(target(pod), []).append(pod)
+    found = [Berth(s.node, s.wanted, s.stays, tuple(there.get(s.node, ()))) for s in sites]
     # Pods of a node that was removed are ended by the garbage collector, once that is certain; those that wait for
     # one that isn't there (or, adopted ones, for any) have nowhere to go.
     known = {b.node for b in found}

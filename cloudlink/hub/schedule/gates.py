@@ -17,12 +17,11 @@ from cloudlink.hub.schedule.storage import Places
 from cloudlink.hub.schedule.wants import DEVICE, HostPort, Wants
 from cloudlink.kube.affinity import NodeSelectorRequirement, NodeSelectorTerm
 from cloudlink.kube.core import Taint
-from cloudlink.kube.placement import tolerates
+from cloudlink.kube.placement import CORDONED, tolerates
 
 Wishes = NDArray[np.float64]  # by row: the larger, the better
 
 _EVERYWHERE = ("", "0.0.0.0")
-CORDONED = Taint(key="node.kubernetes.io/unschedulable", effect="NoSchedule")
 # Conditions that keep pods away, as the taints that Kubernetes makes of them.
 PRESSURES = {
     "MemoryPressure": "node.kubernetes.io/memory-pressure",
