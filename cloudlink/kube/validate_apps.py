@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from cloudlink.kube import apps
+from cloudlink.kube import apps, names
 from cloudlink.kube.annotations import check_annotations
 from cloudlink.kube.findings import Findings
 from cloudlink.kube.meta import KubeObject, LabelSelector
@@ -16,6 +16,7 @@ from cloudlink.kube.validate_meta import labels_and_annotations, selector, share
 from cloudlink.kube.validate_pod import pod_spec
 from cloudlink.kube.volumes import PersistentVolumeClaimVolume, Volume
 
+_NAME_MAX = 63  # of a pod whose name is a label and a host name, too
 _NO_MATCH = "`selector` does not match template `labels`"
 
 
@@ -121,8 +122,14 @@ def _stateful_set(obj: apps.StatefulSet, found: Findings) -> None:
     found.at_least("spec.replicas", spec.replicas, 0)
     found.at_least("spec.minReadySeconds", spec.min_ready_seconds, 0)
     found.at_least("spec.revisionHistoryLimit", spec.revision_history_limit, 0)
-    if spec.ordinals is not None:
-        found.at_least("spec.ordinals.start", spec.ordinals.start, 0)
+    first = spec.ordinals.start if spec.ordinals is not None else 0
+    found.at_least("spec.ordinals.start", first, 0)
+    longest = f"{obj.metadata.name}-{max(first + spec.replicas - 1, 0)}"
+    if len(longest) > _NAME_MAX:
+        why = f"its pods are called like {longest}, which must be no more than {_NAME_MAX} characters"
+        found.invalid("metadata.name", obj.metadata.name, why)
+    if spec.service_name and (why := names.dns_label(spec.service_name)):
+        found.invalid("spec.serviceName", spec.service_name, why)
     strategy, path = spec.update_strategy, "spec.updateStrategy.rollingUpdate"
     if strategy.type == "OnDelete" and strategy.rolling_update is not None:
         found.invalid(path, {}, "only allowed for updateStrategy 'RollingUpdate'")

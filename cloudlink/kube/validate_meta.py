@@ -6,7 +6,7 @@ import re
 
 from cloudlink.kube import names
 from cloudlink.kube.findings import Check, Findings
-from cloudlink.kube.meta import KubeObject, LabelSelector, ObjectMeta
+from cloudlink.kube.meta import KubeObject, LabelSelector, ObjectMeta, camel
 from cloudlink.kube.reviews import Review
 
 MAX_ANNOTATIONS = 256 << 10
@@ -30,9 +30,24 @@ def metadata(obj: KubeObject, namespaced: bool, syntax: Check, found: Findings) 
         else:
             found.text("metadata.namespace", meta.namespace, names.dns_label)
     labels_and_annotations(meta, "metadata", found)
-    controllers = [r for r in meta.owner_references if r.controller]
+    _owners(meta, found)
+
+
+def _owners(meta: ObjectMeta, found: Findings) -> None:
+    """ValidateOwnerReferences. An owner without a uid would be taken for one that is gone, and this object with it."""
+    for i, reference in enumerate(meta.owner_references):
+        path = f"metadata.ownerReferences[{i}]"
+        for field in ("api_version", "kind", "name", "uid"):
+            if not getattr(reference, field):
+                found.required(f"{path}.{camel(field)}", "must not be empty")
+        if (reference.api_version, reference.kind) == ("v1", "Event"):
+            found.invalid(
+                path, f"{reference.kind}/{reference.name}", "v1, Kind=Event is disallowed from being an owner"
+            )
+    controllers = [f"{r.kind}/{r.name}" for r in meta.owner_references if r.controller]
     if len(controllers) > 1:
-        found.invalid("metadata.ownerReferences", [r.name for r in controllers], "only one may be the controller")
+        why = 'Only one reference can have Controller set to true. Found "true" in references for'
+        found.invalid("metadata.ownerReferences", controllers, f"{why} {controllers[0]} and {controllers[1]}")
 
 
 def labels_and_annotations(meta: ObjectMeta, path: str, found: Findings) -> None:

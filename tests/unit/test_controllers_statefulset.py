@@ -72,7 +72,7 @@ def test_names_that_only_look_alike_are_not_members() -> None:
 
 
 def test_a_name_that_is_too_long_for_its_pods_is_told_instead_of_looping() -> None:
-    shelf = Shelf(stateful_set(1, name="d" * 62))
+    shelf = Shelf(with_meta(stateful_set(1), name="d" * 62))  # scaled, say: it was accepted with fewer pods
     shelf.settle()
     assert shelf.all(Pod) == []
     [note] = {(n.reason, n.message.partition(" failed")[0]) for n in shelf.notes}

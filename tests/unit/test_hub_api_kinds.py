@@ -71,6 +71,40 @@ def test_what_a_job_runs_may_not_change_but_how_much_of_it_may(client: Client) -
     assert (code, told["details"]["causes"][0]["field"]) == (422, "spec.completions")
 
 
+def test_of_a_stateful_set_only_some_fields_may_change(client: Client) -> None:
+    sets = "/apis/apps/v1/namespaces/default/statefulsets"
+    template = {"metadata": {"labels": {"app": "db"}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    spec = {"serviceName": "peers", "selector": {"matchLabels": {"app": "db"}}, "template": template}
+    made = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db"}, "spec": spec}
+    assert client.request("POST", sets, made)[0] == 201
+    fine = {"replicas": 5, "ordinals": {"start": 2}, "minReadySeconds": 3}
+    fine |= {"persistentVolumeClaimRetentionPolicy": {"whenScaled": "Delete"}, "revisionHistoryLimit": 1}
+    fine["updateStrategy"] = {"type": "OnDelete", "rollingUpdate": None}
+    assert client.request("PATCH", f"{sets}/db", {"spec": fine}, MERGE)[0] == 200
+    for wrong in ({"serviceName": "others"}, {"podManagementPolicy": "Parallel"}):
+        code, told = client.request("PATCH", f"{sets}/db", {"spec": wrong}, MERGE)
+        assert code == 422
+        assert told["message"] == (
+            'StatefulSet.apps "db" is invalid: spec: Forbidden: updates to statefulset spec for fields other than'
+            " 'replicas', 'ordinals', 'template', 'updateStrategy', 'revisionHistoryLimit',"
+            " 'persistentVolumeClaimRetentionPolicy' and 'minReadySeconds' are forbidden"
+        )
+
+
+def test_a_pod_has_one_controller_whoever_adds_the_second_one(client: Client) -> None:
+    owners = [
+        {"apiVersion": "apps/v1", "kind": kind, "name": name, "uid": name, "controller": True}
+        for kind, name in (("ReplicaSet", "a"), ("StatefulSet", "b"))
+    ]
+    made = pod("p")
+    made["metadata"]["ownerReferences"] = owners[:1]
+    assert client.request("POST", PODS, made)[0] == 201
+    code, told = client.request("PATCH", f"{PODS}/p", {"metadata": {"ownerReferences": owners}}, MERGE)
+    [cause] = told["details"]["causes"]
+    assert (code, cause["field"]) == (422, "metadata.ownerReferences")
+    assert 'Found "true" in references for ReplicaSet/a and StatefulSet/b' in cause["message"]
+
+
 def test_a_pod_gets_the_priority_of_its_class_or_of_the_class_that_is_everybodys(client: Client) -> None:
     assert client.request("POST", PODS, pod("plain"))[1]["spec"]["priority"] == 0
     client.request("POST", CLASSES, priority_class("usual", 7, globalDefault=True))

@@ -16,6 +16,7 @@ from cloudlink.kube.core import Pod
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.parse import Invalid, dump, load_yaml, parse, revive
 from tests.bench.hub import _deployment, _pod, _replica_set
+from tests.fakes.hub_brain import with_meta
 from tests.fakes.hub_objects import config, pod, secret
 
 encode = msgspec.json.Encoder().encode
@@ -56,7 +57,8 @@ def test_an_adopted_object_stays_equal_and_can_be_changed_like_any_other() -> No
 
 
 def pods(count: int) -> list[KubeObject]:
-    rs = _replica_set(_deployment("default", "web", count), count)
+    deployment = with_meta(_deployment("default", "web", count), uid="a")
+    rs = with_meta(_replica_set(deployment, count), uid="b")
     return [_pod(rs, n, f"node-{n}") for n in range(count)]
 
 

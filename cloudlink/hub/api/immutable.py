@@ -20,13 +20,20 @@ _IMMUTABLE = "field is immutable when `immutable` is set; delete the object and 
 def check_update(new: KubeObject, old: KubeObject) -> None:
     """Invalid names each field that would change and may not. Both are of one kind."""
     found = [*_metadata(new, old), *_changed(new, old)]
-    causes = [Cause(field, "FieldValueInvalid", f"Invalid value: {why}") for field, why in found]
+    causes = [_cause(field, why) for field, why in found]
     before = old.metadata.finalizers
     if old.metadata.deletion_timestamp and (late := [f for f in new.metadata.finalizers if f not in before]):
         told = f"no new finalizers can be added if the object is being deleted, found new finalizers {late}"
         causes.append(Cause("metadata.finalizers", "FieldValueForbidden", f"Forbidden: {told}"))
     if causes:
         raise Invalid(causes, new.kind, new.metadata.name)
+
+
+def _cause(field: str, why: str) -> Cause:
+    """What is said of a whole spec forbids, as in Kubernetes; anything else is said of one value."""
+    if field == "spec":
+        return Cause(field, "FieldValueForbidden", f"Forbidden: {why}")
+    return Cause(field, "FieldValueInvalid", f"Invalid value: {why}")
 
 
 def _metadata(new: KubeObject, old: KubeObject) -> Iterator[tuple[str, str]]:
@@ -102,7 +109,7 @@ def _claim(new: PersistentVolumeClaim, old: PersistentVolumeClaim) -> Iterator[t
     if not old.spec.volume_name:
         free["volume_name"] = new.spec.volume_name
     if new.spec.model_copy(update=free) != old.spec.model_copy(update=free):
-        yield "spec", "is immutable after creation except resources.requests"
+        yield "spec", "spec is immutable after creation except resources.requests"
     if exact(new.storage) < exact(old.storage):
         yield (
             "spec.resources.requests.storage",
