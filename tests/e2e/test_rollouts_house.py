@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ pytestmark = [pytest.mark.root, pytest.mark.kubectl]
 
 ROOMS = (f"room-{n}" for n in itertools.count())
 # One after the other, and none before the new one has lived for two seconds: what crashes at once replaces nobody.
-CAREFUL = {"minReadySeconds": 2, "strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}
+CAREFUL: dict[str, Any] = {"minReadySeconds": 2, "strategy": {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}}
 
 
 @pytest.fixture(scope="module")

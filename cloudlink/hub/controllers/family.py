@@ -134,14 +134,15 @@ class Family:
         return {k: v for k, v in annotations.items() if k not in ROLLOUT_POLICY} | wanted
 
     def was_good(self, rs: ReplicaSet) -> bool:
-        """Whether an old set was never marked and yet is completely available, as it is replaced so early."""
-        count = self.count(rs)
-        pods = self.active(rs)
-        return (
-            0 < self.deployment.spec.replicas <= count.wanted <= count.available
-            and number(rs.metadata.annotations.get(SUCCEEDED, "")) != revision_of(rs)
-            and not any(c.restart_count for p in pods for c in p.status.container_statuses)
-        )
+        """Whether an old set was never marked, as it is replaced so early, and yet is completely available: for long
+        enough, or for any time where no other was good. (A bad one is available for a moment, too.)"""
+        count, pods = self.count(rs), self.active(rs)
+        if not 0 < self.deployment.spec.replicas <= count.wanted <= count.available:
+            return False
+        if max(_ready_since(p) for p in pods) + self.policy.proven_after <= self.now:
+            return True
+        known = any(number(s.metadata.annotations.get(SUCCEEDED, "")) for s in self.sets if s is not rs)
+        return not known and not any(c.restart_count for p in pods for c in p.status.container_statuses)
 
 
 def family_of(deployment: Deployment, sets: Sequence[ReplicaSet], pods: Sequence[Pod], now: float) -> Family:
