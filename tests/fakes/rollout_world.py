@@ -9,6 +9,7 @@ import re
 
 from cloudlink.hub.changes import Delete, MarkDeleted, Update, UpdateStatus
 from cloudlink.hub.controllers.family import REVISION, number, revision_of
+from cloudlink.hub.controllers.rollout import bounds
 from cloudlink.hub.controllers.waves import read_state
 from cloudlink.hub.objects import available_at, find_condition, is_ready, rfc3339, with_condition, without_hash
 from cloudlink.kube.annotations import CONFIRM, RESTORED, SUCCEEDED, WAVES
@@ -69,6 +70,10 @@ class RolloutWorld:
             found[image_of(pod)] = found.get(image_of(pod), 0) + 1
         return found
 
+    def wanted_by_image(self) -> dict[str, int]:
+        """Pods that each revision's set is told to have."""
+        return {image_in(s): s.spec.replicas for s in self.cluster.sets}
+
     def good_images(self) -> set[str]:
         return {image_in(s) for s in self.cluster.sets if number(s.metadata.annotations.get(SUCCEEDED, ""))}
 
@@ -93,8 +98,8 @@ class RolloutWorld:
         )
 
     def is_complete(self) -> bool:
-        there, replicas = self.cluster.pods, self.deployment.spec.replicas
-        return len(there) == replicas == self.available() and all(image_of(p) == image_in(self.deployment) for p in there)
+        there, replicas, image = self.cluster.pods, self.deployment.spec.replicas, image_in(self.deployment)
+        return len(there) == replicas == self.available() and all(image_of(p) == image for p in there)
 
     # ------------------------------------------------------------ people
 
@@ -125,8 +130,8 @@ class RolloutWorld:
         )
 
     def annotate(self, key: str, value: str) -> None:
-        annotations = {k: v for k, v in self.deployment.metadata.annotations.items() if k != key}
-        self.cluster.commit(Update(with_meta(self.deployment, annotations=annotations | ({key: value} if value else {}))))
+        annotations = self.deployment.metadata.annotations | {key: value}
+        self.cluster.commit(Update(with_meta(self.deployment, annotations=annotations)))
 
     def confirm(self) -> bool:
         """edgectl confirm, if it waits for that."""
@@ -202,7 +207,7 @@ class RolloutWorld:
     def settle(self) -> None:
         """The controllers until nothing changes, and what holds of everything that they do by themselves."""
         deployment = self.deployment
-        before, had, image = self.available(), self.by_image(), image_in(deployment)
+        before, had, image = self.available(), self.wanted_by_image(), image_in(deployment)
         good = self.good_images()
         revision = deployment.metadata.annotations.get(REVISION, "")
         self.cluster.settle()
@@ -221,13 +226,11 @@ class RolloutWorld:
         deployment = self.deployment
         rolling, replicas = deployment.spec.strategy.rolling_update, deployment.spec.replicas
         assert rolling is not None
-        from cloudlink.hub.controllers.rollout import bounds
-
         limits = bounds(replicas, rolling.max_surge, rolling.max_unavailable)
         assert len(self.cluster.pods) <= replicas + limits.surge, f"{len(self.cluster.pods)} pods"
         least = min(before, replicas - limits.unavailable)
         assert self.available() >= least, f"{self.available()} available, {before} before, {least} are to stay"
-        now, image, good = self.by_image(), image_in(deployment), self.good_images()
+        now, image, good = self.wanted_by_image(), image_in(deployment), self.good_images()
         if deployment.metadata.annotations.get(WAVES):
             most = max(self.cap(), had.get(image, 0))
             assert now.get(image, 0) <= most, f"{now.get(image, 0)} pods of {image}, {most} are allowed"

@@ -116,6 +116,17 @@ def test_a_revision_without_progress_is_undone_at_its_deadline_and_says_what_kep
     assert condition(cluster, "RolledBack") == ("True", "ProgressDeadlineExceeded")
 
 
+def test_old_pods_that_come_and_go_are_no_progress_of_the_new_revision() -> None:
+    cluster = good_then("demo:2", replicas=3, progressDeadlineSeconds=60)
+    said: list[str] = []
+    for n in range(20):
+        [first, *_] = [p for p in cluster.pods if image_of(p) == "demo:1"]
+        cluster.report(first, n % 2 == 1)
+        said += until_undone(cluster)
+        cluster.clock.advance(5)
+    assert "undone: no progress within 60 s" in said[0]
+
+
 def test_a_program_that_is_ready_between_its_crashes_is_undone_all_the_same() -> None:
     cluster = good_then("demo:2")
     cluster.run()  # without a readiness probe it was ready for an instant; the old pod is gone

@@ -10,7 +10,7 @@ from cloudlink.kube.inert import inert_fields
 from cloudlink.kube.rollouts import policy_of
 from cloudlink.kube.validate import validate
 from tests.fakes.hub_brain import Cluster, deployment, with_meta
-from tests.fakes.rollouts import annotate, kill_for_memory, tell, updated
+from tests.fakes.rollouts import annotate, kill_for_memory, newest, tell, updated
 
 
 def in_waves(waves: str, hold: str = "", replicas: int = 12) -> Cluster:
@@ -106,6 +106,19 @@ def test_going_back_to_what_was_good_before_the_last_is_done_in_waves() -> None:
     cluster.use_image("demo:1")
     cluster.run()
     assert updated(cluster, "demo:1") == 1
+
+
+def test_a_canary_that_comes_and_goes_without_a_restart_is_undone() -> None:
+    cluster = in_waves("1", "manual")
+    said: list[str] = []
+    for _ in range(4):
+        [canary] = newest(cluster)
+        cluster.report(canary, False)
+        said += [n.message for n in tell(cluster) if n.type == "Warning"]
+        if not said:
+            cluster.report(newest(cluster)[0], True)
+            tell(cluster)
+    assert said[0].startswith("revision 2 (image demo:2) undone: pods of wave 1 ceased to be available 4 times; ")
 
 
 def test_scaling_in_the_middle_of_a_wave_keeps_to_the_wave() -> None:

@@ -107,6 +107,7 @@ def family_facts(family: Family, created: str, hold: progress.Hold | None = None
         updated=sum(len(of_set) for rs, of_set in present if rs is family.new),
         ready=sum(is_ready(p) for p in pods),
         available=sum(t <= family.now for t in times),
+        updated_available=family.count(family.new).available if family.new else 0,
         max_unavailable=family.limits.unavailable,
         next_available=min((t for t in times if t > family.now), default=NEVER),
         hold=hold,

@@ -5,7 +5,8 @@ After Kubernetes' pkg/controller/deployment/progress.go; `kubectl rollout status
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from cloudlink.hub.decision import NEVER
@@ -15,11 +16,13 @@ from cloudlink.kube.apps import Deployment, DeploymentCondition, DeploymentStatu
 TIMED_OUT = "ProgressDeadlineExceeded"  # the one reason by which `kubectl rollout status` ends with an error
 
 
+UPDATED = "ReplicaSetUpdated"
+_SAID = re.compile(r'ReplicaSet "(.+)" is progressing: (\d+) of (\d+) updated, (\d+) of them available, (\d+) old\.')
 _UNHELD = frozenset(
     {
         "NewReplicaSetCreated",
         "NewReplicaSetAvailable",
-        "ReplicaSetUpdated",
+        UPDATED,
         "DeploymentPaused",
         "DeploymentResumed",
         "RolledBack",
@@ -56,6 +59,7 @@ class Facts:
     updated: int
     ready: int
     available: int
+    updated_available: int
     max_unavailable: int
     next_available: float
     hold: Hold | None = None
@@ -115,10 +119,17 @@ def _progressing(facts: Facts, deployment: Deployment, status: DeploymentStatus,
         return condition("Progressing", "True", "NewReplicaSetAvailable", text, now)
     if facts.hold is not None:
         return condition("Progressing", _held(facts.hold), facts.hold.reason, facts.hold.message, now)
-    if present is None or _has_progressed(deployment.status, status) or present.reason not in _UNHELD:
-        return condition("Progressing", "True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.', now)
-    if present.reason in ("NewReplicaSetAvailable", TIMED_OUT):
-        return _started_over(deployment, present, name, now)
+    changed = deployment.status.observed_generation != deployment.metadata.generation
+    reached = _reached(facts, deployment.spec.replicas)
+    if present is None:
+        return _progress(reached, now)
+    if present.reason == "NewReplicaSetAvailable":  # a finished rollout that lost a pod stays finished
+        return _progress(reached, now) if changed else present
+    if present.reason == TIMED_OUT:
+        return _progress(reached, now) if changed or _has_progressed(deployment.status, status) else present
+    before = _read(present.message) if present.reason == UPDATED else None
+    if before is None or (best := reached.with_best_of(before)) != before:
+        return _progress(reached if before is None else best, now)
     if present.status != "False" and now >= seconds(present.last_update_time) + _limit(deployment):
         return condition("Progressing", "False", TIMED_OUT, timed_out(name), now)
     return present
@@ -132,11 +143,46 @@ def _held(hold: Hold) -> Literal["True", "False"]:
     return "False" if hold.stopped else "True"
 
 
-def _started_over(deployment: Deployment, present: DeploymentCondition, name: str, now: float) -> DeploymentCondition:
-    """A finished rollout that lost a pod stays finished, a failed one failed; one whose spec changed begins again."""
-    if deployment.status.observed_generation == deployment.metadata.generation:
-        return present
-    return condition("Progressing", "True", "ReplicaSetUpdated", f'ReplicaSet "{name}" is progressing.', now)
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """The best that a rollout came to: more of this is progress. Less, and then the same again, is none: pods that come
+    and go would keep the deadline away for ever. It stands in the condition's message, from where it is read again.
+
+    :ivar old: pods of other revisions that are still there.
+    """
+
+    newest: str
+    replicas: int
+    updated: int
+    available: int
+    old: int
+
+    def with_best_of(self, before: Reached) -> Reached:
+        if (before.newest, before.replicas) != (self.newest, self.replicas):
+            return self
+        return replace(
+            self,
+            updated=max(self.updated, before.updated),
+            available=max(self.available, before.available),
+            old=min(self.old, before.old),
+        )
+
+
+def _reached(facts: Facts, replicas: int) -> Reached:
+    return Reached(facts.newest, replicas, facts.updated, facts.updated_available, facts.replicas - facts.updated)
+
+
+def _progress(to: Reached, now: float) -> DeploymentCondition:
+    text = (
+        f'ReplicaSet "{to.newest}" is progressing:'
+        f" {to.updated} of {to.replicas} updated, {to.available} of them available, {to.old} old."
+    )
+    return condition("Progressing", "True", UPDATED, text, now)
+
+
+def _read(message: str) -> Reached | None:
+    found = _SAID.fullmatch(message)
+    return Reached(found[1], int(found[3]), int(found[2]), int(found[4]), int(found[5])) if found else None
 
 
 def _has_progressed(before: DeploymentStatus, after: DeploymentStatus) -> bool:

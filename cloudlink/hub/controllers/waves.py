@@ -25,6 +25,7 @@ from cloudlink.kube.core import Pod
 from cloudlink.kube.rollouts import pods_of
 
 HELD, WAITING, STOPPED = "WaveHeld", "WaitingForConfirmation", "WaveStopped"  # reasons of the condition Progressing
+LAPSES = 4  # times that pods of a wave may cease to be available; a canary that comes and goes is no good one
 REMEMBERED = 200  # pods whose restarts before the wave are kept; hardly one has any
 
 
@@ -32,12 +33,14 @@ REMEMBERED = 200  # pods whose restarts before the wave are kept; hardly one has
 class State:
     """:ivar wave: from 1.
     :ivar full: second since which all its pods are available; 0 = they aren't.
+    :ivar lapses: how many times that came to an end.
     :ivar restarts: of pods that had some when the wave began, by name.
     """
 
     revision: int
     wave: int
     full: float = 0.0
+    lapses: int = 0
     restarts: dict[str, int] = field(default_factory=dict)
 
 
@@ -82,7 +85,7 @@ def course_of(family: Family) -> Course:
     available = family.count(family.new).available if family.new else 0
     while (cap := sizes[state.wave - 1]) < replicas:
         if not available >= cap:
-            state = replace(state, full=0.0)
+            state = replace(state, full=0.0, lapses=state.lapses + bool(state.full))
             break
         state = state if state.full else replace(state, full=float(math.ceil(family.now)))
         if not _is_over(family, state, verdict):
@@ -90,6 +93,8 @@ def course_of(family: Family) -> Course:
         state = _begun(revision, _next(sizes, state.wave), pods)
         verdict = judging.SOUND
         notes = (*notes, _started(family, sizes, state.wave))
+    if not verdict.cause and state.lapses >= LAPSES:
+        verdict = Verdict("Unstable", f"pods of wave {state.wave} ceased to be available {state.lapses} times")
     hold, wake_at = _hold(family, sizes, state, verdict) if cap < replicas else (None, NEVER)
     if hold and not notes and hold.reason != _reason_of(family.deployment):
         notes = (Note(family.deployment, "Normal", hold.reason, hold.message, COMPONENT),)
@@ -161,7 +166,8 @@ def read_state(rs: ReplicaSet) -> State | None:
     try:
         told = json.loads(rs.metadata.annotations.get(WAVE, ""))
         restarts = {str(name): int(n) for name, n in told.get("restarts", {}).items()}
-        return State(int(told["revision"]), int(told["wave"]), seconds(str(told.get("full", ""))), restarts)
+        full, lapses = seconds(str(told.get("full", ""))), int(told.get("lapses", 0))
+        return State(int(told["revision"]), int(told["wave"]), full, lapses, restarts)
     except (ValueError, TypeError, KeyError, AttributeError):
         return None
 
@@ -170,6 +176,8 @@ def _written(state: State) -> str:
     told: dict[str, object] = {"revision": state.revision, "wave": state.wave}
     if state.full:
         told["full"] = rfc3339(state.full)
+    if state.lapses:
+        told["lapses"] = state.lapses
     if state.restarts:
         told["restarts"] = state.restarts
     return json.dumps(told, separators=(",", ":"))
