@@ -25,12 +25,19 @@ def unique_names() -> Names:
 
 
 @contextlib.contextmanager
-def a_house(image: str = "probe", settings: tuple[str, ...] = ()) -> Iterator[House]:
-    """A running house with one joined node and one image; gone afterwards, whatever happened."""
+def a_house(
+    image: str = "probe", settings: tuple[str, ...] = (), hub_settings: tuple[str, ...] = ()
+) -> Iterator[House]:
+    """A running house with one joined node and one image; gone afterwards, whatever happened.
+
+    :param hub_settings: further lines of hub.toml.
+    """
     folder = Path(tempfile.mkdtemp(prefix="edged-house-"))
     house = House(folder, unique_names())
     try:
         house.prepare_hub()
+        with house.hub_toml.open("a") as file:
+            file.writelines(f"{line}\n" for line in hub_settings)
         house.start_hub()
         house.build_image(image)
         house.join(settings)
