@@ -71,6 +71,11 @@ def parser() -> argparse.ArgumentParser:
     image.add_argument("words", nargs=argparse.REMAINDER, metavar="import|list|pull|remove|prune|verify ...")
     image.set_defaults(run=run_image)
 
+    simulating = commands.add_parser("simulate", help="many nodes that run nothing, to try a hub out with")
+    add_kubeconfig(simulating)
+    simulate_arguments(simulating)
+    simulating.set_defaults(run=run_simulate)
+
     demo = commands.add_parser("demo", help="hub, node and demo workload on this machine")
     demo.add_argument("what", choices=["run", "up", "down"])
     demo.set_defaults(run=run_demo)
@@ -124,6 +129,18 @@ def run_confirm(arguments: argparse.Namespace) -> None:
 def run_logs(arguments: argparse.Namespace) -> None:
     options, config = logcat.options_of(arguments), configs.load(arguments.config)
     asyncio.run(logcat.show(config.control_socket, options, sys.stdout.buffer, sys.stderr))
+
+
+def simulate_arguments(to: argparse.ArgumentParser) -> None:
+    from cloudlink.cli import simulate
+
+    simulate.add_arguments(to)
+
+
+def run_simulate(arguments: argparse.Namespace) -> None:
+    from cloudlink.cli import simulate
+
+    simulate.run(arguments)
 
 
 def run_demo(arguments: argparse.Namespace) -> None:

@@ -216,11 +216,18 @@ class RunningHub:
         return HubClient(self.kubeconfig, timeout=60.0)
 
     def get(self, path: str) -> bytes:
-        self.connection.request("GET", path, headers={"Authorization": f"Bearer {self.token}"})
-        answer = self.connection.getresponse()
+        try:
+            answer = self._asked(path)
+        except http.client.RemoteDisconnected:  # it was idle for longer than the hub keeps connections
+            self.connection.close()
+            answer = self._asked(path)
         body = answer.read()
         assert answer.status == 200, body[:500]
         return body
+
+    def _asked(self, path: str) -> http.client.HTTPResponse:
+        self.connection.request("GET", path, headers={"Authorization": f"Bearer {self.token}"})
+        return self.connection.getresponse()
 
     def settle(self) -> None:
         """Wait until it has nothing left to do."""
