@@ -39,6 +39,7 @@ def add_arguments(to: argparse.ArgumentParser) -> None:
     to.add_argument("--hangs", type=float, default=habits.hangs, metavar="R", help="of a container, an hour")
     to.add_argument("--vanishings", type=float, default=habits.vanishings, metavar="R", help="of a node, an hour")
     to.add_argument("--pull-failures", type=float, default=habits.pull_failures, metavar="P", help="share of the pulls")
+    to.add_argument("--pull", type=float, nargs=2, default=habits.pull, metavar="S", help="seconds for an image")
     to.add_argument(
         "--away", type=float, nargs=2, default=habits.away, metavar="S", help="seconds, at least and at most"
     )
@@ -91,6 +92,7 @@ async def _simulate(arguments: argparse.Namespace, folder: Path) -> None:
         hangs=arguments.hangs,
         vanishings=arguments.vanishings,
         pull_failures=arguments.pull_failures,
+        pull=(arguments.pull[0], arguments.pull[1]),
         away=(arguments.away[0], arguments.away[1]),
     )
     begun = time.monotonic()

@@ -101,7 +101,7 @@ class Habits(NamedTuple):
     pull: tuple[float, float] = (0.5, 4.0)
     prepare: tuple[float, float] = (0.03, 0.15)
     start: tuple[float, float] = (0.05, 0.3)
-    warm_up: tuple[float, float] = (0.2, 2.0)
+    warm_up: tuple[float, float] = (0.1, 1.0)
     stop: tuple[float, float] = (0.02, 0.4)
     crashes: float = 0.02
     hangs: float = 0.01

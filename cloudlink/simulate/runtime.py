@@ -157,14 +157,14 @@ class Runtime:
         """What becomes of a container that has just been started."""
         dice, habits = self._dice, self._habits
         if container in pod.init and not container.sidecar:  # does its work, and is through
-            self._agenda.at(at + self._slowness * dice.between("init", habits.warm_up), self._ending(container_id, 0))
+            self._agenda.at(at + dice.between("init", habits.warm_up), self._ending(container_id, 0))
             return
         crash = at + dice.after("crash", habits.crashes)
         oom = dice.throw("killed") < habits.killed and container.limits.memory_limit is not None
         self._agenda.at(crash, self._ending(container_id, OOM_EXIT if oom else 1, oom=oom))
         if healths.probes_of(container):
             self.health[container_id] = healths.initial(container)
-            content = at + self._slowness * dice.between("warm-up", habits.warm_up)
+            content = at + dice.between("warm-up", habits.warm_up)
             self._probes_say_yes(container, container_id, at, content)
             self._probes_say_no(container, container_id, at + dice.after("hang", habits.hangs))
 
