@@ -151,10 +151,10 @@ def family_of(deployment: Deployment, sets: Sequence[ReplicaSet], pods: Sequence
     )
     wanted = without_hash(deployment.spec.template)
     new = next((s for s in in_order if without_hash(s.spec.template) == wanted), None)
-    by_set: dict[str, tuple[Pod, ...]] = {}
+    by_set: dict[str, list[Pod]] = {}
     for pod in pods:
         if owner := controller_of(pod):
-            by_set[owner.uid] = (*by_set.get(owner.uid, ()), pod)
+            by_set.setdefault(owner.uid, []).append(pod)
     spec = deployment.spec
     rolling = spec.strategy.rolling_update
     if spec.strategy.type == "Recreate" or rolling is None:
@@ -163,7 +163,8 @@ def family_of(deployment: Deployment, sets: Sequence[ReplicaSet], pods: Sequence
         limits = bounds(spec.replicas, rolling.max_surge, rolling.max_unavailable)
     policy = policy_of(deployment.metadata.annotations)
     old = tuple(s for s in in_order if s is not new)
-    return Family(deployment, new, old, by_set, limits, policy, now, cap=spec.replicas)
+    every = {uid: tuple(of_set) for uid, of_set in by_set.items()}
+    return Family(deployment, new, old, every, limits, policy, now, cap=spec.replicas)
 
 
 def revision_of(rs: ReplicaSet) -> int:
