@@ -92,11 +92,12 @@ def _signed_message(envelope: Envelope) -> bytes:
     )
 
 
-def sign_desired(desired: Desired, signing_key: bytes, issued_at: float) -> bytes:
+def sign_desired(desired: Desired, signing_key: bytes, issued_at: float, document: bytes | None = None) -> bytes:
     """The document as a signed envelope, ready to publish.
 
     :param signing_key: the hub's 32-byte Ed25519 seed.
     :param issued_at: the hub's wall clock in seconds.
+    :param document: wire.canonical(desired), where it is at hand.
     :raises PermanentError: it is too large for the wire, or its generation is no positive 63-bit number.
     """
     if not 0 < desired.generation < _GENERATIONS:
@@ -107,7 +108,7 @@ def sign_desired(desired: Desired, signing_key: bytes, issued_at: float) -> byte
         node=desired.node,
         generation=desired.generation,
         issued_at=float(issued_at),
-        content=wire.encode_desired(desired),
+        content=wire.encode_desired(desired, document),
     )
     secret = nacl.bindings.crypto_sign_seed_keypair(_checked(signing_key, "signing key"))[1]
     signed = nacl.bindings.crypto_sign(_signed_message(envelope), secret)

@@ -18,7 +18,7 @@ import msgspec
 import zstandard
 
 from edged.errors import PermanentError
-from edged.model import Desired, NodeStatus, Value
+from edged.model import Container, Desired, NodeStatus, Value
 
 T = TypeVar("T")
 
@@ -164,51 +164,87 @@ def _stream(name: str, fleet: str, node: str, hub: str, conversation: str) -> St
 # ---------------------------------------------------------------- values to canonical bytes
 
 
+class _Layout(NamedTuple):
+    """How a kind of struct is written. `fields`: (field, name on the wire, maker of its default or None), in the order
+    of definition; `tag`: field and value that tell it from the others of a union."""
+
+    fields: tuple[tuple[str, str, Callable[[], Any] | None], ...]
+    tag: tuple[str, Any] | None
+
+
 @functools.lru_cache(maxsize=256)  # as many as there are struct types
-def _layout(kind: type[msgspec.Struct]) -> tuple[tuple[str, str, Callable[[], Any] | None], ...]:
-    """(field, name on the wire, maker of its default or None) in the order of definition."""
+def _layout(kind: type[msgspec.Struct]) -> _Layout:
     fields, defaults = kind.__struct_fields__, kind.__struct_defaults__
     required = len(fields) - len(defaults)
     makers: list[Callable[[], Any] | None] = [None] * required
     for default in defaults:
         # msgspec wraps mutable defaults ({}) in a factory of its own.
         makers.append(getattr(default, "factory", None) or functools.partial(_same, default))
-    return tuple(zip(fields, kind.__struct_encode_fields__, makers, strict=True))
+    settings = kind.__struct_config__
+    tag = (settings.tag_field, settings.tag) if settings.tag_field is not None else None
+    return _Layout(tuple(zip(fields, kind.__struct_encode_fields__, makers, strict=True)), tag)
 
 
 def _same(value: T) -> T:
     return value
 
 
-def _plain(value: Any) -> Any:
+class Written:
+    """Remembers how tuples of containers were written, by identity: the pods of a Deployment share theirs on all nodes
+    (hub.compiled). It holds what it knows, so that an id stays whose it is."""
+
+    MOST = 512
+
+    def __init__(self) -> None:
+        self._known: dict[int, tuple[tuple[Container, ...], msgspec.Raw]] = {}
+
+    def of(self, containers: tuple[Container, ...]) -> msgspec.Raw:
+        known = self._known.get(id(containers))
+        if known is None:
+            if len(self._known) >= self.MOST:
+                self._known.clear()
+            raw = msgspec.msgpack.encode([_plain(c, None) for c in containers], order="deterministic")
+            known = self._known[id(containers)] = containers, msgspec.Raw(raw)
+        return known[1]
+
+
+_LEAVES = (str, int, bool, bytes, type(None))
+
+
+def _plain(value: Any, written: Written | None) -> Any:
     """The one form that all equal values share: defaults left out, whole floats as integers.
 
     msgspec alone leaves a field out only when it *is* the default object, so that 10.0 read from a manifest and
     10.0 from the class would differ on the wire.
     """
+    kind = type(value)
+    if kind in _LEAVES:
+        return value
     if isinstance(value, msgspec.Struct):
-        kind = type(value)
-        packed: dict[str, Any] = {}
-        tag, tag_field = kind.__struct_config__.tag, kind.__struct_config__.tag_field
-        if tag_field is not None:
-            packed[tag_field] = tag
-        for field, name, default in _layout(kind):
+        layout = _layout(type(value))
+        packed: dict[str, Any] = {} if layout.tag is None else {layout.tag[0]: layout.tag[1]}
+        for field, name, default in layout.fields:
             held = getattr(value, field)
             if default is None or held != default():
-                packed[name] = _plain(held)
+                packed[name] = _plain(held, written)
         return packed
-    if isinstance(value, tuple | list):
-        return [_plain(v) for v in value]
+    if kind is tuple or kind is list:
+        if written is not None and value and type(value[0]) is Container:
+            return written.of(value)
+        return [_plain(v, written) for v in value]
     if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
+        return {k: _plain(v, written) for k, v in value.items()}
     if isinstance(value, float) and value.is_integer() and abs(value) < 2.0**53:
         return int(value)
     return value
 
 
-def canonical(value: msgspec.Struct) -> bytes:
-    """Msgpack with sorted maps and no defaults: equal values, equal bytes; for digests and comparisons."""
-    return msgspec.msgpack.encode(_plain(value), order="deterministic")
+def canonical(value: msgspec.Struct, written: Written | None = None) -> bytes:
+    """Msgpack with sorted maps and no defaults: equal values, equal bytes; for digests and comparisons.
+
+    :param written: for who writes many documents with the same containers in them.
+    """
+    return msgspec.msgpack.encode(_plain(value, written), order="deterministic")
 
 
 def frame(document: bytes, what: str) -> bytes:
@@ -286,9 +322,9 @@ def decode_status(body: bytes, node: str | None = None) -> NodeStatus:
     return status
 
 
-def encode_desired(desired: Desired) -> bytes:
-    """The content that trust.sign_desired signs; never sent bare."""
-    return frame(canonical(desired), f"desired state of {desired.node}")
+def encode_desired(desired: Desired, document: bytes | None = None) -> bytes:
+    """The content that trust.sign_desired signs; never sent bare. `document`: its canonical form, if it is at hand."""
+    return frame(canonical(desired) if document is None else document, f"desired state of {desired.node}")
 
 
 def decode_desired(document: bytes) -> Desired:

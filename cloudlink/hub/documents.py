@@ -15,6 +15,7 @@ import msgspec
 
 from cloudlink import trust, wire
 from cloudlink.hub.changes import PutRecord
+from cloudlink.hub.compiled import Compiled
 from cloudlink.hub.fitting import Fitted, fit
 from cloudlink.hub.store import Store
 from cloudlink.hub.world import World
@@ -32,7 +33,7 @@ FURTHEST = 1 << 62  # no honest node reports a generation beyond this
 class Told(msgspec.Struct, frozen=True):
     """A record: the document that a node was given last.
 
-    :ivar desired: msgpack of the `Desired`, its secrets sealed.
+    :ivar desired: the `Desired` in its canonical form, its secrets sealed.
     :ivar digest: of the canonical content; if it no longer matches, another release of the hub encodes it
         differently, and nodes would take the same generation for a forgery.
     :ivar tags: "namespace/name" of a sealed secret -> what it was sealed from and for.
@@ -47,6 +48,14 @@ class Told(msgspec.Struct, frozen=True):
 class Sealed(NamedTuple):
     tag: bytes
     blob: bytes
+
+
+class Signed(NamedTuple):
+    """A document, its canonical form, and its envelope."""
+
+    desired: Desired
+    document: bytes
+    envelope: bytes
 
 
 class Document(NamedTuple):
@@ -75,6 +84,8 @@ class Documents:
     ) -> None:
         self._store, self._world, self._fleet = store, world, fleet
         self._signing_key, self._node_key, self._now = signing_key, node_key, now
+        self._compiled = Compiled()
+        self._written = wire.Written()
         self._told: dict[str, Desired] = {}
         self._sealed: dict[str, dict[str, Sealed]] = {}  # node -> secret's title -> its box
         self._floor: dict[str, int] = {}  # generations that nodes have and we don't remember giving
@@ -116,23 +127,23 @@ class Documents:
 
         :raises RetryError: the database refused; nothing has changed.
         """
-        fresh: dict[str, tuple[Desired, dict[str, Sealed], bytes]] = {}
+        fresh: dict[str, tuple[Signed, dict[str, Sealed]]] = {}
         for node in nodes:
             try:
-                if (made := self._compile(node)) is not None:
-                    fresh[node] = made
+                if (next_one := self._compile(node)) is not None:
+                    fresh[node] = next_one
                 self.problems.pop(node, None)
             except EdgedError as e:
                 self.problems[node] = str(e)
             except Exception as e:  # one node's bad luck must not be everybody's
                 log.exception("the document of node %s can't be made", node)
                 self.problems[node] = f"the hub can't make this node's document: {e}"
-        self._store.commit([PutRecord(BUCKET, n, _record(d, s)) for n, (d, s, _) in fresh.items()])
-        for node, (desired, sealed, _) in fresh.items():
-            self._note_the_gone(node, self._told.get(node), desired)
-            self._told[node], self._sealed[node] = desired, sealed
+        self._store.commit([PutRecord(BUCKET, n, _record(made, boxes)) for n, (made, boxes) in fresh.items()])
+        for node, (made, sealed) in fresh.items():
+            self._note_the_gone(node, self._told.get(node), made.desired)
+            self._told[node], self._sealed[node] = made.desired, sealed
             self._floor.pop(node, None)
-        return [Document(n, d.generation, signed) for n, (d, _, signed) in fresh.items()]
+        return [Document(n, made.desired.generation, made.envelope) for n, (made, _) in fresh.items()]
 
     def again(self) -> Iterable[Document]:
         """What every node was told last, signed anew: for a broker that may have lost what it retained."""
@@ -141,16 +152,21 @@ class Documents:
             if desired is None or node in self._floor:
                 continue
             try:
-                yield Document(node, desired.generation, self.sign(desired))
+                yield Document(node, desired.generation, self._sign(desired).envelope)
             except EdgedError as e:
                 log.error("node %s can't be told its document again: %s", node, e)
 
-    def sign(self, desired: Desired) -> bytes:
-        return trust.sign_desired(desired, self._signing_key, self._now())
+    def _sign(self, desired: Desired) -> Signed:
+        document = wire.canonical(desired, self._written)
+        return Signed(desired, document, trust.sign_desired(desired, self._signing_key, self._now(), document))
 
-    def _compile(self, node: str) -> tuple[Desired, dict[str, Sealed], bytes] | None:
-        """The next document, what its secrets were sealed from, and the whole signed; None if it would say what the
-        last one said."""
+    def forget(self, uid: str) -> None:
+        """A pod, or a controller of pods, is gone."""
+        self._compiled.forget(uid)
+
+    def _compile(self, node: str) -> tuple[Signed, dict[str, Sealed]] | None:
+        """The next document, signed, and what its secrets were sealed from; None if it would say what the last one
+        said."""
         sealed: dict[str, Sealed] = {}
         pods = self._world.on_node(node)
         spaces = {p.metadata.namespace for p in pods}
@@ -177,16 +193,19 @@ class Documents:
         claims = {c.title: c for space in sorted(spaces) for c in self._world.all(PersistentVolumeClaim, space)}
         claims |= {c.title: c for c in self._world.claims_on(node)}
         fresh = compile_node(
-            self._fleet, node, last, pods, services, config_maps, secrets, seal, claims=[*claims.values()]
+            *(self._fleet, node, last, pods, services, config_maps, secrets, seal),
+            claims=[*claims.values()],
+            compiled_pod=self._compiled.pod,
         )
         known = {p.uid for p in before.pods} | before.leaving.keys() if before is not None else set()
         leaving = {uid: grace for uid, grace in fresh.leaving.items() if uid in known}
         fresh = msgspec.structs.replace(fresh, leaving=leaving)
         if self._is_told(fresh, node):
             self.fitted.pop(node, None)
+            self._told[node] = fresh  # equal to what is there; after a start its pods are shared, as those read aren't
             return None
         generation = max(last, self._floor.get(node, 0)) + 1
-        fitted, signed = self._fit(msgspec.structs.replace(fresh, generation=generation), before)
+        fitted, made = self._fit(msgspec.structs.replace(fresh, generation=generation), before)
         if fitted.left_out or fitted.held_back:
             self.fitted[node] = fitted
         else:
@@ -194,7 +213,7 @@ class Documents:
         if self._is_told(fitted.desired, node):
             return None
         sealed |= {t: box for t, box in self._sealed.get(node, {}).items() if t in fitted.kept}
-        return fitted.desired, {t: box for t, box in sealed.items() if t in fitted.desired.secrets}, signed
+        return made, {t: box for t, box in sealed.items() if t in fitted.desired.secrets}
 
     def _is_told(self, fresh: Desired, node: str) -> bool:
         """Whether the node has a document that says just this."""
@@ -203,20 +222,20 @@ class Documents:
             return False
         return msgspec.structs.replace(fresh, generation=before.generation) == before
 
-    def _fit(self, fresh: Desired, before: Desired | None) -> tuple[Fitted, bytes]:
+    def _fit(self, fresh: Desired, before: Desired | None) -> tuple[Fitted, Signed]:
         """What of it can be sent, and that signed."""
-        done: tuple[Desired, bytes] = (fresh, b"")
+        done: Signed | None = None
 
         def problem(desired: Desired) -> str:
             nonlocal done
             try:
-                done = desired, self.sign(desired)
+                done = self._sign(desired)
             except PermanentError as e:
                 return str(e)
             return ""
 
         fitted = fit(fresh, before, problem)
-        return fitted, done[1] if done[1] and done[0] == fitted.desired else self.sign(fitted.desired)
+        return fitted, done if done is not None and done.desired == fitted.desired else self._sign(fitted.desired)
 
     # ------------------------------------------------------------ hearing back
 
@@ -259,11 +278,11 @@ class Documents:
             del gone[uid]
 
 
-def _record(desired: Desired, sealed: Mapping[str, Sealed]) -> bytes:
+def _record(made: Signed, sealed: Mapping[str, Sealed]) -> bytes:
     told = Told(
-        generation=desired.generation,
-        desired=msgspec.msgpack.encode(desired),
-        digest=trust.digest(wire.canonical(desired)),
+        generation=made.desired.generation,
+        desired=made.document,
+        digest=trust.digest(made.document),
         tags={name: box.tag for name, box in sealed.items()},
     )
     return msgspec.msgpack.encode(told)

@@ -160,6 +160,8 @@ class Exchange:
         """Keep the index, and remember whose documents may look different now."""
         for event in news:
             self._world.notice(event)
+            if event.type == "DELETED":
+                self._documents.forget(event.object.metadata.uid)
         for event in news:
             self._dirty.update(self._concerned(event))
 

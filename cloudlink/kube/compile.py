@@ -11,7 +11,7 @@ import binascii
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from cloudlink.kube import core, quantity
-from cloudlink.kube.compile_pod import compile_pod
+from cloudlink.kube.compile_pod import Claims, compile_pod
 from cloudlink.kube.meta import matches
 from edged import model
 
@@ -105,6 +105,7 @@ def compile_node(
     seal: Seal,
     all_pods: Sequence[core.Pod] = (),
     claims: Sequence[core.PersistentVolumeClaim] = (),
+    compiled_pod: Callable[[core.Pod, Claims], model.Pod] = compile_pod,
 ) -> model.Desired:
     """Everything that one node should do.
 
@@ -119,6 +120,7 @@ def compile_node(
         then become the services' `remote`.
     :param claims: all that may live here or be used here. A claim is in the document for as long as its object
         exists, whether or not a pod uses it: the node deletes the data of those that are not.
+    :param compiled_pod: compile_pod, or somebody who remembers what it said.
     """
     mine = sorted(
         (p for p in pods if not p.metadata.deletion_timestamp),
@@ -128,7 +130,7 @@ def compile_node(
     elsewhere = [p for p in all_pods if p.metadata.uid not in own and p.spec.node_name not in ("", node)]
     addressed = sorted((s for s in services if s.spec.cluster_ip), key=lambda s: s.title)
     by_title = {c.title: c for c in claims}
-    compiled = tuple(compile_pod(p, by_title) for p in mine)
+    compiled = tuple(compiled_pod(p, by_title) for p in mine)
     wanted_configs, wanted_secrets = references(compiled)
     plain = {s.title: secret_data(s) for s in secrets if s.title in wanted_secrets}
     return model.Desired(

@@ -37,8 +37,7 @@ def compile_pod(pod: core.Pod, claims: Claims | None = None) -> model.Pod:
         volumes=tuple(model.Volume(v.name, volume_source(v, meta.namespace, claims or {})) for v in spec.volumes),
         restart_policy=model.RestartPolicy(spec.restart_policy),
         termination_grace=float(spec.termination_grace_period_seconds),
-        # The kernel takes 64 bytes; Kubernetes cuts pod names the same way.
-        hostname=spec.hostname or meta.name[:63].rstrip("-."),
+        hostname=host_name(pod),
         init=tuple(_container(c, pod) for c in spec.init_containers),
         host_network=spec.host_network,
         host_users=spec.host_users is not False,
@@ -57,6 +56,11 @@ def compile_pod(pod: core.Pod, claims: Claims | None = None) -> model.Pod:
         service_account=(spec.service_account_name or spec.service_account or "default") if account else "",
         log_target=log_target(meta.annotations),
     )
+
+
+def host_name(pod: core.Pod) -> str:
+    """The kernel takes 64 bytes; Kubernetes cuts pod names the same way."""
+    return pod.spec.hostname or pod.metadata.name[:63].rstrip("-.")
 
 
 def _dns(config: PodDNSConfig | None) -> model.Dns:
