@@ -239,8 +239,7 @@ class Database:
         for statement, batch in ((_DELETE, deletes), (_UPDATE, updates), (_INSERT, inserts)):
             if batch:
                 db.execute(statement, batch)
-        for change in commit.records:
-            self._write_record(change)
+        self._write_records(commit.records)
         self._log(commit, sealed)
 
     def _log(self, commit: Commit, sealed: Sequence[SealedWrite]) -> None:
@@ -248,12 +247,19 @@ class Database:
         if commit.writes:
             self.db.execute(_SET_REVISION, {"becomes": commit.revision})
 
-    def _write_record(self, change: RecordChange) -> None:
-        where = {"key_bucket": change.bucket, "key_key": change.key}
-        if isinstance(change, DeleteRecord):
-            self.db.execute(_DELETE_RECORD, where)
-        elif self.db.execute(_UPDATE_RECORD, where | {"value": change.value}).rowcount == 0:
-            self.db.execute(_INSERT_RECORD, where | {"value": change.value})
+    def _write_records(self, changes: Sequence[RecordChange]) -> None:
+        """Two statements, whatever their number: a commit of a fleet's reports has one for each node."""
+        last = {(c.bucket, c.key): c for c in changes}
+        if not last:
+            return
+        self.db.execute(_DELETE_RECORD, [{"key_bucket": bucket, "key_key": key} for bucket, key in last])
+        rows = [
+            {"key_bucket": c.bucket, "key_key": c.key, "value": c.value}
+            for c in last.values()
+            if not isinstance(c, DeleteRecord)
+        ]
+        if rows:
+            self.db.execute(_INSERT_RECORD, rows)
 
     def trouble(self) -> str:
         """Why changes can't be saved, "" while all is well.
@@ -321,7 +327,6 @@ _THIS_RECORD = (RECORDS.c.bucket == bindparam("key_bucket"), RECORDS.c.key == bi
 _INSERT_RECORD = insert(RECORDS).values(
     bucket=bindparam("key_bucket"), key=bindparam("key_key"), value=bindparam("value")
 )
-_UPDATE_RECORD = update(RECORDS).where(*_THIS_RECORD).values(value=bindparam("value"))
 _DELETE_RECORD = delete(RECORDS).where(*_THIS_RECORD)
 _NEXT = (
     update(COUNTERS)

@@ -162,6 +162,7 @@ class Exchange:
             self._world.notice(event)
             if event.type == "DELETED":
                 self._documents.forget(event.object.metadata.uid)
+                self._reports.forget(event.object.metadata.uid)
         for event in news:
             self._dirty.update(self._concerned(event))
 

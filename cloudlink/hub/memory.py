@@ -141,7 +141,7 @@ class Memory:
                 self.objects.remove(key)
                 self._raw.remove(key)
             else:
-                self._pool.adopt(step.object, step.raw)
+                self._pool.adopt(step.object, step.raw, step.before)
                 self.objects.put(step.object)
                 self._raw.put(key, step.raw)
             told = WatchEvent(step.type, key[0], step.object, step.revision, step.before, step.raw)

@@ -10,6 +10,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import msgspec
 
@@ -23,7 +24,7 @@ from cloudlink.hub.fitting import Fitted
 from cloudlink.hub.objects import FINISHED, find_condition, is_deleted, rfc3339
 from cloudlink.hub.store import Store
 from cloudlink.hub.world import World
-from cloudlink.kube.core import Event, Node, NodeCondition, Pod
+from cloudlink.kube.core import Event, Node, NodeCondition, Pod, PodStatus
 from cloudlink.kube.meta import ObjectMeta
 from cloudlink.kube.status import Absence, away, lost_connection, node_status, pod_status, silence, unreachable
 from cloudlink.wire import Presence
@@ -67,12 +68,21 @@ class Heard:
     fresh_events: deque[model.Event] = field(default_factory=lambda: deque(maxlen=256))
 
 
+class Shown(NamedTuple):
+    """What a node said of a pod last, and the very status that was stored for it."""
+
+    report: model.PodStatus
+    address: str
+    status: PodStatus
+
+
 class Reports:
-    """Bounded by the number of nodes that hold a certificate."""
+    """Bounded by the number of nodes that hold a certificate, and of pods."""
 
     def __init__(self, store: Store, world: World, documents: Documents, now: Callable[[], float]) -> None:
         self._store, self._world, self._documents, self._now = store, world, documents, now
         self._heard: dict[str, Heard] = {}
+        self._shown_as: dict[str, Shown] = {}  # by the uid of a pod
         self._complained: dict[str, str] = {}
         self._present_lately: set[str] = set()  # since the broker was last reached
 
@@ -202,12 +212,26 @@ class Reports:
                 continue
             after = pod.status
             if report is not None and status is not None:
-                after = pod_status(report, pod, now, status.address)
+                after = self._shown(report, pod, now, status.address)
             if not present and after.start_time and after.phase not in FINISHED:
                 after = unreachable(after, pod, now)
             if after != pod.status:
                 changes.append(UpdateStatus(pod.model_copy(update={"status": after})))
         return changes
+
+    def _shown(self, report: model.PodStatus, pod: Pod, now: str, address: str) -> PodStatus:
+        """The status that a report means. A node tells of all its pods each time, of most what it said before."""
+        shown, uid = self._shown_as, report.uid
+        known = shown.get(uid)
+        if known is not None and known.status is pod.status and (known.report, known.address) == (report, address):
+            return pod.status
+        after = pod_status(report, pod, now, address)
+        shown[uid] = Shown(report, address, after if after != pod.status else pod.status)
+        return after
+
+    def forget(self, uid: str) -> None:
+        """A pod is gone."""
+        self._shown_as.pop(uid, None)
 
     def farewell(self, pod: Pod, status: model.NodeStatus | None) -> list[Change]:
         """Remove a pod for good once its node works by a document without it and doesn't report it any more."""

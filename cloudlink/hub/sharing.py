@@ -87,9 +87,51 @@ class Pool:
         self._put_together(obj, parts)
         return obj
 
-    def adopt(self, obj: KubeObject, raw: bytes) -> None:
-        """Let an object that was made elsewhere share what it can. It stays equal to what it was."""
-        self._put_together(obj, self._take_apart(raw)[1])
+    def adopt(self, obj: KubeObject, raw: bytes, before: KubeObject | None = None) -> None:
+        """Let an object that was made elsewhere share what it can. It stays equal to what it was.
+
+        :param before: what it was made from: parts that are still the same need no second look.
+        """
+        if type(before) is type(obj) and before is not None:
+            self._renew(obj, raw, before)
+        else:
+            self._put_together(obj, self._take_apart(raw)[1])
+
+    def _renew(self, obj: KubeObject, raw: bytes, before: KubeObject) -> None:
+        """Most writes change a status alone, and of that a part or two."""
+        old, fresh = before.__dict__, dict[str, set[str]]()
+        for attribute, value in obj.__dict__.items():
+            theirs = old.get(attribute)
+            if value is theirs or not isinstance(value, Model):
+                continue
+            if not isinstance(theirs, Model) or type(value) is not type(theirs):
+                self._put_together(obj, self._take_apart(raw)[1])
+                return
+            if changed := _changed(value, theirs.__dict__):
+                fresh[attribute] = changed
+            _set_slot(value, "__pydantic_fields_set__", _NO_FIELDS)
+        names, top = _names(type(obj)), _fields(raw) if fresh else {}
+        for alias, spelled in top.items():
+            attribute = names.get(alias, alias)
+            if attribute in fresh:
+                place = (bytes(top["apiVersion"]), bytes(top["kind"]), alias)
+                self._renew_part(obj.__dict__[attribute], fresh[attribute], place, bytes(spelled))
+        _set_slot(obj, "__pydantic_fields_set__", _NO_FIELDS)
+
+    def _renew_part(self, holder: Model, changed: set[str], place: tuple[bytes, bytes, str], raw: bytes) -> None:
+        names, values = _names(type(holder)), holder.__dict__
+        spellings = {names.get(alias, alias): (alias, bytes(spelled)) for alias, spelled in _fields(raw).items()}
+        for name in changed:
+            alias, spelled = spellings.get(name, ("", b""))
+            if spelled[:1] not in (b"{", b"["):
+                values[name] = self._slim(values[name])
+                continue
+            key = (*place, alias, spelled)
+            known = self._parts.get(key)
+            if known is None:
+                known = self._slim(values[name])
+                self._parts.put(key, known)
+            values[name] = known
 
     def _take_apart(self, raw: bytes) -> tuple[dict[str, Any], list[_Part]]:
         """The document with known parts in place of their spelling, and what its parts are."""
@@ -176,6 +218,21 @@ class Pool:
             self._strings.put(text, text)
             return text
         return found
+
+
+def _changed(holder: Model, old: Mapping[str, Any]) -> set[str]:
+    """The fields that differ from what they were; those that are equal become the very same."""
+    found: set[str] = set()
+    values = holder.__dict__
+    for name, value in values.items():
+        theirs = old[name]
+        if value is theirs:
+            continue
+        if value == theirs and type(value) is type(theirs):
+            values[name] = theirs
+        else:
+            found.add(name)
+    return found
 
 
 @cache  # one entry per model class

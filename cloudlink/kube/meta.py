@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator
 from pydantic.alias_generators import to_camel
@@ -80,6 +80,9 @@ StringMap = dict[str, str]
 ResourceList = dict[str, Quantity]
 
 
+_new, _set = object.__new__, object.__setattr__
+
+
 class Model(BaseModel):
     """Base of every part of an object.
 
@@ -97,6 +100,27 @@ class Model(BaseModel):
         populate_by_name=True,
         str_max_length=MAX_STRING,  # also what makes pydantic refuse lone surrogates, which JSON can spell
     )
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """As pydantic's, in a tenth of the time: the hub makes some for every write."""
+        if deep:
+            return super().model_copy(update=update, deep=True)
+        made = _new(type(self))
+        given = self.__pydantic_fields_set__
+        _set(made, "__dict__", {**self.__dict__, **update} if update else self.__dict__.copy())
+        _set(made, "__pydantic_fields_set__", {*given, *update} if update else given.copy())
+        _set(made, "__pydantic_extra__", None)  # extra="forbid"
+        _set(made, "__pydantic_private__", None)
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        """As pydantic's: of one class, and all fields equal. Models here have neither extra nor private attributes."""
+        if self is other:
+            return True
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self.__dict__.values()))
 
     always: ClassVar[frozenset[str]] = frozenset()
     unsupported: ClassVar[frozenset[str]] = frozenset()

@@ -73,7 +73,7 @@ def pod_status(status: model.PodStatus, old: core.Pod, now: str, host_ip: str = 
             _container(c, "ContainerCreating" if status.initialized else "PodInitializing")
             for c in sorted(status.containers, key=lambda c: c.name)
         ),
-        qos_class=qos_class(old.spec),
+        qos_class=old.status.qos_class or qos_class(old.spec),  # it never changes
     )
 
 

@@ -7,7 +7,7 @@ makes two of them similar, so that looking is one read.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from cloudlink.hub.changes import Create, ObjectChange, Update
 from cloudlink.hub.decision import Note
@@ -17,15 +17,21 @@ from cloudlink.kube.meta import ObjectMeta
 
 HOME = "default"  # where Events about things outside of namespaces live
 MESSAGE_MAX = 1024  # as Kubernetes cuts them
+# Normal ones of one commit. The store keeps a thousand in all: a flood of them, as when a thousand pods start, would
+# push out the Warnings that people need, and be gone itself a second later (Kubernetes' recorder thins, too).
+NORMAL_AT_ONCE = 100
 
 Find = Callable[[str, str], Event | None]  # namespace, name
 
 
 def record(notes: Iterable[Note], find: Find, now: float) -> tuple[ObjectChange, ...]:
-    """The changes that make these notes visible. Equal notes of one call are counted together."""
+    """The changes that make these notes visible. Equal notes of one call are counted together.
+
+    Of more than NORMAL_AT_ONCE Normal ones the newest are told; Warnings always are.
+    """
     fresh: dict[tuple[str, str], Event] = {}
     known: set[tuple[str, str]] = set()
-    for note in notes:
+    for note in _thinned(list(notes)):
         event = _event(note, now)
         key = (event.metadata.namespace, event.metadata.name)
         before = fresh.get(key) or find(*key)
@@ -35,6 +41,15 @@ def record(notes: Iterable[Note], find: Find, now: float) -> tuple[ObjectChange,
             event = event.model_copy(update={"count": before.count + 1, "first_timestamp": before.first_timestamp})
         fresh[key] = event
     return tuple(Update(e) if key in known else Create(e) for key, e in fresh.items())
+
+
+def _thinned(notes: Sequence[Note]) -> Iterable[Note]:
+    surplus = sum(n.type == "Normal" for n in notes) - NORMAL_AT_ONCE
+    for note in notes:
+        if note.type == "Normal" and surplus > 0:
+            surplus -= 1
+        else:
+            yield note
 
 
 def _event(note: Note, now: float) -> Event:
