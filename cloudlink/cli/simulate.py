@@ -51,6 +51,16 @@ def run(arguments: argparse.Namespace) -> None:
     """Until SIGTERM or SIGINT."""
     if not 0 < arguments.nodes <= MOST:
         raise PermanentError(f"--nodes {arguments.nodes}: between 1 and {MOST}; start a second process for more")
+    for name in ("crashes", "hangs", "vanishings"):
+        if getattr(arguments, name) < 0:
+            raise PermanentError(f"--{name} {getattr(arguments, name):g}: how often in an hour, 0 or more")
+    if not 0 <= arguments.pull_failures <= 1:
+        raise PermanentError(f"--pull-failures {arguments.pull_failures:g}: a share, between 0 and 1")
+    for name in ("pull", "away"):
+        least, most = getattr(arguments, name)
+        if not 0 <= least <= most:
+            raise PermanentError(f"--{name} {least:g} {most:g}: seconds, at least and at most")
+    _broker(arguments.broker)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     _raise_limit(arguments.nodes)
     if arguments.state is not None:
@@ -82,7 +92,12 @@ async def _simulate(arguments: argparse.Namespace, folder: Path) -> None:
     client = HubClient(arguments.kubeconfig, timeout=60.0)
 
     def token(node: str) -> str:
-        answer = client.call("POST", "/enroll/v1/tokens", {"node": node, "ttl": TOKEN_TTL})
+        try:
+            answer = client.call("POST", "/enroll/v1/tokens", {"node": node, "ttl": TOKEN_TTL})
+        except PermanentError as e:
+            who = f"the user of {arguments.kubeconfig}"
+            hint = "`edgehub kubeconfig` on the hub writes one that may"
+            raise PermanentError(f"{who} may not make join tokens at {client.server}: {e}; {hint}") from e
         return str(answer["token"])
 
     names = [name_of(arguments.first + n) for n in range(arguments.nodes)]
