@@ -9,7 +9,6 @@ of one owner in order, so many pods at once, what takes time ends later.
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -89,7 +88,7 @@ class Machine:
         self._teller = Teller(self._report, self._title_of, lambda: self._wall + self._now)
         self._seen: Observed | None = None
         self._busy: set[str] = set()
-        self._waiting: deque[tuple[str, deque[Step]]] = deque()  # for one of the places among PARALLEL_PODS
+        self._waiting: dict[str, list[Step]] = {}  # by owner: for one of the places among PARALLEL_PODS
         self._working = 0
         self._setbacks: dict[str, Setback] = {}
         self._services: tuple[ServiceRules, ...] | None = None
@@ -186,26 +185,27 @@ class Machine:
     # ------------------------------------------------------------ deeds
 
     def _begin(self, steps: tuple[Step, ...], now: float) -> None:
-        groups: dict[str, deque[Step]] = {}
+        groups: dict[str, list[Step]] = {}
         for step in steps:
             if isinstance(step, SyncServices):
                 self._services, self._host_ports = step.services, step.host_ports
             elif not (isinstance(step, KillContainer) and step.container.id in self._killed):
-                groups.setdefault(step.owner, deque()).append(step)
+                groups.setdefault(step.owner, []).append(step)
         for owner, mine in groups.items():
             self._busy.add(owner)
             if _needs_no_place(owner):
                 self._next(owner, mine, now)
             else:
-                self._waiting.append((owner, mine))
+                self._waiting[owner] = mine
         self._give_places(now)
 
     def _give_places(self, now: float) -> None:
         while self._waiting and self._working < PARALLEL_PODS:
             self._working += 1
-            self._next(*self._waiting.popleft(), now)
+            owner = next(iter(self._waiting))
+            self._next(owner, self._waiting.pop(owner), now)
 
-    def _next(self, owner: str, steps: deque[Step], now: float) -> None:
+    def _next(self, owner: str, steps: list[Step], now: float) -> None:
         """Begin the next of an owner's steps, or let the owner go."""
         if not steps:
             self._busy.discard(owner)
@@ -213,7 +213,7 @@ class Machine:
                 self._working -= 1
                 self._give_places(now)
             return
-        step = steps.popleft()
+        step = steps.pop(0)
         self._teller.happened(happenings.begun(step, self._setbacks.get(owner)))
 
         def done(at: float) -> None:
