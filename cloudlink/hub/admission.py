@@ -1,27 +1,96 @@
 """What a new object gets or is refused for because of other objects, before it is stored; however it comes: through
-the API, or from a controller. Pure, over values read from the store.
+the API, or from a controller.
 
-As Kubernetes' admission plugins: Priority, DefaultTolerationSeconds, and of PodTolerationRestriction what needs no
-settings: pods that asked for memory stand a node that is short of it.
+As Kubernetes' admission plugins: Priority, LimitRanger, ResourceQuota, DefaultTolerationSeconds, and of
+PodTolerationRestriction what needs no settings: pods that asked for memory stand a node that is short of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
+from functools import cached_property
 
-from cloudlink.hub.changes import Create, ObjectChange
+from cloudlink.hub.errors import Forbidden
+from cloudlink.hub.limits import ANNOTATION, check_claim, within_limits
 from cloudlink.hub.patience import Patience
+from cloudlink.hub.quotas import Ledger
+from cloudlink.hub.store import Store
+from cloudlink.kube.catalogue import Catalogue
+from cloudlink.kube.claims import PersistentVolumeClaim
 from cloudlink.kube.core import Taint
+from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.placement import tolerates
 from cloudlink.kube.pod import Pod, PodSpec, Toleration
+from cloudlink.kube.quotas import LimitRange, ResourceQuota
 from cloudlink.kube.scheduling import SYSTEM_CLASSES, PriorityClass
 from cloudlink.kube.status import qos_class
 from cloudlink.kube.taints import MEMORY_PRESSURE, NOT_READY, UNREACHABLE
-from edged.errors import PermanentError
 
 
-class Forbidden(PermanentError):  # noqa: N818 - Kubernetes' own word
-    """The object may not be made now; the message says why, in Kubernetes' words (HTTP 403)."""
+class Room:
+    """What new objects are measured by, read from the store once; for the objects of one commit.
+
+    :param now: seconds since 1970.
+    :param patience: how long pods that don't say otherwise stay bound to a lost node.
+    :ivar ledger: what they use of quotas; its changes belong into that commit.
+    """
+
+    def __init__(self, store: Store, now: float, patience: Patience) -> None:
+        self._store, self._patience = store, patience
+        # By the id of a template's description, which is kept beside it: pods of one template are worked out once, and
+        # go on sharing one description.
+        self._worked_out: dict[int, tuple[PodSpec, PodSpec, str]] = {}
+        self._ranges: dict[str, list[LimitRange]] = {}
+        self.catalogue: Catalogue = store.catalogue
+        self.ledger = Ledger(self._quotas, store.list, store.catalogue, now)
+
+    def let_in(self, obj: KubeObject) -> KubeObject:
+        """A new object as it is to be stored, counted.
+
+        :raises Forbidden: it may not be made now.
+        """
+        ranges = self._ranges_of(obj.metadata.namespace)
+        if isinstance(obj, Pod):
+            obj = self._pod(obj, ranges)
+        elif isinstance(obj, PersistentVolumeClaim):
+            check_claim(obj, ranges)
+        elif isinstance(obj, PriorityClass):
+            check_default(obj, self._classes)
+        self.ledger.charge(obj)
+        return obj
+
+    def let_become(self, obj: KubeObject, before: KubeObject) -> None:
+        """Forbidden where an object may not be changed so."""
+        if isinstance(obj, PriorityClass):
+            check_default(obj, self._classes)
+        elif isinstance(obj, PersistentVolumeClaim):
+            check_claim(obj, self._ranges_of(obj.metadata.namespace))
+        self.ledger.charge(obj, before)
+
+    def _pod(self, pod: Pod, ranges: list[LimitRange]) -> Pod:
+        if id(pod.spec) not in self._worked_out:
+            new = within_limits(with_priority(pod, self._classes), ranges)
+            spec = new.spec.model_copy(update={"tolerations": tolerations(new.spec, self._patience)})
+            given = new.metadata.annotations.get(ANNOTATION, "") if new.metadata != pod.metadata else ""
+            self._worked_out[id(pod.spec)] = (pod.spec, spec, given)
+        _, spec, given = self._worked_out[id(pod.spec)]
+        if given:
+            annotations = pod.metadata.annotations | {ANNOTATION: given}
+            pod = pod.model_copy(update={"metadata": pod.metadata.model_copy(update={"annotations": annotations})})
+        return pod.model_copy(update={"spec": spec})
+
+    def _ranges_of(self, namespace: str) -> list[LimitRange]:
+        if namespace not in self._ranges:
+            there = self._store.list("LimitRange", namespace) if namespace else []
+            self._ranges[namespace] = [r for r in there if isinstance(r, LimitRange)]
+        return self._ranges[namespace]
+
+    def _quotas(self, namespace: str) -> list[ResourceQuota]:
+        return [q for q in self._store.list("ResourceQuota", namespace) if isinstance(q, ResourceQuota)]
+
+    @cached_property
+    def _classes(self) -> list[PriorityClass]:
+        return [c for c in self._store.list("PriorityClass") if isinstance(c, PriorityClass)]
 
 
 def with_priority(pod: Pod, classes: Iterable[PriorityClass]) -> Pod:
@@ -64,40 +133,6 @@ def tolerations(spec: PodSpec, patience: Patience) -> tuple[Toleration, ...]:
     if qos_class(spec) != "BestEffort" and not tolerates(spec.tolerations, short):
         added.append(Toleration(key=MEMORY_PRESSURE, operator="Exists", effect="NoSchedule"))
     return (*spec.tolerations, *added)
-
-
-def admit_pod(pod: Pod, classes: Iterable[PriorityClass], patience: Patience) -> Pod:
-    """All that a new pod gets. :raises Forbidden: as with_priority."""
-    pod = with_priority(pod, classes)
-    given = {"tolerations": tolerations(pod.spec, patience)}
-    return pod.model_copy(update={"spec": pod.spec.model_copy(update=given)})
-
-
-def admit_created(
-    changes: Sequence[ObjectChange], classes: Callable[[], Iterable[PriorityClass]], patience: Patience
-) -> tuple[tuple[ObjectChange, ...], tuple[str, ...]]:
-    """A controller's changes with all that its new pods get, without those that are refused; and why, once each.
-
-    :param classes: called only where there is a new pod.
-    """
-    if not any(isinstance(c, Create) and isinstance(c.object, Pod) for c in changes):
-        return tuple(changes), ()
-    known = list(classes())
-    kept: list[ObjectChange] = []
-    refused: dict[str, None] = {}
-    specs: dict[int, PodSpec] = {}  # by the template's id: pods of one template are worked out once
-    for change in changes:
-        if not isinstance(change, Create) or not isinstance(change.object, Pod):
-            kept.append(change)
-            continue
-        pod = change.object
-        try:
-            if id(pod.spec) not in specs:
-                specs[id(pod.spec)] = admit_pod(pod, known, patience).spec
-            kept.append(Create(pod.model_copy(update={"spec": specs[id(pod.spec)]})))
-        except Forbidden as e:
-            refused[f"Error creating: pods is forbidden: {e}"] = None
-    return tuple(kept), tuple(refused)
 
 
 def _default(classes: Iterable[PriorityClass]) -> PriorityClass | None:

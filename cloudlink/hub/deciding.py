@@ -21,6 +21,7 @@ from cloudlink.hub.controllers import (
     identity,
     job,
     job_pods,
+    quota,
     replicaset,
     statefulset,
 )
@@ -39,6 +40,7 @@ from cloudlink.kube.definitions import CustomResourceDefinition
 from cloudlink.kube.endpoints import Endpoints, EndpointSlice
 from cloudlink.kube.meta import KubeObject, matches
 from cloudlink.kube.policy import PodDisruptionBudget
+from cloudlink.kube.quotas import ResourceQuota
 from cloudlink.kube.rbac import ClusterRole
 from cloudlink.kube.replication import ReplicationController
 
@@ -49,6 +51,12 @@ PODS_OF: dict[str, type[KubeObject]] = {
     "ReplicaSet": ReplicaSet,
     "ReplicationController": ReplicationController,
     "StatefulSet": StatefulSet,
+}
+
+# Kinds that somebody decides about when one of them is new or has changed.
+DECIDED = frozenset(PODS_OF) | {
+    *("ClusterRole", "CronJob", "CustomResourceDefinition", "Deployment", "Namespace", "PersistentVolumeClaim", "Pod"),
+    *("PodDisruptionBudget", "ResourceQuota", "Service"),
 }
 
 
@@ -86,6 +94,8 @@ def decide(
             there = world.get(Endpoints, namespace, obj.metadata.name)
             slices = world.owned(uid, EndpointSlice)
             return endpoints.reconcile(obj, world.all(Pod, namespace), there, slices, suffix)
+        case ResourceQuota():
+            return quota.reconcile(obj, store.list, store.catalogue, now)
         case PersistentVolumeClaim():
             return claims.reconcile(obj, [p for p in world.all(Pod, namespace) if claims.uses(p, obj)])
         case Deployment() if not _is_dying(namespace, world):

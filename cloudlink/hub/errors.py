@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edged.errors import EdgedError, RetryError
+from edged.errors import EdgedError, PermanentError, RetryError
 
 
 class StoreError(EdgedError):
@@ -59,3 +59,8 @@ class Gone(StoreError):  # noqa: N818
 
 class NotLeader(RetryError):  # noqa: N818
     """This hub no longer leads: what it decided as the leader is not done. Its successor decides anew."""
+
+
+class Forbidden(PermanentError):  # noqa: N818
+    """An object may not be made, or not become what it is to be, because of others that are there; the message says
+    why, in Kubernetes' words (HTTP 403)."""

@@ -15,9 +15,9 @@ from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-from cloudlink.hub import admission
+from cloudlink.hub.admitting import Admitting
 from cloudlink.hub.controllers import endpoints, events, garbage
-from cloudlink.hub.deciding import PODS_OF, controllers_of, decide, sets_of
+from cloudlink.hub.deciding import DECIDED, PODS_OF, controllers_of, decide, sets_of
 from cloudlink.hub.decision import Note, Suffix, describe
 from cloudlink.hub.errors import Gone, StoreError
 from cloudlink.hub.lives import LIVES, Lives
@@ -30,17 +30,14 @@ from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.hub.workqueue import Task, WorkQueue
 from cloudlink.hub.world import UNFOLLOWED, World
 from cloudlink.kube.accounts import ServiceAccount
-from cloudlink.kube.apps import ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet
-from cloudlink.kube.batch import CronJob, Job
-from cloudlink.kube.core import Event, Namespace, Node, PersistentVolumeClaim, Pod, Service
+from cloudlink.kube.apps import ControllerRevision, DaemonSet, ReplicaSet
+from cloudlink.kube.batch import Job
+from cloudlink.kube.core import Event, Node, PersistentVolumeClaim, Pod
 from cloudlink.kube.custom import CustomObject
 from cloudlink.kube.definitions import CustomResourceDefinition
 from cloudlink.kube.endpoints import Endpoints, EndpointSlice
 from cloudlink.kube.meta import KubeObject
-from cloudlink.kube.policy import PodDisruptionBudget
 from cloudlink.kube.rbac import ClusterRole
-from cloudlink.kube.replication import ReplicationController
-from cloudlink.kube.scheduling import PriorityClass
 from edged.errors import EdgedError, RetryError
 
 log = logging.getLogger(__name__)
@@ -86,6 +83,7 @@ class Manager:
         self._watch = self._store.subscribe()
         self._world = World(self._store)
         self._scheduler = Scheduler(self._world)
+        self._admitting = Admitting(self._world, self._store, self._patience)
         for kind in sorted(self._store.kinds() - UNFOLLOWED):
             for obj in self._store.list(kind):
                 self._look_at(obj)
@@ -144,7 +142,7 @@ class Manager:
         if not tasks:
             return False
         answers = [self._ask(task, now) for task in tasks if task != SCHEDULER]
-        answers = [self._admitted(a, now) for a in answers]
+        answers = self._admitting.answers(answers, now)
         answers = self._with_places(answers, SCHEDULER in tasks, now)
         self._carry_out(without_repeats(answers), now)
         return True
@@ -167,6 +165,8 @@ class Manager:
             self._look_for_garbage(event)
             for sts in sets_of(event.object, self._world):
                 self._queue.add(_task(sts))
+            for task in self._admitting.notice(event):
+                self._queue.add(task)
             if isinstance(event.object, Node) and _is_another_place(event):
                 for daemons in self._world.all(DaemonSet):
                     self._queue.add(_task(daemons))
@@ -185,18 +185,10 @@ class Manager:
             self._look_at_gatherers()
 
     def _look_at(self, obj: KubeObject) -> None:
-        match obj:
-            case Deployment() | ReplicaSet() | Namespace() | Pod() | CustomResourceDefinition() | PodDisruptionBudget():
-                self._queue.add(_task(obj))
-            case ClusterRole() | Service() | Job() | CronJob():
-                self._queue.add(_task(obj))
-            case DaemonSet() | ReplicationController() | StatefulSet():
-                self._queue.add(_task(obj))
-            case Node():
-                self._queue.add(SCHEDULER)
-            case PersistentVolumeClaim():
-                self._queue.add(_task(obj))
-                self._queue.add(SCHEDULER)  # pods may wait for it, or for the room that it leaves
+        if obj.kind in DECIDED:
+            self._queue.add(_task(obj))
+        if isinstance(obj, Node | PersistentVolumeClaim):
+            self._queue.add(SCHEDULER)  # pods may wait for it, or for the room that it leaves
         if isinstance(obj, Pod):
             self._look_at_owners(obj)
             self._look_at_claims(obj)
@@ -290,19 +282,6 @@ class Manager:
         return Answer(task, decision.changes, decision.notes)
 
     # ------------------------------------------------------------ scheduling
-
-    def _admitted(self, answer: Answer, now: float) -> Answer:
-        """Pods about to be made get what all pods get; without their priority class they aren't made yet."""
-        classes = lambda: self._world.all(PriorityClass)  # noqa: E731
-        changes, refused = admission.admit_created(answer.changes, classes, self._patience)
-        if not refused:
-            return replace(answer, changes=changes)
-        task = answer.task
-        self._queue.failed(task, now)
-        owner = self._store.get(task.kind, task.namespace or None, task.name)
-        component = f"{task.kind.lower()}-controller"
-        said = (Note(owner, "Warning", "FailedCreate", text, component) for text in refused if owner is not None)
-        return replace(answer, changes=changes, notes=(*answer.notes, *said))
 
     def _with_places(self, answers: list[Answer], asked: bool, now: float) -> list[Answer]:
         """Give every pod a node: those that wait, and those that these very answers create."""

@@ -245,7 +245,6 @@ RESOURCES: tuple[Resource, ...] = (
         True,
         (),
         quotas.LimitRange,
-        inert="LimitRanges are stored, but pods get no defaults and no bounds of them yet",
     ),
     Resource(
         "",
@@ -257,7 +256,6 @@ RESOURCES: tuple[Resource, ...] = (
         True,
         ("status",),
         quotas.ResourceQuota,
-        inert="ResourceQuotas are stored, but nothing is counted or refused for them yet",
     ),
     Resource(
         "scheduling.k8s.io",

@@ -58,7 +58,8 @@ def joined(heard: list[Frame]) -> list[Frame]:
     for frame in heard:
         if isinstance(frame, Data) and open_data is not None and open_data.stream == frame.stream:
             frame = Data(frame.stream, open_data.data + frame.data, frame.fin)
-            whole.pop()
+            if open_data.data:
+                whole.pop()
         if not isinstance(frame, Data) or frame.data or frame.fin:
             whole.append(frame)
         open_data = frame if isinstance(frame, Data) and not frame.fin else None

@@ -14,15 +14,14 @@ from cloudlink.hub.api.custom import as_changed, as_new, status_document
 from cloudlink.hub.api.immutable import check_update
 from cloudlink.hub.api.reads import existing, shown
 from cloudlink.hub.api.strictness import checked
-from cloudlink.hub.changes import Create, Update, UpdateStatus
-from cloudlink.hub.errors import AlreadyExists
+from cloudlink.hub.changes import Change, Create, Update, UpdateStatus
+from cloudlink.hub.errors import AlreadyExists, Conflict, Forbidden
 from cloudlink.hub.revisions import with_meta
 from cloudlink.kube.batch import Job, check_generated
 from cloudlink.kube.claims import BINDING, PROTECTION
 from cloudlink.kube.core import Namespace, PersistentVolumeClaim, Pod, Service
 from cloudlink.kube.custom import CustomObject
 from cloudlink.kube.meta import KubeObject, ManagedFieldsEntry
-from cloudlink.kube.scheduling import PriorityClass
 
 Own = Callable[[KubeObject], tuple[ManagedFieldsEntry, ...]]  # whose the fields are of an object about to be stored
 
@@ -52,6 +51,9 @@ def created(context: Context, call: Call, obj: KubeObject, own: Own) -> KubeObje
         except AlreadyExists:
             if obj.metadata.name or not tries_left:
                 raise
+        except Conflict as e:
+            if e.kind != "ResourceQuota" or not tries_left:  # another hub made something in this namespace just now
+                raise
     raise AssertionError("the last try returns or raises")
 
 
@@ -70,30 +72,20 @@ def _stored(context: Context, call: Call, obj: KubeObject, own: Own) -> KubeObje
     managed = own(obj)  # what the server adds from here on is nobody's
     if isinstance(obj, Service):
         obj = with_cluster_ip(obj, _services(context), context.network)
-    obj = _admitted(context, call, obj)
-    context.admit(obj, None)
-    return context.commit([Create(with_meta(obj, managed_fields=managed))], call.dry_run)[0]
-
-
-def _admitted(context: Context, call: Call, obj: KubeObject) -> KubeObject:
-    """With what follows from other objects; 403 where they forbid it."""
+    room = _room(context)
     try:
-        match obj:
-            case Pod():
-                return admission.admit_pod(obj, _classes(context), context.patience)
-            case PriorityClass():
-                admission.check_default(obj, _classes(context))
-            case Job():
-                check_generated(obj)
-            case _:
-                pass
-    except admission.Forbidden as e:
+        obj = room.let_in(obj)
+        if isinstance(obj, Job):
+            check_generated(obj)
+    except Forbidden as e:
         raise forbidden(call.target.resource, obj.metadata.name, str(e)) from None
-    return obj
+    context.admit(obj, None)
+    changes: list[Change] = [Create(with_meta(obj, managed_fields=managed)), *room.ledger.changes()]
+    return context.commit(changes, call.dry_run)[0]
 
 
-def _classes(context: Context) -> list[PriorityClass]:
-    return [c for c in context.store.list("PriorityClass") if isinstance(c, PriorityClass)]
+def _room(context: Context) -> admission.Room:
+    return admission.Room(context.store, context.now(), context.patience)
 
 
 def _unbound(claim: PersistentVolumeClaim) -> PersistentVolumeClaim:
@@ -210,8 +202,10 @@ def settled(context: Context, call: Call, new: KubeObject, old: KubeObject) -> K
     if isinstance(new, Pod) and isinstance(old, Pod) and new.spec.priority is None:
         new = new.model_copy(update={"spec": new.spec.model_copy(update={"priority": old.spec.priority})})
     check_update(new, old)
-    if isinstance(new, PriorityClass):
-        _admitted(context, call, new)
+    try:
+        _room(context).let_become(new, old)
+    except Forbidden as e:
+        raise forbidden(call.target.resource, new.metadata.name, str(e)) from None
     context.admit(new, old)
     return new
 

@@ -22,11 +22,13 @@ from cloudlink.hub.controllers.family import (
     number,
     revision_of,
 )
+from cloudlink.hub.controllers.refusals import FAILURE
 from cloudlink.hub.controllers.rollout import Count, fill, roll, scale
 from cloudlink.hub.decision import NEVER, Decision, Note
 from cloudlink.hub.objects import (
     HASH_LABEL,
     available_at,
+    find_condition,
     is_deleted,
     is_ready,
     owned_by,
@@ -36,7 +38,7 @@ from cloudlink.hub.objects import (
 from cloudlink.kube.annotations import ROLLOUT_STATE, SUCCEEDED
 from cloudlink.kube.apps import Deployment, ReplicaSet, ReplicaSetSpec
 from cloudlink.kube.core import Pod
-from cloudlink.kube.meta import LabelSelector, ObjectMeta
+from cloudlink.kube.meta import Condition, LabelSelector, ObjectMeta
 from cloudlink.kube.pod import PodTemplateSpec
 
 
@@ -111,7 +113,14 @@ def family_facts(family: Family, created: str, hold: progress.Hold | None = None
         max_unavailable=family.limits.unavailable,
         next_available=min((t for t in times if t > family.now), default=NEVER),
         hold=hold,
+        failure=_failure(family),
     )
+
+
+def _failure(family: Family) -> Condition | None:
+    """What a set of it says of pods that weren't let in; the newest set first."""
+    sets = sorted(family.sets, key=lambda rs: rs is not family.new)
+    return next((c for rs in sets if (c := find_condition(rs.status.conditions, FAILURE)) is not None), None)
 
 
 def _decision(

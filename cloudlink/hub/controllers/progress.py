@@ -9,9 +9,11 @@ import re
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from cloudlink.hub.controllers.refusals import FAILURE
 from cloudlink.hub.decision import NEVER
 from cloudlink.hub.objects import find_condition, rfc3339, seconds, with_condition
 from cloudlink.kube.apps import Deployment, DeploymentCondition, DeploymentStatus
+from cloudlink.kube.meta import Condition
 
 TIMED_OUT = "ProgressDeadlineExceeded"  # the one reason by which `kubectl rollout status` ends with an error
 
@@ -51,6 +53,7 @@ class Facts:
     :ivar created: it is being created by this very decision.
     :ivar next_available: second at which another ready pod will count as available.
     :ivar hold: its wave waits; no deadline runs meanwhile.
+    :ivar failure: ReplicaFailure of one of its sets, which is repeated here.
     """
 
     newest: str
@@ -63,6 +66,7 @@ class Facts:
     max_unavailable: int
     next_available: float
     hold: Hold | None = None
+    failure: Condition | None = None
 
 
 def summarise(facts: Facts, deployment: Deployment, now: float) -> tuple[DeploymentStatus, float]:
@@ -81,7 +85,7 @@ def summarise(facts: Facts, deployment: Deployment, now: float) -> tuple[Deploym
     conditions = with_condition(before.conditions, _available(facts, spec.replicas, now))
     wake_at = facts.next_available
     progressing = _progressing(facts, deployment, status, now)
-    conditions = _with_progress(conditions, progressing)
+    conditions = _with_failure(_with_progress(conditions, progressing), facts.failure)
     wake_at = min(wake_at, _deadline(deployment, find_condition(conditions, "Progressing"), now))
     return status.model_copy(update={"conditions": conditions}), wake_at
 
@@ -196,6 +200,16 @@ def _has_progressed(before: DeploymentStatus, after: DeploymentStatus) -> bool:
 
 def _limit(deployment: Deployment) -> float:
     return float(deployment.spec.progress_deadline_seconds)
+
+
+def _with_failure(
+    conditions: tuple[DeploymentCondition, ...], failure: Condition | None
+) -> tuple[DeploymentCondition, ...]:
+    """With what a set of it says of pods that weren't let in, or without."""
+    if failure is None:
+        return tuple(c for c in conditions if c.type != FAILURE)
+    since = seconds(failure.last_transition_time)
+    return with_condition(conditions, condition(FAILURE, failure.status, failure.reason, failure.message, since))
 
 
 def _deadline(deployment: Deployment, progressing: DeploymentCondition | None, now: float) -> float:

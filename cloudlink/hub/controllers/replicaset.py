@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, UpdateStatus
+from cloudlink.hub.controllers.refusals import FAILURE
 from cloudlink.hub.decision import NEVER, Decision, Note, Suffix
 from cloudlink.hub.objects import (
     available_at,
@@ -140,6 +141,8 @@ def _status(rs: Replicated, active: Sequence[Pod], now: float) -> ReplicaSetStat
             "ready_replicas": sum(is_ready(p) for p in active),
             "available_replicas": sum(is_available(p, rs.spec.min_ready_seconds, now) for p in active),
             "observed_generation": rs.metadata.generation,
+            # Said anew by whoever refuses a pod (refusals.py).
+            "conditions": tuple(c for c in rs.status.conditions if c.type != FAILURE),
         }
     )
 
