@@ -10,10 +10,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 
 from cloudlink.hub.errors import Forbidden
-from cloudlink.hub.schedule.sizes import effective
 from cloudlink.kube.claims import PersistentVolumeClaim
 from cloudlink.kube.container import Container, ResourceRequirements
-from cloudlink.kube.pod import Pod, PodSpec
+from cloudlink.kube.pod import Pod, PodSpec, effective
 from cloudlink.kube.quantity import canonical, exact, format_bytes
 from cloudlink.kube.quotas import LimitRange, LimitRangeItem
 

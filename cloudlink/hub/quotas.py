@@ -14,13 +14,12 @@ from cloudlink.hub.changes import UpdateStatus
 from cloudlink.hub.errors import Forbidden
 from cloudlink.hub.limits import shown
 from cloudlink.hub.objects import is_finished, seconds
-from cloudlink.hub.schedule.sizes import effective
 from cloudlink.kube.catalogue import Catalogue
 from cloudlink.kube.claims import STORAGE_CLASS, PersistentVolumeClaim
 from cloudlink.kube.container import DEVICE_PREFIX, Container
 from cloudlink.kube.core import Service
 from cloudlink.kube.meta import KubeObject
-from cloudlink.kube.pod import Pod
+from cloudlink.kube.pod import Pod, effective
 from cloudlink.kube.quantity import exact
 from cloudlink.kube.quotas import ResourceQuota, ResourceQuotaStatus
 

@@ -5,6 +5,7 @@ Its parts: `container`, `env`, `probes`, `security`, `volumes`.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
@@ -229,3 +230,16 @@ class Pod(KubeObject):
     kind: Literal["Pod"] = "Pod"
     spec: PodSpec
     status: PodStatus = PodStatus()
+
+
+def effective(spec: PodSpec, amount: Callable[[Container], int]) -> int:
+    """What a pod needs at its most demanding moment (component-helpers/resource): init containers run alone, but beside
+    the sidecars before them."""
+    sidecars, most = 0, 0
+    for container in spec.init_containers:
+        if container.is_sidecar:
+            sidecars += amount(container)
+            most = max(most, sidecars)
+        else:
+            most = max(most, sidecars + amount(container))
+    return max(most, sidecars + sum(map(amount, spec.containers)))

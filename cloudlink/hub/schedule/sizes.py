@@ -6,12 +6,13 @@ together, or its most demanding moment while it is initialised, whichever is mor
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from cloudlink.kube.annotations import devices_of
 from cloudlink.kube.container import DEVICE_PREFIX
 from cloudlink.kube.core import Container, Node, PodSpec
+from cloudlink.kube.pod import effective
 from cloudlink.kube.quantity import QuantityError, to_int, to_milli
 
 DEFAULT_PODS = 110
@@ -87,18 +88,6 @@ def size_of(spec: PodSpec, annotations: Mapping[str, str] | None = None) -> Size
 def asked(container: Container, resource: str) -> str:
     wanted = container.resources
     return wanted.requests.get(resource) or wanted.limits.get(resource, "0")
-
-
-def effective(spec: PodSpec, amount: Callable[[Container], int]) -> int:
-    """Init containers run alone, but beside the sidecars before them."""
-    sidecars, most = 0, 0
-    for container in spec.init_containers:
-        if container.is_sidecar:
-            sidecars += amount(container)
-            most = max(most, sidecars)
-        else:
-            most = max(most, sidecars + amount(container))
-    return max(most, sidecars + sum(map(amount, spec.containers)))
 
 
 def allocatable(node: Node) -> Size | None:
