@@ -160,29 +160,30 @@ class Manager:
             else:
                 self._queue.succeeded(_task(event.object))  # it may have been mended: no reason to wait any longer
                 self._look_at(event.object)
-            for task in self._lives.concerned(event, self._world):
+            for task in (*self._lives.concerned(event, self._world), *self._admitting.notice(event)):
                 self._queue.add(task)
             self._look_for_garbage(event)
             for sts in sets_of(event.object, self._world):
                 self._queue.add(_task(sts))
-            for task in self._admitting.notice(event):
-                self._queue.add(task)
             if isinstance(event.object, Node) and _is_another_place(event):
                 for daemons in self._world.all(DaemonSet):
                     self._queue.add(_task(daemons))
             if event.before is not None and isinstance(event.object, Pod):
                 self._look_at_owners(event.before)  # it may have been let go
-            if isinstance(event.object, Pod | Endpoints | EndpointSlice):
-                before = event.object if event.type == "DELETED" else event.before
-                services = self._store.list("Service", event.object.metadata.namespace)
-                for service in endpoints.concerned(before, event.object, services):
-                    self._queue.add(_task(service))
-            if event.kind in COUNTED:
-                for budget in self._store.list("PodDisruptionBudget", event.object.metadata.namespace):
-                    self._queue.add(_task(budget))
-
+            self._look_around(event)
         if any(isinstance(e.object, ClusterRole) for e in followed):
             self._look_at_gatherers()
+
+    def _look_around(self, event: WatchEvent) -> None:
+        """What counts pods, or leads to them."""
+        if isinstance(event.object, Pod | Endpoints | EndpointSlice):
+            before = event.object if event.type == "DELETED" else event.before
+            services = self._store.list("Service", event.object.metadata.namespace)
+            for service in endpoints.concerned(before, event.object, services):
+                self._queue.add(_task(service))
+        if event.kind in COUNTED:
+            for budget in self._store.list("PodDisruptionBudget", event.object.metadata.namespace):
+                self._queue.add(_task(budget))
 
     def _look_at(self, obj: KubeObject) -> None:
         if obj.kind in DECIDED:
