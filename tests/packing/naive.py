@@ -42,7 +42,7 @@ class Board:
         return self.whole(resource) - sum(asked(p, resource) for p in self.pods)
 
     def share_left(self, resource: str, pod: Pod) -> float:
-        return round((self.free(resource) - asked(pod, resource)) / max(self.whole(resource), 1) * 1e9)
+        return round((self.free(resource) - asked(pod, resource)) * (1.0 / max(self.whole(resource), 1)) * 1e9)
 
 
 def asked(pod: Pod, resource: str) -> int:

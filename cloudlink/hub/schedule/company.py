@@ -98,8 +98,7 @@ class Evenness:
         spaces = frozenset((wants.namespace,))  # constraints speak of pods of the pod's own namespace
         who, own = _meant(spread.selector, spaces, fleet), _means(spread.selector, spaces, wants.who)
         count = Count.of(spread.topology, who, own, fleet, among)
-        there = np.unique(count.topology.of[among])
-        there = there[there >= 0]
+        there = _places(count.topology.of[among])
         return cls(spread, count, among, slice(0, -1) if len(there) == count.topology.count else there)
 
     def through(self, of: Rows) -> Mask:
@@ -217,6 +216,11 @@ class Standing:
             yield crowded
 
 
+def _places(of: Rows) -> Rows:
+    """Each once, in order."""
+    return np.flatnonzero(np.bincount(of + 1)[1:])
+
+
 def _means(selector: Selector | None, spaces: frozenset[str] | None, who: Crowd) -> bool:
     namespace, labels = who
     return selector is not None and (spaces is None or namespace in spaces) and selector.matches(_mapping(labels))
@@ -245,9 +249,10 @@ def shunned(wants: Wants, fleet: Fleet) -> Mask | None:
                 continue
             topology = fleet.map.topology(term.topology)
             rows = list(fleet.shunned[term])
-            places = np.unique(topology.of[rows])
-            places = places[places >= 0]
-            if len(places):
-                here = np.isin(topology.of, places)
+            closed = np.zeros(topology.count + 1, np.bool_)  # the last one is what nodes without a place have
+            closed[topology.of[rows]] = True
+            closed[-1] = False
+            if closed.any():
+                here = closed[topology.of]
                 found = here if found is None else found | here
     return found

@@ -158,6 +158,7 @@ class Fleet:
     crowds: Tally[Crowd] = field(default_factory=lambda: Tally(_labelled))
     shunned: Tally[Company] = field(default_factory=lambda: Tally(_selected))
     tenants: dict[tuple[str, str], Tenant] = field(default_factory=dict)
+    _scale: dict[str, NDArray[np.float64]] | None = None
 
     def __len__(self) -> int:
         return len(self.map.nodes)
@@ -166,6 +167,12 @@ class Fleet:
         """What is free of a resource; of one that no node has, nothing."""
         found = self.free.get(name)
         return np.zeros(len(self), np.int64) if found is None else found
+
+    def scale(self) -> dict[str, NDArray[np.float64]]:
+        """What a byte of memory and a thousandth of a core is of each node."""
+        if self._scale is None:
+            self._scale = {r: 1.0 / np.maximum(self.whole[r], 1) for r in ("memory", "cpu")}
+        return self._scale
 
     def copy(self) -> Fleet:
         """One to plan in: taking room in it leaves this one as it is."""
@@ -180,6 +187,7 @@ class Fleet:
             self.crowds.copy(),
             self.shunned.copy(),
             dict(self.tenants),
+            self._scale,
         )
 
     def with_places(self, places: Places) -> Fleet:
@@ -205,6 +213,7 @@ class Fleet:
             amount = told.get(resource, 0)
             self.free[resource][row] += amount - column[row]
             column[row] = amount
+        self._scale = None
         self.ready[row] = size is not None and has(node, "Ready")
         self.open[row] = not node.spec.unschedulable
         for condition in {c.type for c in (*before.status.conditions, *node.status.conditions)} - {"Ready"}:

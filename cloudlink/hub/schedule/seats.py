@@ -37,6 +37,7 @@ class Order:
         self._fleet = fleet
         self.unwished, self.crowded = unwished, crowded
         self._first: list[Key] = [key for key in (unwished, crowded) if key is not None]
+        self._scale = fleet.scale()
         self._fine = _FINE if policy == "tight" else -_FINE
         self._shared = [(r, wants.amount(r)) for r in ("memory", "cpu")]
         # Whether a node that was the best stays it: the tightest gets tighter. Who asks for nothing shares nodes out.
@@ -57,16 +58,13 @@ class Order:
         return [key(rows) for key in self.by()]
 
     def _share(self, resource: str, amount: int, rows: Rows) -> Key:
-        after = self._fleet.free[resource][rows] - amount
-        found: Key = np.rint(after / np.maximum(self._fleet.whole[resource][rows], 1) * self._fine)
+        found: Key = np.rint((self._fleet.free[resource][rows] - amount) * self._scale[resource][rows] * self._fine)
         return found
 
     def tightness(self, row: int) -> tuple[float, ...]:
         """Of one row; the same numbers as those of many, and the row as the last one."""
-        free, whole = self._fleet.free, self._fleet.whole
-        shares = (
-            round((int(free[r][row]) - amount) / max(int(whole[r][row]), 1) * self._fine) for r, amount in self._shared
-        )
+        free, scale = self._fleet.free, self._scale
+        shares = (round((int(free[r][row]) - amount) * float(scale[r][row]) * self._fine) for r, amount in self._shared)
         return *shares, -int(free["pods"][row]), row
 
     def _fewest_pods(self, rows: Rows) -> Key:
@@ -80,10 +78,19 @@ class Order:
             rows = rows[values == values.min()]
         return int(rows[0])
 
+    def best_of(self, able: Mask) -> int:
+        """The same, of a mask that has any: all nodes at once, and closely only those that are about as tight."""
+        for key in self._first:
+            values = np.where(able, key, np.inf)
+            able = values == values.min()
+        (resource, amount), _ = self._shared
+        share = (self._fleet.free[resource] - amount) * self._scale[resource]
+        share *= self._fine
+        share[~able] = np.inf
+        return self.best(np.flatnonzero(share <= share.min() + 1.0))
+
     def first(self, rows: Rows, most: int) -> Rows:
         """The best of them in order, the best one first; as many as asked for, or a few more."""
-        if most == 1:
-            return np.array([self.best(rows)])
         if len(rows) > most:
             rows = self._shortened(rows, most)
         return rows[np.lexsort([rows, *reversed(self.keys(rows))])]
@@ -134,11 +141,16 @@ class Seats:
         else:
             for mask in self._near.still():
                 able &= mask
-        rows = np.flatnonzero(able)
-        if not len(rows):
+        if not able.any():
             return []
         order = Order(self._wants, self._fleet, self._policy, self._unwished, self._crowded)
-        if self._near is not None and self._near.moving():
+        moves = self._near is not None and self._near.moving()
+        if count == 1 and not moves:
+            row = order.best_of(able)
+            self._fleet.take(self._wants, row)
+            return [row]
+        rows = np.flatnonzero(able)
+        if self._near is not None and moves:
             return self._one_by_one(order, rows, count, self._near)
         ordered = order.first(rows, count)
         if order.stays or (self._once is not None and self._once[ordered].all()):
