@@ -12,7 +12,7 @@ from cloudlink.hub.schedule.fleet import fleet_with
 from cloudlink.hub.schedule.place import Binding, place
 from cloudlink.hub.schedule.seats import Policy
 from cloudlink.kube.core import Node, Pod
-from tests.fakes.hub_brain import MIB, node
+from tests.fakes.hub_brain import MIB, node, with_meta
 from tests.packing import naive
 from tests.packing.mixed import HOST, ZONE, replicas_of
 
@@ -103,25 +103,23 @@ def an_affinity(draw: st.DrawFn) -> dict[str, Any]:
 
 @st.composite
 def workloads(draw: st.DrawFn) -> list[Pod]:
+    """Each kind comes in a second of its own: of one second, pods are chosen together (see `filling`)."""
     return [
-        pod
-        for app in APPS[: draw(st.integers(1, 3))]
+        with_meta(pod, creation_timestamp=f"2025-06-15T15:06:4{second}Z")
+        for second, app in enumerate(APPS[: draw(st.integers(1, 3))])
         for pod in replicas_of(app, draw(a_kind()), draw(st.integers(1, 7)))
     ]
 
 
 @pytest.mark.parametrize("policy", ["tight", "spread"])
 def test_pods_go_where_one_by_one_they_would_go(policy: Policy) -> None:
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(nodes=boards(), pods=workloads(), later=workloads())
     def they_do(nodes: list[Node], pods: list[Pod], later: list[Pod]) -> None:
         slow = [naive.Board(n) for n in nodes]
         there: list[Pod] = []
         for wave, batch in enumerate((pods, later)):
-            named = [
-                p.model_copy(update={"metadata": p.metadata.model_copy(update={"name": f"{p.metadata.name}-{wave}"})})
-                for p in batch
-            ]
+            named = [with_meta(p, name=f"{p.metadata.name}-{wave}") for p in batch]
             bound = [v for v in place(named, fleet_with(nodes, there), policy=policy) if isinstance(v, Binding)]
             assert {v.pod.metadata.name: v.node for v in bound} == naive.place(named, slow, policy)
             there += [

@@ -8,12 +8,13 @@ filling it at once is what placing them one by one would do.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-from cloudlink.hub.schedule import gates
-from cloudlink.hub.schedule.company import Neighbours
+from cloudlink.hub.schedule import filling, gates
+from cloudlink.hub.schedule.company import Neighbours, shunned
 from cloudlink.hub.schedule.fleet import Fleet, Mask, Tenant
 from cloudlink.hub.schedule.preempt import Preemption
 from cloudlink.hub.schedule.seats import Policy, Seats
@@ -65,8 +66,9 @@ def place(
     policy: Policy = "tight",
     preemption: Preemption | None = None,
 ) -> tuple[Verdict, ...]:
-    """One verdict for each pod, by priority, then those that room is kept for, then oldest first; of the same second,
-    the largest first, because it is the hardest.
+    """One verdict for each pod, by priority, then those that room is kept for, then oldest first. Of those that came in
+    the same second, some are chosen together to fill nodes; the others are placed largest first, because that is the
+    hardest.
 
     Every binding takes its room before the next pod is looked at, and decides where the pod's claims will be.
 
@@ -76,20 +78,43 @@ def place(
     :param preemption: who may send pods of lower priority away; None = nobody may, and no room is kept.
     """
     table = _Table(fleet.copy(), dict(places), spaces or {}, policy, preemption)
-    ordered = sorted(pending, key=_turn)
-    return tuple(v for key, group in groupby(ordered, key=table.key) for v in table.seat(list(group), key))
+    turn = _turn_in(fleet)
+    ordered = sorted(pending, key=turn)
+    together = policy == "tight" and len(ordered) <= filling.MOST_PODS
+    verdicts: list[Verdict] = []
+    for _, moment in groupby(ordered, key=_moment):
+        groups = [(key, list(pods)) for key, pods in groupby(moment, key=table.key)]
+        rows = table.filled(groups) if together and len(groups) > 1 else {}
+        for n, (key, pods) in enumerate(groups):
+            verdicts += table.seat(pods, key, rows.get(n, []))
+    return tuple(verdicts)
 
 
-def _turn(pod: Pod) -> tuple[int, bool, str, int, int, str, str]:
-    size, meta = plain_size(pod), pod.metadata
-    created = meta.creation_timestamp or "~"
+Turn = tuple[int, bool, str, float, str, str]
+
+
+def _turn_in(fleet: Fleet) -> Callable[[Pod], Turn]:
+    """Who comes first; how large a pod is depends on what the fleet has of what it asks for."""
+    memory, cpu = (1.0 / max(int(fleet.whole[r].sum()), 1) for r in ("memory", "cpu"))
+
+    def turn(pod: Pod) -> Turn:
+        size, meta = plain_size(pod), pod.metadata
+        return (*_moment(pod), -(size.memory * memory + size.cpu * cpu), meta.namespace, meta.name)
+
+    return turn
+
+
+def _moment(pod: Pod) -> tuple[int, bool, str]:
     waits = not pod.status.nominated_node_name
-    return -(pod.spec.priority or 0), waits, created, -size.memory, -size.cpu, meta.namespace, meta.name
+    return -(pod.spec.priority or 0), waits, pod.metadata.creation_timestamp or "~"
 
 
 def _looks_like(one: Pod, other: Pod) -> bool:
     mine, its = one.metadata, other.metadata
     return (mine.namespace, mine.labels, mine.annotations) == (its.namespace, its.labels, its.annotations)
+
+
+Group = tuple[Wants | tuple[str, str], list[Pod]]  # what they have in common, and they
 
 
 class _Table:
@@ -125,8 +150,30 @@ class _Table:
         self._last = pod, wants
         return wants
 
-    def seat(self, pods: Sequence[Pod], key: Wants | tuple[str, str]) -> Iterator[Verdict]:
-        """:param pods: with the same key."""
+    def filled(self, groups: Sequence[Group]) -> dict[int, list[int]]:
+        """Number of a group -> rows for as many of its pods as fill nodes well together. They have their room then."""
+        kinds: dict[int, filling.Kind] = {}
+        for n, (key, pods) in enumerate(groups):
+            if isinstance(key, Wants) and filling.suits(key):
+                may = self._may(key)
+                away = shunned(key, self.fleet)
+                kinds[n] = filling.Kind(key, len(pods), may if away is None else may & ~away)
+        if len(kinds) < 2:
+            return {}
+        found = filling.fill(list(kinds.values()), self.fleet)
+        if found.left:  # one by one it may be less, where some may go to few nodes only
+            alone = self._left_alone(list(kinds.values()))
+            if alone <= found.left:
+                return {}
+        for kind, rows in zip(kinds.values(), found.rows, strict=True):
+            for row, count in Counter(rows).items():
+                self.fleet.take(kind.wants, row, count)
+        return dict(zip(kinds, found.rows, strict=True))
+
+    def seat(self, pods: Sequence[Pod], key: Wants | tuple[str, str], rows: list[int]) -> Iterator[Verdict]:
+        """:param pods: with the same key.
+        :param rows: that the first of them have already.
+        """
         first = pods[0]
         claims: tuple[str, ...] = ()
         if isinstance(key, Wants):
@@ -139,7 +186,8 @@ class _Table:
             size = plain_size(first) + Size(storage=to_be_made(first, self.places))
             wants = wants_of(first, size, claims, self.spaces)
         may = self._may(wants)
-        rows = self._rows(first, wants, may, len(pods))
+        if len(rows) < len(pods):
+            rows = [*rows, *self._rows(first, wants, may, len(pods) - len(rows))]
         for pod, row in zip(pods, rows, strict=False):
             node = self.fleet.map.nodes[row].metadata.name
             if claims:
@@ -147,6 +195,15 @@ class _Table:
             yield Binding(pod, node)
         if len(rows) < len(pods):
             yield from self._waiting(pods[len(rows) :], wants, may)
+
+    def _left_alone(self, kinds: Sequence[filling.Kind]) -> float:
+        """What would be left over, placed one by one; see `filling.Filled`."""
+        trial, left = self.fleet.copy(), 0.0
+        mean = {r: max(float(trial.whole[r].mean()), 1.0) for r in ("memory", "cpu")}
+        for kind in kinds:
+            rows = Seats(kind.wants, trial, self._may(kind.wants), None, self.policy).rows(kind.count)
+            left += (kind.count - len(rows)) * sum(kind.wants.amount(r) / n for r, n in mean.items())
+        return left
 
     def _may(self, wants: Wants) -> Mask:
         """Nodes whose lasting gates let them through; pods with the same constraints differ in size more often than in
