@@ -8,13 +8,14 @@ from typing import Any
 
 import pytest
 
-from cloudlink.hub.changes import Create, Delete, Update, UpdateStatus
+from cloudlink.hub.changes import Create, Delete, MarkDeleted, Update, UpdateStatus
 from cloudlink.hub.manager import Manager
-from cloudlink.hub.objects import controller_of
+from cloudlink.hub.objects import controller_of, is_deleted
 from cloudlink.hub.store import Store
 from cloudlink.kube.core import Pod
 from cloudlink.kube.parse import parse
-from tests.fakes.hub_brain import Clock, names, node, pod_spec, with_meta
+from tests.fakes.hub_brain import Clock, names, node, pod, pod_spec, with_meta
+from tests.fakes.stateful import CLAIM
 
 
 class Brain:
@@ -39,8 +40,8 @@ class Brain:
     def pods(self) -> list[Pod]:
         return [p for p in self.store.list("Pod") if isinstance(p, Pod)]
 
-    def add_node(self, name: str) -> None:
-        made = node(name)
+    def add_node(self, name: str, **spec: Any) -> None:
+        made = node(name, **spec)
         self.store.commit([Create(made), UpdateStatus(made)])
         self.manager.settle()
 
@@ -65,6 +66,79 @@ def test_a_daemon_set_follows_nodes_that_come_and_go(brain: Brain) -> None:
     brain.store.commit([Delete("Node", None, "a")])
     brain.manager.settle()
     assert [p.spec.node_name for p in brain.pods()] == ["b"]
+
+
+def test_a_daemon_pod_that_does_not_fit_waits_with_a_sentence_and_sends_lesser_ones_away(brain: Brain) -> None:
+    brain.add_node("a")
+    brain.store.commit([Create(pod("big", memory="800Mi"))])
+    brain.manager.settle()
+    template = {"metadata": {"labels": {"app": "agent"}}, "spec": pod_spec(memory="500Mi")}
+    brain.make("DaemonSet", "agent", template=template)
+    [waiting] = [p for p in brain.pods() if not p.spec.node_name]
+    [condition] = waiting.status.conditions
+    assert (condition.reason, condition.message) == (
+        "Unschedulable",
+        "0/1 nodes: 1 lacks 500 MiB memory (largest free 100 MiB)",
+    )
+    template["spec"] = pod_spec(memory="500Mi", priorityClassName="system-node-critical")
+    brain.make("DaemonSet", "vital", template=template | {"metadata": {"labels": {"app": "vital"}}})
+    assert {p.metadata.name for p in brain.pods() if is_deleted(p)} == {"big"}
+    brain.store.commit([Delete("Pod", "default", "big")])
+    brain.manager.settle()
+    [bound] = [p for p in brain.pods() if p.spec.node_name]
+    assert bound.metadata.labels["app"] == "vital"
+
+
+def test_a_daemon_pod_goes_to_a_cordoned_node_and_others_do_not(brain: Brain) -> None:
+    brain.add_node("a", unschedulable=True)
+    brain.make("DaemonSet", "agent")
+    brain.make("ReplicaSet", "web")
+    assert {p.metadata.labels["app"]: p.spec.node_name for p in brain.pods()} == {"agent": "a", "web": ""}
+
+
+def test_a_stateful_set_makes_claims_then_pods_which_stay_with_their_data(brain: Brain) -> None:
+    for name in "ab":
+        brain.add_node(name)
+    brain.make("StatefulSet", "db", replicas=2, podManagementPolicy="Parallel", volumeClaimTemplates=[CLAIM])
+    homes = {p.metadata.name: p.spec.node_name for p in brain.pods()}
+    assert sorted(homes) == ["db-0", "db-1"]
+    assert len(brain.store.list("PersistentVolumeClaim")) == 2
+    for name in homes:
+        brain.store.commit([Delete("Pod", "default", name)])
+        brain.manager.settle()
+    assert {p.metadata.name: p.spec.node_name for p in brain.pods()} == homes
+
+
+def test_a_pod_waits_for_its_old_claim_to_go_and_comes_as_soon_as_it_has(brain: Brain) -> None:
+    brain.add_node("a")
+    brain.make("StatefulSet", "db", volumeClaimTemplates=[CLAIM])
+    brain.store.commit([MarkDeleted("PersistentVolumeClaim", "default", "data-db-0", 0)])
+    brain.manager.settle()
+    [before] = brain.store.list("PersistentVolumeClaim")
+    brain.store.commit([Delete("Pod", "default", "db-0")])
+    brain.manager.settle()
+    [after] = brain.store.list("PersistentVolumeClaim")
+    assert after.metadata.uid != before.metadata.uid
+    assert [p.metadata.name for p in brain.pods()] == ["db-0"]
+
+
+@pytest.mark.parametrize("kind", ["StatefulSet", "DaemonSet"])
+def test_a_set_made_anew_over_its_orphans_takes_in_pods_and_history(brain: Brain, kind: str) -> None:
+    brain.add_node("a")
+    brain.make(kind, "db")
+    [before] = brain.pods()
+    brain.store.commit([MarkDeleted(kind, "default", "db", 0, finalizers=("orphan",))])
+    brain.manager.settle()
+    assert brain.store.list(kind) == []
+    assert controller_of(brain.pods()[0]) is None
+    brain.make(kind, "db")
+    [after], [revision] = brain.pods(), brain.store.list("ControllerRevision")
+    [made] = brain.store.list(kind)
+    assert after.metadata.uid == before.metadata.uid
+    for taken in (after, revision):
+        owner = controller_of(taken)
+        assert owner is not None
+        assert owner.uid == made.metadata.uid
 
 
 def test_a_replication_controller_makes_as_many_pods_as_it_says(brain: Brain) -> None:
