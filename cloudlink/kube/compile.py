@@ -45,7 +45,9 @@ def compile_service(
     :param elsewhere: of other nodes, if they can be reached by address.
     """
     here, there = _selected(service, pods), _selected(service, elsewhere)
-    named = _named_ports((*there, *here))
+    named, unready = _named_ports((*there, *here)), service.spec.publish_not_ready_addresses
+    if unready:  # the node can't tell by their readiness
+        here = [p for p in here if p.status.phase not in ("Succeeded", "Failed")]
     return model.Service(
         namespace=service.metadata.namespace,
         name=service.metadata.name,
@@ -56,7 +58,8 @@ def compile_service(
             if (target := p.target_port if isinstance(p.target_port, int) else named.get((p.target_port, p.protocol)))
         ),
         pods=tuple(sorted(p.metadata.uid for p in here)),
-        remote=tuple(sorted({p.status.pod_ip for p in there if p.status.pod_ip and is_ready(p)})),
+        remote=tuple(sorted({p.status.pod_ip for p in there if p.status.pod_ip and (unready or is_ready(p))})),
+        unready=unready,
     )
 
 

@@ -63,11 +63,6 @@ SERVICE: tuple[Field[core.ServiceSpec], ...] = (
     ),
     Field("trafficDistribution", lambda s: bool(s.traffic_distribution), "connections go to any pod"),
     Field(
-        "publishNotReadyAddresses",
-        lambda s: s.publish_not_ready_addresses,
-        "names lead to pods once they are ready",
-    ),
-    Field(
         "ipFamilyPolicy",
         lambda s: s.ip_family_policy != "SingleStack",
         "there are IPv4 addresses only",

@@ -25,7 +25,7 @@ def pod_ready(pod: Pod, scene: Scene) -> bool:
 
 
 def resolve(desired: Desired, scenes: Mapping[str, Scene]) -> tuple[ServiceRules, ...]:
-    """Every Service with the addresses that should get its traffic now: local ready pods and remote ones.
+    """Every Service with the addresses that should get its traffic now: local ready pods (or all) and remote ones.
 
     :param scenes: pod uid -> how it is on the machine.
     """
@@ -36,7 +36,7 @@ def resolve(desired: Desired, scenes: Mapping[str, Scene]) -> tuple[ServiceRules
             pod, scene = pods.get(uid), scenes.get(uid)
             if pod is None or scene is None or scene.sandbox is None or not scene.sandbox.ready:
                 continue
-            if pod_ready(pod, scene):
+            if (service.unready and not scene.sandbox.evicted) or pod_ready(pod, scene):
                 yield pod, scene.sandbox.ip
 
     def rules(service: Service) -> ServiceRules:

@@ -125,6 +125,8 @@ class Service(Value, frozen=True):
     """A stable address for some pods. `pods` are uids on this node, `remote` addresses on others.
 
     `cluster_ip` "" is a headless Service: its name answers with the pods' own addresses.
+
+    :ivar unready: it leads to pods that aren't ready, too: peers that must find each other before they are.
     """
 
     namespace: str
@@ -133,6 +135,7 @@ class Service(Value, frozen=True):
     ports: tuple[ServicePort, ...]
     pods: tuple[str, ...] = ()
     remote: tuple[str, ...] = ()
+    unready: bool = False
 
 
 class Desired(Value, frozen=True):

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cloudlink.kube.compile import compile_node, compile_pod, compile_service, references
-from cloudlink.kube.core import ConfigMap, PersistentVolumeClaim, Pod, Secret, Service
+from cloudlink.kube.core import ConfigMap, PersistentVolumeClaim, Pod, PodStatus, Secret, Service
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.parse import Invalid, parse
 from edged import model
@@ -339,6 +339,13 @@ def test_a_service_names_the_pods_that_its_selector_matches() -> None:
         "garden", "web", "10.96.0.1", (model.ServicePort(80, 80),), pods=("uid-a", "uid-b")
     )
     assert compile_service(service(selector={}), pods).pods == ()
+
+
+def test_a_service_for_peers_leads_to_pods_that_are_not_ready_but_to_none_that_have_ended() -> None:
+    ended = pod("b", {"app": "web"})
+    pods = [pod("a", {"app": "web"}), ended.model_copy(update={"status": PodStatus(phase="Failed")})]
+    made = compile_service(service(publishNotReadyAddresses=True), pods)
+    assert (made.unready, made.pods) == (True, ("uid-a",))
 
 
 def test_a_named_target_port_is_looked_up_in_the_pods() -> None:

@@ -447,6 +447,15 @@ def test_the_same_port_on_two_addresses_is_no_conflict() -> None:
     assert len(world.host_ports) == 2
 
 
+def test_a_service_may_lead_to_pods_that_are_not_ready_yet() -> None:
+    slow = replace(a_pod(), containers=(Container("c0", "demo", readiness=Probe(HOOK, initial_delay=1e9)),))
+    for unready in (False, True):
+        service = Service("default", "db", "", (ServicePort(1, 1),), ("uid-web",), unready=unready)
+        world = World()
+        settle(world, wanting(slow, services=(service,)))
+        assert world.services[0].addresses == ((world.sandboxes["uid-web"].ip,) if unready else ())
+
+
 def test_a_headless_service_names_its_pods() -> None:
     service = Service("default", "db", "", (ServicePort(5432, 5432),), ("uid-web",))
     world, desired = World(), wanting(a_pod(hostname="db-0", subdomain="db"), services=(service,))
