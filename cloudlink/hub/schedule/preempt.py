@@ -10,21 +10,21 @@ It ends: a victim's priority is lower than that of who takes its room, which is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-import numpy as np
-
+from cloudlink.hub.schedule.budgets import Budgets
 from cloudlink.hub.schedule.company import Neighbours, shunned
 from cloudlink.hub.schedule.fleet import Fleet, Mask, Tenant
 from cloudlink.hub.schedule.gates import taken_port
-from cloudlink.hub.schedule.wants import Wants, selector_of
+from cloudlink.hub.schedule.residents import Residents
+from cloudlink.hub.schedule.wants import Wants
 from cloudlink.kube.core import Pod
 from cloudlink.kube.policy import PodDisruptionBudget
 
 MOST_CANDIDATES = 100  # nodes looked at closely for one pod, as kube-scheduler's minCandidateNodesAbsolute
 MOST_SOCIABLE = 16  # likewise, where every look counts pods all over the fleet
-MOST_PODS = 200  # that look for victims in one round; the others do in the next one
+MOST_PODS = 1000  # that look for victims in one round; the others do in the next one
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,117 +35,120 @@ class Way:
     victims: tuple[Tenant, ...] = ()
 
 
-class Budgets:
-    """How many pods each PodDisruptionBudget lets go now; what is decided on is counted off."""
+Price = tuple[int, int, int, int, tuple[int, ...], int]
 
-    def __init__(self, budgets: Iterable[PodDisruptionBudget] = ()) -> None:
-        self._terms = [
-            (b.metadata.namespace, selector_of(b.spec.selector), frozenset(b.status.disrupted_pods)) for b in budgets
-        ]
-        self._left = [b.status.disruptions_allowed for b in budgets]
 
-    def of(self, tenant: Tenant) -> list[int]:
-        """Which of them count this pod; one that is on its way out is counted already."""
-        (namespace, name), labels = tenant.key, dict(tenant.wants.labels)
-        return [
-            i
-            for i, (space, selector, away) in enumerate(self._terms)
-            if space == namespace and selector is not None and name not in away and labels and selector.matches(labels)
-        ]
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was found out about a node while it had room for so many more pods; see `Preemption._price`."""
 
-    def violating(self, tenants: Sequence[Tenant]) -> set[tuple[str, str]]:
-        """Keys of those that can't go within the budgets if all of them go, the most important first."""
-        left, found = list(self._left), set()
-        for tenant in tenants:
-            for i in self.of(tenant):
-                left[i] -= 1
-                if left[i] < 0:
-                    found.add(tenant.key)
-        return found
-
-    def spend(self, tenants: Iterable[Tenant]) -> None:
-        for tenant in tenants:
-            for i in self.of(tenant):
-                self._left[i] -= 1
+    pods: int
+    way: tuple[Price, Way] | None
 
 
 class Preemption:
-    """One round's worth of it."""
+    """One round's worth of it.
 
-    def __init__(self, budgets: Sequence[PodDisruptionBudget] = ()) -> None:
+    :ivar unfinished: there were more pods to look for than a round takes.
+    :ivar passed: pods of this round and the ones before that no way was found for; the next round passes them over.
+    """
+
+    def __init__(self, budgets: Sequence[PodDisruptionBudget] = (), skip: int = 0) -> None:
+        """:param skip: `passed` of an unfinished round before this one."""
         self._budgets = Budgets(budgets)
+        self._skip = skip
         self._looked = 0
-        self._by_node: dict[str, list[Tenant]] | None = None
-        self._least = 0
+        self._residents: Residents | None = None
+        self._known: tuple[Wants, int, dict[int, Known]] | None = None
+        self.unfinished = False
+        self.passed = skip
 
     def way(self, pod: Pod, wants: Wants, may: Mask, fleet: Fleet) -> Way | None:
         """None where no victims would help, or the pod may have none.
 
         :param may: nodes whose lasting gates let it through.
-        :param fleet: to plan in; victims are on their way out in it afterwards, and still have their room.
+        :param fleet: to plan in, the same one in all of a round; victims are on their way out in it afterwards, and
+            still have their room.
         """
-        tenants = self._tenants(fleet)
+        if self._residents is None:
+            self._residents = Residents(fleet)
+        residents = self._residents
         row = fleet.map.rows.get(pod.status.nominated_node_name, -1)
-        if row >= 0 and may[row] and self._fits_without(wants, row, may, fleet, self._leaving(fleet, row)):
-            return Way(row)
+        if row >= 0 and may[row]:
+            leaving = [t for t in residents.at(row) if t.leaving]
+            if self._fits_without(wants, row, may, fleet, leaving):
+                return Way(row)
         priority = pod.spec.priority or 0
-        if pod.spec.preemption_policy == "Never" or priority <= self._least or self._looked >= MOST_PODS:
+        if pod.spec.preemption_policy == "Never" or priority <= residents.least:
+            return None
+        if self._skip:
+            self._skip -= 1
+            return None
+        if self._looked >= MOST_PODS:
+            self.unfinished = True
             return None
         self._looked += 1
-        ways = [
-            (self._price(way), way)
-            for row in self._candidates(wants, priority, may, fleet, tenants)
-            if (way := self._at(wants, priority, row, may, fleet)) is not None
-        ]
+        best = self._best(wants, priority, may, fleet, residents)
+        if best is None:
+            self.passed += 1
+            return None
+        residents.leave(best.victims, best.row)
+        if self._budgets.spend(best.victims):
+            self._known = None  # what the others would break may have changed
+        return best
+
+    def _best(self, wants: Wants, priority: int, may: Mask, fleet: Fleet, residents: Residents) -> Way | None:
+        """The cheapest way; what equal pods before found out about nodes that haven't changed is still known."""
+        if self._known is None or self._known[:2] != (wants, priority):
+            self._known = wants, priority, {}
+        known = self._known[2]
+        away = shunned(wants, fleet)
+        plain = not (wants.is_sociable or wants.ports) and away is None
+        ways: list[tuple[Price, Way]] = []
+        for row in residents.candidates(wants, priority, may, MOST_CANDIDATES if plain else MOST_SOCIABLE).tolist():
+            pods = int(fleet.free["pods"][row])  # changes with every pod that comes or goes
+            found = known.get(row)
+            if found is None or found.pods != pods or not plain:
+                here = residents.at(row)
+                way = self._by_numbers(wants, priority, row, fleet, here) if plain else None
+                if not plain:
+                    way = self._at(wants, priority, row, may, fleet, here)
+                found = known[row] = Known(pods, None if way is None else (self._price(way), way))
+            if found.way is not None:
+                ways.append(found.way)
         if not ways:
             return None
         best = min(ways, key=lambda pair: pair[0])[1]
-        self._budgets.spend(best.victims)
-        for victim in best.victims:
-            gone = replace(victim, leaving=True)
-            fleet.tenants[victim.key] = gone
-            there = tenants[victim.node]
-            there[there.index(victim)] = gone
+        known.pop(best.row)
         return best
-
-    # ------------------------------------------------------------ where to look
-
-    def _tenants(self, fleet: Fleet) -> dict[str, list[Tenant]]:
-        if self._by_node is None:
-            self._by_node = {}
-            for tenant in fleet.tenants.values():
-                self._by_node.setdefault(tenant.node, []).append(tenant)
-            self._least = min((t.priority for t in fleet.tenants.values() if not t.leaving), default=1 << 40)
-        return self._by_node
-
-    def _leaving(self, fleet: Fleet, row: int) -> list[Tenant]:
-        return [t for t in self._tenants(fleet).get(fleet.map.nodes[row].metadata.name, ()) if t.leaving]
-
-    def _candidates(
-        self, wants: Wants, priority: int, may: Mask, fleet: Fleet, tenants: dict[str, list[Tenant]]
-    ) -> list[int]:
-        """Nodes where it could fit as far as numbers go, those with the least important pods first."""
-        rows = np.flatnonzero(may)
-        found: list[tuple[int, int, int]] = []
-        for row in rows.tolist():
-            lower = [
-                t for t in tenants.get(fleet.map.nodes[row].metadata.name, ()) if t.leaving or t.priority < priority
-            ]
-            if not any(not t.leaving for t in lower):
-                continue
-            if all(
-                fleet.resource(resource)[row] + sum(t.wants.amount(resource) for t in lower) >= amount
-                for resource, amount in wants.amounts
-            ):
-                found.append((min(t.priority for t in lower if not t.leaving), len(lower), row))
-        most = MOST_SOCIABLE if wants.is_sociable or fleet.shunned else MOST_CANDIDATES
-        return [row for _, _, row in sorted(found)[:most]]
 
     # ------------------------------------------------------------ one node
 
-    def _at(self, wants: Wants, priority: int, row: int, may: Mask, fleet: Fleet) -> Way | None:
-        """The victims on this node: all that are less important, less those that can stay."""
-        here = self._tenants(fleet).get(fleet.map.nodes[row].metadata.name, ())
+    def _by_numbers(self, wants: Wants, priority: int, row: int, fleet: Fleet, here: Sequence[Tenant]) -> Way | None:
+        """The victims on this node, where nothing but room is asked for: all that are less important, less those that
+        can stay."""
+        lower = sorted((t for t in here if not t.leaving and t.priority < priority), key=_importance)
+        over = {r: int(fleet.resource(r)[row]) - amount for r, amount in wants.amounts}  # with all of them gone
+        for tenant in here:
+            if tenant.leaving or tenant.priority < priority:
+                for resource, amount in tenant.wants.amounts:
+                    if resource in over:
+                        over[resource] += amount
+        if any(amount < 0 for amount in over.values()):
+            return None
+        broken = self._budgets.violating(lower)
+        victims: list[Tenant] = []
+        for tenant in sorted(lower, key=lambda t: t.key not in broken):  # those in budgets get the first chance
+            asked = [(r, amount) for r, amount in tenant.wants.amounts if r in over]
+            if all(over[r] >= amount for r, amount in asked):
+                for r, amount in asked:
+                    over[r] -= amount
+            else:
+                victims.append(tenant)
+        return Way(row, tuple(sorted(victims, key=_importance)))
+
+    def _at(self, wants: Wants, priority: int, row: int, may: Mask, fleet: Fleet, here: Sequence[Tenant]) -> Way | None:
+        """The same where neighbours and ports matter, too."""
         leaving = [t for t in here if t.leaving]
         lower = sorted((t for t in here if not t.leaving and t.priority < priority), key=_importance)
         for tenant in (*leaving, *lower):
@@ -185,7 +188,7 @@ class Preemption:
         away = shunned(wants, fleet)
         return away is None or not away[row]
 
-    def _price(self, way: Way) -> tuple[int, int, int, int, tuple[int, ...], int]:
+    def _price(self, way: Way) -> Price:
         """The less, the better. Of the same moment of start, the later one is cheaper."""
         if not way.victims:
             return (0, -(1 << 40), 0, 0, (), way.row)
