@@ -1,5 +1,5 @@
-"""What is looked at once a minute, all of it in one wake-up: working sets, the disk, the number of processes, and
-whether what pods were promised still holds.
+"""What is looked at once a minute, all of it in one wake-up: working sets, the disk, the number of processes, whether
+pods can be started at all, and whether what they were promised still holds.
 
 A source of steps (edged.sources). Walking through pods' files is done only where a limit or a full disk asks for it,
 and only after the disk has changed: an idle node reads two numbers a minute.
@@ -8,6 +8,8 @@ and only after the disk has changed: an idle node reads two numbers a minute.
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,11 +21,12 @@ from edged.decide import starvation
 from edged.decide.starvation import Use
 from edged.decide.steps import EndPod, Plan
 from edged.learning import WorkingSets
-from edged.model import Desired, NodeCondition, Observed, Pod
+from edged.model import NOT_READY, Desired, NodeCondition, Observed, Pod
 from edged.runtime import storage_use
 from edged.runtime.cgroup import Cgroups
 from edged.runtime.pod_cgroups import PodCgroups, in_thread
 from edged.runtime.pressure import processes
+from edged.runtime.process import SAFE_PATH
 from edged.runtime.records import parse_id
 
 EVERY = 60.0  # seconds
@@ -51,6 +54,9 @@ class Machine(Protocol):
 
     def processes_of(self, pod_uid: str) -> int: ...
 
+    def trouble(self) -> tuple[str, str]:
+        """Reason and sentence for why no pod can be started here; two empty words while one can."""
+
     def protect(self) -> None:
         """Renew what is promised to pods in cgroups that others write to as well."""
 
@@ -72,6 +78,16 @@ class ThisMachine:
     def processes(self) -> tuple[int, int]:
         return processes()
 
+    def trouble(self) -> tuple[str, str]:
+        for program in ("conmon", "crun"):
+            if shutil.which(program, path=SAFE_PATH) is None:
+                sentence = f"{program} is missing: pods run on, but none can be started; install it again"
+                return "ContainerRuntimeNotReady", sentence
+        if os.statvfs(self._state).f_flag & os.ST_RDONLY:  # what ext4 does with a card that fails
+            sentence = f"{self._state} is read-only: pods run on, but none can be started; replace the disk or card"
+            return "FilesystemIsReadOnly", sentence
+        return "", ""
+
 
 class Upkeep:
     """Implements sources.StepSource."""
@@ -87,6 +103,7 @@ class Upkeep:
         self._counted_at = -1  # bytes free when files were counted last
         self._condition: NodeCondition | None = None
         self._crowded_at = float("-inf")
+        self._trouble: NodeCondition | None = None
 
     @property
     def degraded(self) -> Sequence[str]:
@@ -94,7 +111,7 @@ class Upkeep:
 
     @property
     def conditions(self) -> Sequence[NodeCondition]:
-        return (self._condition,) if self._condition is not None else ()
+        return tuple(c for c in (self._condition, self._trouble) if c is not None)
 
     def steps(self, desired: Desired | None, observed: Observed, now: float) -> Plan:
         self._desired, self._observed = desired, observed
@@ -123,11 +140,12 @@ class Upkeep:
         there = {pod.uid for pod in pods}
         self._pending = {uid: step for uid, step in self._pending.items() if uid in there}
         steps = [*await self._look_at_disk(pods), *self._look_at_processes(pods)]
-        before = self._condition
+        before = self.conditions
         self._judge_processes()
+        self._judge_trouble()
         fresh = [step for step in steps if step.pod_uid not in self._pending]
         self._pending |= {step.pod_uid: step for step in fresh}
-        return news or bool(self._pending) or before != self._condition
+        return news or bool(self._pending) or before != self.conditions
 
     def _pods(self) -> list[Pod]:
         """Those that have something on this machine and are to keep it."""
@@ -175,6 +193,13 @@ class Upkeep:
             there, most = self._machine.processes()
             message = f"{there} of {most} processes and threads are there"
             self._condition = NodeCondition("PIDPressure", "NodeHasInsufficientPID", message, time.time())
+
+    def _judge_trouble(self) -> None:
+        reason, message = self._machine.trouble()
+        if not reason:
+            self._trouble = None
+        elif self._trouble is None or self._trouble.message != message:
+            self._trouble = NodeCondition(NOT_READY, reason, message, time.time())
 
 
 def upkeep(config: NodeConfig, clock: Callable[[], float]) -> tuple[Upkeep, WorkingSets]:

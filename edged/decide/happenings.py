@@ -21,7 +21,7 @@ from edged.decide.steps import (
     Step,
     StopContainer,
 )
-from edged.model import ContainerPhase, ContainerState, NodeCondition, Observed, PodStatus, Setback, Value
+from edged.model import NOT_READY, ContainerPhase, ContainerState, NodeCondition, Observed, PodStatus, Setback, Value
 
 WAITING = {  # waiting reason -> event reason
     "ErrImageNeverPull": "ErrImageNeverPull",
@@ -103,9 +103,17 @@ def conditions(before: Sequence[NodeCondition], after: Sequence[NodeCondition]) 
     """Conditions of the node that began and those that ended, in the kubelet's manner of naming."""
     was, now = {c.kind for c in before}, {c.kind for c in after}
     return (
-        *(Happening("Warning", f"NodeHas{c.kind}", c.message) for c in after if c.kind not in was),
-        *(Happening("Normal", f"NodeHasNo{c.kind}", "it is over") for c in before if c.kind not in now),
+        *(Happening("Warning", _begun(c.kind), c.message) for c in after if c.kind not in was),
+        *(Happening("Normal", _over(c.kind), "it is over") for c in before if c.kind not in now),
     )
+
+
+def _begun(kind: str) -> str:
+    return "NodeNotReady" if kind == NOT_READY else f"NodeHas{kind}"
+
+
+def _over(kind: str) -> str:
+    return "NodeReady" if kind == NOT_READY else f"NodeHasNo{kind}"
 
 
 def of_container(old: ContainerState | None, new: ContainerState) -> list[Happening]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edged.decide import happenings
 from edged.decide.steps import CLAIMS, IMAGES, PullImage, hook_owner, image_owner, pressure_owner
-from edged.model import Container, NodeCondition, Observed, Pod, Setback
+from edged.model import NOT_READY, Container, NodeCondition, Observed, Pod, Setback
 
 SETBACK = Setback("Failed", "it did not work", 1, 10.0)
 
@@ -42,4 +42,7 @@ def test_conditions_are_told_when_they_begin_and_when_they_end() -> None:
     pressed = (NodeCondition("MemoryPressure", "why", "memory is short"),)
     assert [(h.kind, h.reason) for h in happenings.conditions((), pressed)] == [("Warning", "NodeHasMemoryPressure")]
     assert happenings.conditions(pressed, pressed) == ()
+    broken = (NodeCondition(NOT_READY, "ContainerRuntimeNotReady", "crun is missing"),)
+    assert [(h.kind, h.reason) for h in happenings.conditions((), broken)] == [("Warning", "NodeNotReady")]
+    assert [(h.kind, h.reason) for h in happenings.conditions(broken, ())] == [("Normal", "NodeReady")]
     assert [(h.kind, h.reason) for h in happenings.conditions(pressed, ())] == [("Normal", "NodeHasNoMemoryPressure")]

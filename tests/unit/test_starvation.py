@@ -113,6 +113,7 @@ class Board:
         self.there, self.most = 100, 1000
         self.counted = 0
         self.now = 1000.0
+        self.broken = ("", "")
 
     def disk(self) -> tuple[int, int]:
         return self.free, self.total
@@ -127,6 +128,9 @@ class Board:
     def processes_of(self, pod_uid: str) -> int:
         return 10
 
+    def trouble(self) -> tuple[str, str]:
+        return self.broken
+
     def protect(self) -> None:
         pass
 
@@ -138,6 +142,23 @@ def upkeep(board: Board, folder: Path, *pods: Pod) -> tuple[Upkeep, Desired, Obs
     observed = Observed(sandboxes=tuple(SandboxState(p.uid, p.title, "") for p in pods))
     made.steps(desired, observed, board.now)
     return made, desired, observed
+
+
+def test_a_board_that_can_start_no_pod_says_so_until_it_can_again(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        board = Board()
+        source, _, _ = upkeep(board, tmp_path)
+        assert not await source.look()
+        board.broken = ("ContainerRuntimeNotReady", "crun is missing")
+        assert await source.look()
+        [condition] = source.conditions
+        assert (condition.kind, condition.reason, condition.message) == ("NotReady", *board.broken)
+        assert not await source.look()
+        board.broken = ("", "")
+        assert await source.look()
+        assert source.conditions == ()
+
+    asyncio.run(scenario())
 
 
 def test_files_are_counted_only_where_somebody_asks_and_the_disk_has_changed(tmp_path: Path) -> None:

@@ -103,6 +103,7 @@ const SHORT = {
   MemoryPressure: "The board is short of memory",
   DiskPressure: "The board is short of storage",
   PIDPressure: "The board is short of process numbers",
+  NotReady: "The board can start no pods",
 };
 
 /** What a person should know before reading on; each notice keeps its element, so that it isn't read out again. */
