@@ -5,7 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
+import threading
 import time
+import tomllib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -29,11 +32,74 @@ NEVER_LEAVES = [{"key": "node.kubernetes.io/unreachable", "operator": "Exists", 
 Pids = dict[str, list[int]]
 
 
-class Homes:
-    """Two nodes: `first` lives in the hub's house, `other` is the one that is lost."""
+class Line:
+    """What the other node's connection goes through: can be cut, with everything at both ends left alive.
 
-    def __init__(self, first: House, other: House) -> None:
-        self.first, self.other = first, other
+    :ivar mended_at: when the first connection after the last cut came through, by time.monotonic.
+    """
+
+    def __init__(self, broker_port: int) -> None:
+        self._broker_port = broker_port
+        self._door = socket.create_server(("127.0.0.1", 0))
+        self.port = self._door.getsockname()[1]
+        self._whole, self._open = True, set[socket.socket]()
+        self._lock = threading.Lock()
+        self.mended_at = 0.0
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def cut(self) -> None:
+        with self._lock:
+            self._whole, self.mended_at = False, 0.0
+            for end in self._open:
+                with contextlib.suppress(OSError):
+                    end.shutdown(socket.SHUT_RDWR)
+            self._open.clear()
+
+    def mend(self) -> None:
+        with self._lock:
+            self._whole = True
+
+    def close(self) -> None:
+        self.cut()
+        self._door.shutdown(socket.SHUT_RDWR)
+        self._door.close()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                near, _ = self._door.accept()
+            except OSError:
+                return
+            with self._lock:
+                if not self._whole:
+                    near.close()
+                    continue
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._broker_port))
+                except OSError:
+                    near.close()
+                    continue
+                self.mended_at = self.mended_at or time.monotonic()
+                self._open |= {near, far}
+            for ends in ((near, far), (far, near)):
+                threading.Thread(target=self._pump, args=ends, daemon=True).start()
+
+    @staticmethod
+    def _pump(source: socket.socket, sink: socket.socket) -> None:
+        """From one to the other until either ends; each of the two directions closes its source."""
+        with source:
+            with contextlib.suppress(OSError):
+                while data := source.recv(65536):
+                    sink.sendall(data)
+            with contextlib.suppress(OSError):
+                sink.shutdown(socket.SHUT_RDWR)
+
+
+class Homes:
+    """Two nodes: `first` lives in the hub's house, `other` is the one that is lost, by its daemon or its line."""
+
+    def __init__(self, first: House, other: House, line: Line) -> None:
+        self.first, self.other, self.line = first, other, line
         self.client = first.client
 
     # ------------------------------------------------------------ what runs
@@ -124,11 +190,17 @@ def alive(pids: Pids) -> set[int]:
 @pytest.fixture(scope="module")
 def homes() -> Iterator[Homes]:
     with a_house(hub_settings=SETTINGS) as first, a_further_node(first) as other:
-        it = Homes(first, other)
+        hub = tomllib.loads(first.hub_toml.read_text())
+        it = Homes(first, other, Line(hub["broker_port"]))
+        it.lose(other)
+        with other.node_toml.open("a") as file:
+            file.write(f'[uplink.options]\nport = "{it.line.port}"\n')
+        other.start_node()
         it.wait("both nodes", lambda: len(it.client.call("GET", "/api/v1/nodes")["items"]) == 2)
         for house in (first, other):
             it.until_back(house)
         yield it
+        it.line.close()
 
 
 def test_a_node_lost_and_back_its_pods_move_and_its_old_ones_stop_and_nothing_else_is_touched(homes: Homes) -> None:
@@ -189,6 +261,28 @@ def test_a_node_that_is_back_before_its_pods_lose_patience_has_none_of_them_touc
     assert before == {h.names.node: homes.pids(h, "patient") for h in (homes.first, homes.other)}
     assert all(c["restartCount"] == 0 for p in homes.pods("patient") for c in p["status"]["containerStatuses"])
     homes.remove("patient")
+
+
+def test_a_node_whose_line_was_cut_stops_what_has_moved_with_the_first_exchange(homes: Homes) -> None:
+    ends_at_once = "trap 'exit 0' TERM; while :; do sleep 0.01; done"
+    cut = homes.spread("cut", 4)
+    cut["spec"]["template"]["spec"]["containers"][0]["command"] = ["/bin/sh", "-c", ends_at_once]
+    apply_and_wait(homes.first, cut)
+    apply_and_wait(homes.first, homes.spread("patient", 2, tolerations=NEVER_LEAVES))
+    roots = {n: p[:1] for n, p in homes.pids(homes.other, "cut").items()}
+    kept = homes.pids(homes.other, "patient")
+    assert (len(roots), len(kept)) == (2, 1)
+    homes.line.cut()
+    homes.until_lost(homes.other)
+    homes.wait("the pods to have moved", lambda: homes.running_on(homes.first, "cut", 4))
+    assert len(alive(roots)) == 2
+    homes.line.mend()
+    homes.wait("the old pods' processes to end", lambda: not alive(roots))
+    print(f"from the first byte to the end of the old pods: {time.monotonic() - homes.line.mended_at:.3f} s")
+    homes.until_back(homes.other)
+    homes.wait("their objects to go", lambda: len(homes.pods("cut")) == 4)
+    assert homes.pids(homes.other, "patient") == kept
+    homes.remove("cut", "patient")
 
 
 def test_a_node_that_comes_back_while_the_hub_is_away_stops_what_has_moved(homes: Homes) -> None:

@@ -236,8 +236,8 @@ _ROLE = "node-role.kubernetes.io/"
 
 
 def _node(obj: Node, now: float) -> Sequence[object]:
-    ready = next((c.status for c in obj.status.conditions if c.type == "Ready"), "Unknown")
-    words = ["Ready" if ready == "True" else "NotReady" if ready == "False" else "Unknown"]
+    ready = next((c.status for c in obj.status.conditions if c.type == "Ready"), "")
+    words = ["Ready" if ready == "True" else "NotReady" if ready else "Unknown"]  # Unknown: it never spoke
     if obj.spec.unschedulable:
         words.append("SchedulingDisabled")
     roles = sorted(k.removeprefix(_ROLE) for k in obj.metadata.labels if k.startswith(_ROLE))
