@@ -12,7 +12,7 @@ import msgspec
 import pytest
 
 from cloudlink import wire
-from cloudlink.hub.admission import admit_pod
+from cloudlink.hub.admission import Room
 from cloudlink.hub.changes import Create, Delete, Update
 from cloudlink.hub.controllers.node_life import Knobs
 from cloudlink.hub.listening import Listening
@@ -54,8 +54,8 @@ class Fleet(Ear):
 
     def add(self, *objects: KubeObject) -> None:
         """As through the API."""
-        admitted = [admit_pod(o, (), PATIENCE) if isinstance(o, Pod) else o for o in objects]
-        self.store.commit([Create(o) for o in admitted])
+        room = Room(self.store, self.clock.now, PATIENCE)
+        self.store.commit([Create(room.let_in(o)) for o in objects])
         self.settle()
 
     def runs(self, node: str, *left_out: str) -> None:
