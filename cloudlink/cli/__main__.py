@@ -46,6 +46,8 @@ def parser() -> argparse.ArgumentParser:
     add_kubeconfig(applying)
     applying.set_defaults(run=run_apply)
 
+    add_fit(commands)
+
     get = commands.add_parser("get", help="list objects of any kind, for machines without kubectl")
     get.add_argument("what", metavar="KIND", help="such as pods, nodes, deploy, or the name of somebody's own kind")
     get.add_argument("-n", "--namespace", default="", help="default: all of them")
@@ -82,6 +84,18 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
+def add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    fits = commands.add_parser("fit", help="how the nodes are packed; with -f: whether a manifest fits, and where")
+    fits.add_argument("-f", "--filename", type=Path, help="a manifest that isn't applied yet; - for stdin")
+    fits.add_argument("-n", "--namespace", default="", help="of documents that name none (default: the kubeconfig's)")
+    add_kubeconfig(fits)
+    fits.set_defaults(run=run_fit)
+
+    packing = commands.add_parser("packing", help="how the nodes are packed, as `edgectl fit` without a manifest")
+    add_kubeconfig(packing)
+    packing.set_defaults(run=run_fit, filename=None, namespace="")
+
+
 def add_kubeconfig(to: argparse.ArgumentParser) -> None:
     default = os.environ.get("KUBECONFIG", ".demo/kubeconfig")
     to.add_argument("--kubeconfig", type=Path, default=Path(default), help="default: $KUBECONFIG, or the demo's")
@@ -104,13 +118,33 @@ def run_apply(arguments: argparse.Namespace) -> None:
     from cloudlink.cli.resources import apply
     from cloudlink.kube.parse import load_yaml
 
-    try:
-        text = sys.stdin.read() if str(arguments.filename) == "-" else arguments.filename.read_text()
-    except OSError as e:
-        raise PermanentError(f"{arguments.filename}: {e.strerror}") from e
+    text = text_of(arguments.filename)
     client = HubClient(arguments.kubeconfig)
     for document in load_yaml(text, str(arguments.filename)):
-        print(apply(client, document))
+        print(apply(client, document, client.namespace))
+
+
+def text_of(file: Path) -> str:
+    try:
+        return sys.stdin.read() if str(file) == "-" else file.read_text()
+    except OSError as e:
+        raise PermanentError(f"{file}: {e.strerror}") from e
+    except UnicodeDecodeError as e:
+        raise PermanentError(f"{file} is no text: {e}") from e
+
+
+def run_fit(arguments: argparse.Namespace) -> None:
+    """Ends with 1 where it doesn't fit, for scripts."""
+    from cloudlink.cli.fit import ask, checked, lines, usage
+
+    client, file = HubClient(arguments.kubeconfig), arguments.filename
+    manifest = checked(text_of(file), str(file)) if file is not None else ""
+    if file is not None and not manifest.strip():
+        raise PermanentError(f"{file}: there is nothing in it")
+    status = ask(client, manifest, arguments.namespace)
+    print("\n".join(lines(status, file is not None, usage(client) if file is None else None)))
+    if not status.get("fits", True):
+        sys.exit(1)
 
 
 def run_get(arguments: argparse.Namespace) -> None:

@@ -17,7 +17,9 @@ JSON = Mapping[str, Any]
 
 
 class HubClient:
-    """:param kubeconfig: a file with one cluster and one user, token or nothing (kubeconfig v1)."""
+    """:param kubeconfig: a file with one cluster and one user, token or nothing (kubeconfig v1).
+    :ivar namespace: of documents and commands that name none: the current context's.
+    """
 
     def __init__(self, kubeconfig: Path, timeout: float = 30.0) -> None:
         import yaml
@@ -29,6 +31,7 @@ class HubClient:
             self.server: str = cluster["server"]
             authority = base64.b64decode(cluster["certificate-authority-data"]).decode()
             self._token: str = user.get("token", "")
+            self.namespace = _namespace_of(config)
         except FileNotFoundError as e:
             raise PermanentError(f"{kubeconfig} does not exist; `edgehub kubeconfig` writes one") from e
         except (KeyError, IndexError, TypeError, ValueError, yaml.YAMLError) as e:
@@ -61,6 +64,13 @@ class HubClient:
             return json.loads(raw)
         except ValueError:
             return raw.decode(errors="replace")
+
+
+def _namespace_of(config: JSON) -> str:
+    current = config.get("current-context")
+    contexts = config.get("contexts") or ()
+    chosen: JSON = next((c["context"] for c in contexts if c.get("name") == current), {})
+    return str(chosen.get("namespace") or "default")
 
 
 def explain(error: urllib.error.HTTPError) -> str:

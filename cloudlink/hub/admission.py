@@ -14,10 +14,12 @@ from cloudlink.hub.errors import Forbidden
 from cloudlink.hub.limits import ANNOTATION, check_claim, within_limits
 from cloudlink.hub.patience import Patience
 from cloudlink.hub.quotas import Ledger
+from cloudlink.hub.schedule.admit import impossible
 from cloudlink.hub.store import Store
 from cloudlink.kube.catalogue import Catalogue
 from cloudlink.kube.claims import PersistentVolumeClaim
-from cloudlink.kube.core import Taint
+from cloudlink.kube.core import Node, Taint
+from cloudlink.kube.errors import Invalid
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.placement import tolerates
 from cloudlink.kube.pod import Pod, PodSpec, Toleration
@@ -138,6 +140,12 @@ def tolerations(spec: PodSpec, patience: Patience) -> tuple[Toleration, ...]:
 def _default(classes: Iterable[PriorityClass]) -> PriorityClass | None:
     """Of several (there should be one), the lowest, as Kubernetes takes it."""
     return min((c for c in classes if c.global_default), key=lambda c: (c.value, c.metadata.name), default=None)
+
+
+def check_size(new: KubeObject, old: KubeObject | None, nodes: Iterable[KubeObject]) -> None:
+    """Invalid where no node of the fleet could ever run its pods."""
+    if causes := impossible(new, old, [n for n in nodes if isinstance(n, Node)]):
+        raise Invalid(causes, new.kind, new.metadata.name)
 
 
 def check_default(new: PriorityClass, classes: Iterable[PriorityClass]) -> None:

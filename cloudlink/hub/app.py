@@ -24,8 +24,8 @@ import uvicorn
 from fastapi import FastAPI
 
 from cloudlink import link, trust
+from cloudlink.hub import admission, enroll
 from cloudlink.hub import broker as brokers
-from cloudlink.hub import enroll
 from cloudlink.hub.api import create_app, listen
 from cloudlink.hub.api.protocol import Protocol
 from cloudlink.hub.auth.access import Keys
@@ -36,16 +36,15 @@ from cloudlink.hub.config import HubConfig
 from cloudlink.hub.controllers.node_life import Knobs
 from cloudlink.hub.exchange import Exchange, Link
 from cloudlink.hub.following import Following
+from cloudlink.hub.foresight import Foresight
 from cloudlink.hub.listening import Listening
 from cloudlink.hub.lives import Lives
 from cloudlink.hub.manager import Manager
 from cloudlink.hub.premises import USER, Premises
 from cloudlink.hub.remote import Remote
-from cloudlink.hub.schedule.admit import impossible
 from cloudlink.hub.store import Store
 from cloudlink.hub.streams import Streams
 from cloudlink.kube.core import Node
-from cloudlink.kube.errors import Invalid
 from cloudlink.kube.meta import KubeObject, ObjectMeta
 from edged.errors import EdgedError, PermanentError
 
@@ -190,9 +189,7 @@ class Hub:
             _add_node(store, node, facts)
 
         def admit(obj: KubeObject, old: KubeObject | None) -> None:
-            nodes = [n for n in store.list("Node") if isinstance(n, Node)]
-            if causes := impossible(obj, old, nodes):
-                raise Invalid(causes, obj.kind, obj.metadata.name)
+            admission.check_size(obj, old, store.list("Node"))
 
         enrollment = enroll.Enrollment(
             store,
@@ -213,6 +210,7 @@ class Hub:
             audit=audit,
             remote=remote,
             patience=self.config.patience,
+            foresee=Foresight(),
         )
 
 

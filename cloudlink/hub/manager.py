@@ -59,6 +59,7 @@ class Manager:
 
     :param now: wall clock, seconds since 1970; the same that the store has.
     :param patience: how long pods that don't say otherwise stay bound to a lost node.
+    :param look_at_all: first; otherwise only what changes from now on is looked at (foresight.py).
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Manager:
         suffix: Suffix = random_suffix,
         lives: Lives | None = None,
         patience: Patience = DEFAULT_PATIENCE,
+        look_at_all: bool = True,
     ) -> None:
         self._store = store
         self._now = now
@@ -75,15 +77,17 @@ class Manager:
         self._lives = lives or Lives()
         self._patience = patience
         self._notes: deque[Note] = deque(maxlen=NOTES_WAITING)
-        self._begin()
+        self._begin(look_at_all)
 
-    def _begin(self) -> None:
+    def _begin(self, look_at_all: bool = True) -> None:
         """Look at everything: at the start, and again should the watch ever fall behind."""
         self._queue = WorkQueue()
         self._watch = self._store.subscribe()
         self._world = World(self._store)
         self._scheduler = Scheduler(self._world)
         self._admitting = Admitting(self._world, self._store, self._patience)
+        if not look_at_all:
+            return
         for kind in sorted(self._store.kinds() - UNFOLLOWED):
             for obj in self._store.list(kind):
                 self._look_at(obj)

@@ -5,7 +5,7 @@ The names are kept sorted as they come, so that a page out of twenty thousand ob
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from itertools import islice
 
 from sortedcontainers import SortedDict
@@ -25,6 +25,16 @@ class Objects:
 
     def __init__(self) -> None:
         self._kinds: dict[str, SortedDict[str, SortedDict[str, KubeObject]]] = {}
+
+    def copy(self, without: Container[str] = ()) -> Objects:
+        """The same objects, without some kinds; what is put into either is not in the other."""
+        copied = Objects()
+        copied._kinds = {
+            kind: SortedDict({space: names.copy() for space, names in spaces.items()})
+            for kind, spaces in self._kinds.items()
+            if kind not in without
+        }
+        return copied
 
     def get(self, key: Key) -> KubeObject | None:
         kind, namespace, name = key

@@ -171,6 +171,11 @@ class Store:
         """For following.py, which keeps its session."""
         return self._database
 
+    @property
+    def memory(self) -> Memory:
+        """For branch.py, which copies it."""
+        return self._memory
+
     def get(self, kind: str, namespace: str | None, name: str) -> KubeObject | None:
         return self._memory.objects.get((kind, namespace or "", name))
 

@@ -11,6 +11,7 @@ from cloudlink.kube import (
     core,
     definitions,
     endpoints,
+    fits,
     networking,
     policy,
     quotas,
@@ -352,6 +353,7 @@ RESOURCES: tuple[Resource, ...] = (
     _review("authentication.k8s.io", "SelfSubjectReview", reviews.SelfSubjectReview),
     _review("authentication.k8s.io", "TokenReview", reviews.TokenReview),
     _review("authentication.k8s.io", "SelfSubjectReview", reviews.SelfSubjectReviewV1beta1, version="v1beta1"),
+    _review("edged.dev", "Fit", fits.Fit, namespaced=True),
     Resource(
         "apiextensions.k8s.io",
         "v1",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from cloudlink.hub.revisions import with_meta
 from cloudlink.hub.shelves import key_of
 from cloudlink.hub.store import Store
 from cloudlink.kube.errors import Cause
+from cloudlink.kube.fits import FitStatus
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.parse import load_yaml
 
@@ -43,6 +44,18 @@ def made_up() -> str:
     return "".join(secrets.choice(_LETTERS) for _ in range(5))
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Would it fit? See api/fits.py.
+
+    :ivar namespace: of documents that name none.
+    """
+
+    documents: Sequence[Mapping[str, Any]]
+    namespace: str
+    user: User
+
+
 @dataclass(slots=True)
 class Context:
     """:ivar admit: called with (new, old or None) before anything is stored; raises Invalid to refuse.
@@ -50,6 +63,7 @@ class Context:
     :ivar ways: to the nodes.
     :ivar suffix: makes a name of a generateName; another one each time.
     :ivar patience: how long pods that don't say otherwise stay bound to a lost node.
+    :ivar foresee: answers what would become of a manifest; None = nobody can.
     """
 
     store: Store
@@ -63,6 +77,7 @@ class Context:
     intake: Intake = field(default_factory=Intake)
     ways: Ways = field(default_factory=lambda: Ways(Nowhere()))
     patience: Patience = DEFAULT_PATIENCE
+    foresee: Foresee | None = None
 
     def commit(self, changes: Sequence[Change], dry_run: bool) -> list[KubeObject]:
         if dry_run:  # nothing was stored, so there is no new resourceVersion to tell
@@ -74,6 +89,9 @@ class Context:
     def _revision_of(self, obj: KubeObject) -> str:
         there = self.store.get(*key_of(obj))
         return there.metadata.resource_version if there is not None else ""
+
+
+Foresee = Callable[[Context, Question], Awaitable[FitStatus]]
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ TOKEN_REQUEST = Resource(
 def review(access: Access, call: Call) -> Answer:
     """Answers with what was posted and its `status`."""
     resource = call.target.resource
-    asked = _parsed(call, resource)
+    asked = parsed_review(call, resource)
     status: dict[str, Any]
     match asked:
         case reviews.SelfSubjectAccessReview():
@@ -50,7 +50,7 @@ def review(access: Access, call: Call) -> Answer:
     return _answered(asked, status)
 
 
-def _parsed(call: Call, resource: Resource) -> KubeObject:
+def parsed_review(call: Call, resource: Resource) -> KubeObject:
     document = document_of(call.body, call.content_type)
     document = {"apiVersion": resource.api_version, "kind": resource.kind} | document
     if (document["apiVersion"], document["kind"]) != (resource.api_version, resource.kind):
@@ -125,7 +125,7 @@ def token(context: Context, access: Access, call: Call) -> Answer:
     account = context.store.get("ServiceAccount", target.namespace, target.name)
     if not isinstance(account, ServiceAccount):
         raise not_found(target.resource, target.name)
-    asked = _parsed(call, TOKEN_REQUEST)
+    asked = parsed_review(call, TOKEN_REQUEST)
     assert isinstance(asked, reviews.TokenRequest)
     bound = _bound(context, asked.spec.bound_object_ref, target.namespace)
     meta = asked.metadata

@@ -19,6 +19,7 @@ from cloudlink.hub.api import (
     bindings,
     deletes,
     evictions,
+    fits,
     health,
     listing,
     patches,
@@ -30,7 +31,7 @@ from cloudlink.hub.api import (
 )
 from cloudlink.hub.api.addresses import DEFAULT_NETWORK
 from cloudlink.hub.api.answers import Answer, ApiError, absent, answer, bad_request, from_error, no_such_path
-from cloudlink.hub.api.calls import Admit, Call, Context
+from cloudlink.hub.api.calls import Admit, Call, Context, Foresee
 from cloudlink.hub.api.discovery import VERSION, discover
 from cloudlink.hub.api.doorways import doorway
 from cloudlink.hub.api.escalation import guarded_context
@@ -48,11 +49,12 @@ from cloudlink.hub.auth.access import NO_KEYS, Access, Keys
 from cloudlink.hub.auth.audit import Audit
 from cloudlink.hub.auth.authenticate import Administrator
 from cloudlink.hub.auth.users import USER, User
-from cloudlink.hub.doors.ways import Ways
+from cloudlink.hub.doors.ways import Nowhere, Ways
 from cloudlink.hub.patience import DEFAULT_PATIENCE, Patience
 from cloudlink.hub.remote import Remote
 from cloudlink.hub.store import Store
 from cloudlink.kube.catalogue import Catalogue
+from cloudlink.kube.fits import Fit
 from edged.errors import EdgedError
 
 log = logging.getLogger(__name__)
@@ -96,6 +98,7 @@ def create_app(
     audit: Audit | None = None,
     intake: Intake | None = None,
     patience: Patience = DEFAULT_PATIENCE,
+    foresee: Foresee | None = None,
 ) -> FastAPI:
     """The hub's ASGI application; handlers use the store in the loop's own thread.
 
@@ -108,15 +111,14 @@ def create_app(
     :param remote: the way to the nodes; None = there is none, and logs and commands can't be had.
     :param keys: what else than the administrator's token is believed.
     :param intake: bounds on what comes in; None = the usual ones.
+    :param foresee: answers what would fit (foresight.py); None = nobody can.
     :param audit: where is written down who asked what; None = nowhere.
     :param patience: how long pods that don't say otherwise stay bound to a lost node.
     """
     access = Access(store, authenticate, keys, audit, now)
-    context = Context(store, now, admit, on_change, ipaddress.IPv4Network(service_network), patience=patience)
-    if remote is not None:
-        context.ways = Ways(remote)
-    if intake is not None:
-        context.intake = intake
+    network = ipaddress.IPv4Network(service_network)
+    context = Context(store, now, admit, on_change, network, patience=patience, foresee=foresee)
+    context.ways, context.intake = Ways(remote or Nowhere()), intake or Intake()
     app = FastAPI(title="edged hub", openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(Gate, access=access)
     for router in (make_router(access), *extra_routers):
@@ -261,6 +263,8 @@ def _posted(access: Access, call: Call) -> Handler | None:
         return lambda context, call: reviews.token(context, access, call)
     if resource.stored or call.target.name or (resource.namespaced and not call.target.namespace):
         return None
+    if resource.model is Fit:
+        return lambda context, call: fits.ask(access, context, call)
     return lambda _, call: reviews.review(access, call)
 
 

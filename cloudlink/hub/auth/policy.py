@@ -140,6 +140,7 @@ def _edit() -> tuple[PolicyRule, ...]:
         *(_rule(WRITE, group, *resources) for group, resources in _WORK),
         _rule(WRITE, "", "pods/attach", "pods/exec", "pods/portforward", "pods/proxy", "secrets", "services/proxy"),
         _rule(("create",), "", "pods/eviction", "serviceaccounts/token"),
+        _rule(("create",), HUB_GROUP, "fits"),
         _rule(READ, "coordination.k8s.io", "leases"),
         _rule(WRITE, "coordination.k8s.io", "leases"),
     )
