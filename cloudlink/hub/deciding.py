@@ -30,7 +30,7 @@ from cloudlink.hub.decision import Decision, Suffix
 from cloudlink.hub.listening import Always, Listening
 from cloudlink.hub.objects import is_deleted
 from cloudlink.hub.schedule.storage import claims_of
-from cloudlink.hub.store import Store
+from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.hub.world import World
 from cloudlink.kube.accounts import ServiceAccount
 from cloudlink.kube.apps import ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet
@@ -136,6 +136,19 @@ def _of_a_pod(pod: Pod, world: World, now: float, settled_at: float) -> Decision
     claims = (world.get(PersistentVolumeClaim, *title.split("/", 1)) for title in claims_of(pod))
     tied = tuple(c.metadata.name for c in claims if c is not None and c.node == node.metadata.name)
     return eviction.reconcile(pod, node, now, settled_at, tied)
+
+
+def is_own_word(event: WatchEvent) -> bool:
+    """Whether a set's status has changed and nothing else: its controller said so itself, and need not look again. One
+    that counts a thousand pods takes a while to."""
+    new, old = event.object, event.before
+    if not isinstance(new, DaemonSet | StatefulSet) or not isinstance(old, DaemonSet | StatefulSet):
+        return False
+    same = {"resource_version": "", "managed_fields": ()}
+    known = new.status.collision_count == old.status.collision_count  # with it the decision has only begun
+    return (
+        known and new.spec == old.spec and new.metadata.model_copy(update=same) == old.metadata.model_copy(update=same)
+    )
 
 
 def sets_of(claim: KubeObject, world: World) -> Iterator[StatefulSet]:

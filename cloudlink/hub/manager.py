@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from cloudlink.hub.admitting import Admitting
 from cloudlink.hub.controllers import endpoints, events, garbage
-from cloudlink.hub.deciding import DECIDED, PODS_OF, controllers_of, decide, sets_of
+from cloudlink.hub.deciding import DECIDED, PODS_OF, controllers_of, decide, is_own_word, sets_of
 from cloudlink.hub.decision import Note, Suffix, describe
 from cloudlink.hub.errors import Gone, StoreError
 from cloudlink.hub.lives import LIVES, Lives
@@ -163,7 +163,8 @@ class Manager:
                 self._look_around_the_gone(event.object)
             else:
                 self._queue.succeeded(_task(event.object))  # it may have been mended: no reason to wait any longer
-                self._look_at(event.object)
+                if not is_own_word(event):
+                    self._look_at(event.object)
             for task in (*self._lives.concerned(event, self._world), *self._admitting.notice(event)):
                 self._queue.add(task)
             self._look_for_garbage(event)

@@ -54,12 +54,17 @@ class Berth:
     """One node, and the DaemonSet's pods there, oldest first.
 
     :ivar wanted: a pod should run there. :ivar stays: one that is there may stay.
+    :ivar active: those of the pods that count; `new` and `old`: the oldest of them with the present template, and
+        with another one.
     """
 
     node: str
     wanted: bool
     stays: bool
     pods: tuple[Pod, ...] = ()
+    active: tuple[Pod, ...] = ()
+    new: Pod | None = None
+    old: Pod | None = None
 
 
 @dataclass(slots=True)
@@ -93,7 +98,7 @@ def reconcile(
         return Decision((UpdateStatus(ds.model_copy(update={"status": status})),))
     label = history.label_of(past.update, ds)
     sites = _sites(ds, nodes)
-    found = _berths(sites, pods)
+    found = _berths(sites, pods, label)
     plan = _Plan([], [], [])
     touched = {b.node for b in found if _tend(ds, b, label, now, suffix, plan)}
     if ds.spec.update_strategy.type == "RollingUpdate":
@@ -103,8 +108,8 @@ def reconcile(
     labels = {p.metadata.labels.get(REVISION_LABEL) for p in pods}
     used = {r.metadata.name for r in past.known if history.label_of(r, ds) in labels}
     if plan.created or plan.removed:
-        found = _berths(sites, [p for p in pods if p.metadata.name not in gone] + plan.created)
-    status = _status(ds, found, label, now)
+        found = _berths(sites, [p for p in pods if p.metadata.name not in gone] + plan.created, label)
+    status = _status(ds, found, now)
     changes: list[ObjectChange] = [*past.changes, *map(remove_pod, plan.removed), *map(Create, plan.created)]
     changes += history.forget(ds, past, used)
     if status != ds.status:
@@ -172,16 +177,24 @@ def _sites(ds: DaemonSet, nodes: Sequence[Node]) -> list[Berth]:
     return [Berth(n.metadata.name, *suits(spec, n, tolerated)) for n in ordered]
 
 
-def _berths(sites: Sequence[Berth], pods: Sequence[Pod]) -> list[Berth]:
+def _berths(sites: Sequence[Berth], pods: Sequence[Pod], label: str) -> list[Berth]:
     there: dict[str, list[Pod]] = {}
     for pod in sorted(pods, key=lambda p: (p.metadata.creation_timestamp or "~", p.metadata.name)):
         there.setdefault(target(pod), []).append(pod)
-    found = [Berth(s.node, s.wanted, s.stays, tuple(there.get(s.node, ()))) for s in sites]
+    found = [_berth(site, there.get(site.node, ()), label) for site in sites]
     # Pods of a node that was removed are ended by the garbage collector, once that is certain; those that wait for
     # one that isn't there (or, adopted ones, for any) have nowhere to go.
-    known = {b.node for b in found}
+    known = {s.node for s in sites}
     lost = tuple(p for node, here in there.items() if node not in known for p in here if not p.spec.node_name)
     return [*found, Berth("", wanted=False, stays=False, pods=lost)] if lost else found
+
+
+def _berth(site: Berth, pods: Sequence[Pod], label: str) -> Berth:
+    active = tuple(p for p in pods if is_active(p))
+    revisions = [p.metadata.labels.get(REVISION_LABEL) for p in active]
+    new = next((p for p, has in zip(active, revisions, strict=True) if has == label), None)
+    old = next((p for p, has in zip(active, revisions, strict=True) if has != label), None)
+    return Berth(site.node, site.wanted, site.stays, tuple(pods), active, new, old)
 
 
 # ---------------------------------------------------------------- one pod each
@@ -189,14 +202,15 @@ def _berths(sites: Sequence[Berth], pods: Sequence[Pod]) -> list[Berth]:
 
 def _tend(ds: DaemonSet, berth: Berth, label: str, now: float, suffix: Suffix, plan: _Plan) -> bool:
     """Bring one node to the right number of pods, whatever their revision; True if something is to be done there."""
-    active = [p for p in berth.pods if is_active(p)]
     if not berth.stays:
         unwanted = [p for p in berth.pods if not is_deleted(p)]
         plan.removed += unwanted
         return bool(unwanted)
+    if len(berth.active) == len(berth.pods) == 1:  # as nearly always
+        return False
     finished = [p for p in berth.pods if is_finished(p) and not is_deleted(p)]
-    if active:
-        surplus = _surplus(active, label, may_surge=_surge(ds, 1) > 0) + finished
+    if berth.active:
+        surplus = _surplus(berth, may_surge=_surge(ds, 1) > 0) + finished
         plan.removed += surplus
         return bool(surplus)
     if any(is_deleted(p) for p in berth.pods):
@@ -219,11 +233,10 @@ def _tend(ds: DaemonSet, berth: Berth, label: str, now: float, suffix: Suffix, p
     return berth.wanted
 
 
-def _surplus(active: Sequence[Pod], label: str, *, may_surge: bool) -> list[Pod]:
+def _surplus(berth: Berth, *, may_surge: bool) -> list[Pod]:
     """All but the oldest; where a surge is under way, all but the oldest of the new and the oldest of the old."""
-    new = [p for p in active if p.metadata.labels.get(REVISION_LABEL) == label]
-    old = [p for p in active if p.metadata.labels.get(REVISION_LABEL) != label]
-    return new[1:] + old[1:] if may_surge else list(active[1:])
+    kept = (berth.new, berth.old) if may_surge else berth.active[:1]
+    return [p for p in berth.active if all(p is not k for k in kept)]
 
 
 def _new_pod(ds: DaemonSet, node: str, label: str, suffix: Suffix, last: Pod | None = None) -> Pod:
@@ -264,9 +277,7 @@ def _roll(
     for berth in found:
         if not berth.stays:
             continue
-        active = [p for p in berth.pods if is_active(p)] if berth.node not in touched else []
-        new = next((p for p in active if p.metadata.labels.get(REVISION_LABEL) == label), None)
-        old = next((p for p in active if p.metadata.labels.get(REVISION_LABEL) != label), None)
+        new, old = (berth.new, berth.old) if berth.node not in touched else (None, None)
         if new is not None and old is not None:  # a surge that is under way, or was when the strategy had one
             if is_available(new, wait, now):
                 plan.removed.append(old)
@@ -283,30 +294,24 @@ def _roll(
         return
     spare = max((most or 1) - missing - len(broken), 0)
     for berth in broken + healthy[:spare]:
-        plan.removed += [p for p in berth.pods if is_active(p)]
+        plan.removed += berth.active
 
 
-def _status(ds: DaemonSet, found: Sequence[Berth], label: str, now: float) -> DaemonSetStatus:
+def _status(ds: DaemonSet, found: Sequence[Berth], now: float) -> DaemonSetStatus:
+    """The oldest active pod stands for its node, as in Kubernetes; a pod that leaves still occupies it."""
     wait = ds.spec.min_ready_seconds
     wanted = [b for b in found if b.wanted]
-    # The oldest active pod stands for its node, as in Kubernetes; a pod that leaves still occupies it.
-    standing = [(b, next((p for p in b.pods if is_active(p)), b.pods[0] if b.pods else None)) for b in wanted]
-    there = [p for _, p in standing if p is not None]
-    counted = [p for p in there if is_active(p)]
-    ready = [p for b in wanted for p in b.pods if is_active(p) and is_ready(p)]
-    available = {p.spec.node_name for p in ready if is_available(p, wait, now)}
-    active = [p for b in wanted for p in b.pods if is_active(p)]
-    updated = {target(p) for p in active if p.metadata.labels.get(REVISION_LABEL) == label}
-    old = {target(p) for p in counted if p.metadata.labels.get(REVISION_LABEL) != label}
+    ready = [[p for p in b.active if is_ready(p)] for b in wanted]
+    available = sum(any(is_available(p, wait, now) for p in pods) for pods in ready)
     return ds.status.model_copy(
         update={
             "observed_generation": ds.metadata.generation,
             "desired_number_scheduled": len(wanted),
-            "current_number_scheduled": len(there),
+            "current_number_scheduled": sum(bool(b.pods) for b in wanted),
             "number_misscheduled": sum(bool(b.pods) for b in found if not b.wanted),
-            "number_ready": len({p.spec.node_name for p in ready}),
-            "number_available": len(available),
-            "number_unavailable": len(wanted) - len(available),
-            "updated_number_scheduled": len(updated - old),
+            "number_ready": sum(map(bool, ready)),
+            "number_available": available,
+            "number_unavailable": len(wanted) - available,
+            "updated_number_scheduled": sum(b.new is not None and b.new is b.active[0] for b in wanted),
         }
     )
