@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 KEEPALIVE = 15  # seconds; after one and a half of them without a word, each side gives the other up
 FIRST_DELAY, LONGEST_DELAY = 0.1, 5.0  # seconds between attempts to reach the broker
 TIMEOUT = 10.0  # seconds for the broker to acknowledge anything
+COMPILED_AT_ONCE = 50  # documents made before others get their turn: some milliseconds of work
 AT_ONCE = 16  # documents in flight; mosquitto's own default is 20
 COMPLAIN_EVERY = 60.0  # seconds between log lines about garbage of one node
 COMPLAINTS_KEPT = 1024
@@ -95,7 +96,8 @@ class Exchange:
         self._outbox: dict[str, Document] = {}
         self._posted = asyncio.Event()
         self._doubted = asyncio.Event()  # a node's absence may be due for belief earlier than was thought
-        self._dirty: set[str] = set()  # nodes whose documents may no longer be right
+        self._dirty: dict[str, None] = {}  # nodes whose documents may no longer be right, the longest first
+        self._dirtied = asyncio.Event()
         self._complaints: dict[str, float] = {}
         self.garbage = 0  # messages that could not be believed
         self.published = 0
@@ -104,6 +106,7 @@ class Exchange:
     async def run(self) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(self._follow(), name="exchange changes")
                 tasks.create_task(self._keep_documents(), name="exchange documents")
                 tasks.create_task(self._stay_connected(), name="exchange broker")
         finally:
@@ -111,12 +114,11 @@ class Exchange:
 
     # ------------------------------------------------------------ what nodes must be told
 
-    async def _keep_documents(self) -> None:
-        """Recompile the documents of the nodes that a change is about, and leave them in the outbox."""
-        self._dirty = self._everybody()
+    async def _follow(self) -> None:
+        """Find out whose documents a change is about."""
+        self._doubt(self._everybody())
         while True:
             try:
-                self._refresh()
                 news = await self._watch.batch()
                 if not news:
                     return  # the store was closed
@@ -124,14 +126,33 @@ class Exchange:
             except Gone:
                 self._watch = self._store.subscribe(FOLLOWED)
                 self._world.reload()
-                self._dirty = self._everybody()
+                self._doubt(self._everybody())
+
+    async def _keep_documents(self) -> None:
+        """Recompile those documents, some at a time, and leave them in the outbox.
+
+        A thousand pods are made in many rounds, and each is about most nodes. While a node waits for its turn, all
+        that changes for it is one change; and nobody else waits for a thousand documents.
+        """
+        while True:
+            await self._dirtied.wait()
+            try:
+                self._refresh()
             except EdgedError as e:
                 log.error("documents wait for the database: %s", e)
                 await asyncio.sleep(1.0)
+            if not self._dirty:
+                self._dirtied.clear()
+            await asyncio.sleep(0)
+
+    def _doubt(self, nodes: Iterable[str]) -> None:
+        self._dirty.update(dict.fromkeys(nodes))
+        if self._dirty:
+            self._dirtied.set()
 
     def rekeyed(self, node: str) -> None:
         """A node has joined, maybe anew with another key: what was sealed for the old one must be sealed again."""
-        self._dirty.add(node)
+        self._doubt([node])
         try:
             self._notice(self._watch.drain())
             self._refresh()
@@ -139,22 +160,27 @@ class Exchange:
             log.warning("node %s is told later: %s", node, e)  # by _keep_documents, which meets the same trouble
 
     def _refresh(self) -> None:
-        """Compile, record, and post what has changed; then let go of the pods that nobody waits for."""
+        """Compile, record, and post what has changed of some nodes; then let go of the pods that nobody waits for."""
         if not self._dirty:
             return
-        nodes = sorted(self._dirty & self._everybody())
+        turn = tuple(itertools.islice(self._dirty, COMPILED_AT_ONCE))
+        nodes = sorted(filter(self._can_be_told, turn))
         for document in self._documents.refresh(nodes):
             self._outbox[document.node] = document
         if self._outbox:
             self._posted.set()
         changes = [c for node in nodes for c in self._reports.farewells(node)]
         self._store.commit([*changes, *self._reports.complaints(self._documents.problems, self._documents.fitted)])
-        self._dirty.clear()
+        for node in turn:
+            self._dirty.pop(node, None)
+
+    def _can_be_told(self, node: str) -> bool:
+        """A name that is no part of a topic belongs to no node of ours."""
+        known = self._world.get(Node, "", node) is not None or self._documents.generation(node)
+        return bool(known) and wire.valid_name(node)
 
     def _everybody(self) -> set[str]:
-        """Nodes that can be told something: a name that is no part of a topic belongs to no node of ours."""
-        nodes = {n.metadata.name for n in self._world.all(Node)} | set(self._documents.nodes)
-        return {name for name in nodes if wire.valid_name(name)}
+        return {n.metadata.name for n in self._world.all(Node)} | set(self._documents.nodes)
 
     def _notice(self, news: Sequence[WatchEvent]) -> None:
         """Keep the index, and remember whose documents may look different now."""
@@ -164,7 +190,7 @@ class Exchange:
                 self._documents.forget(event.object.metadata.uid)
                 self._reports.forget(event.object.metadata.uid)
         for event in news:
-            self._dirty.update(self._concerned(event))
+            self._doubt(self._concerned(event))
 
     def _concerned(self, event: WatchEvent) -> Iterable[str]:
         obj, before = event.object, event.before
@@ -331,14 +357,15 @@ class Exchange:
                 topic.node,
                 status.generation,
             )
-            self._dirty.add(topic.node)
+            self._doubt([topic.node])
         return True
 
     def _commit(self, nodes: Iterable[str]) -> None:
         try:
             with contextlib.suppress(Gone):  # _keep_documents meets it as well, and starts anew
                 self._notice(self._watch.drain())  # decide on what is, not on what was
-            self._refresh()
+            if len(self._dirty) <= COMPILED_AT_ONCE:
+                self._refresh()
             self._store.commit(self._reports.changes(nodes))
         except EdgedError as e:
             log.error("what %s said is lost: %s", ", ".join(nodes), e)

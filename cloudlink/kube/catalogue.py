@@ -29,6 +29,9 @@ class Catalogue:
         self.serial = serial
         self._by_plural = {(r.group, r.version, r.plural): r for r in self.resources}
         self._by_kind = {(r.api_version, r.kind): r for r in self.resources}
+        self._by_group: dict[tuple[str, str], Resource] = {}  # whichever version comes first
+        for resource in self.resources:
+            self._by_group.setdefault((resource.group, resource.kind), resource)
         self._by_key: dict[str, Resource] = {}
         for resource in self.resources:
             if resource.shape is not None and resource.shape.stored == resource.api_version:
@@ -47,8 +50,7 @@ class Catalogue:
     def by_reference(self, api_version: str, kind: str) -> Resource | None:
         """Likewise; also of a version that is no longer served, where another one of that group is."""
         group = api_version.rpartition("/")[0]
-        same = (r for r in self.resources if (r.group, r.kind) == (group, kind))
-        return self._by_kind.get((api_version, kind)) or next(same, None)
+        return self._by_kind.get((api_version, kind)) or self._by_group.get((group, kind))
 
     def by_key(self, key: str) -> Resource | None:
         """As the store files it. Of a kind with several versions, the one that is stored."""

@@ -45,6 +45,7 @@ class Family:
     """:ivar new: the set with the present template, if there is one already.
     :ivar old: the others, oldest first.
     :ivar pods: by the uid of their ReplicaSet.
+    :ivar alive: those of them that count as replicas.
     :ivar cap: how many pods the present wave allows the new set; all of them where there are no waves.
     :ivar marks: annotations to write on the new set.
     """
@@ -57,6 +58,7 @@ class Family:
     policy: RolloutPolicy
     now: float
     cap: int
+    alive: Mapping[str, list[Pod]]
     marks: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -64,7 +66,7 @@ class Family:
         return (*self.old, self.new) if self.new else self.old
 
     def active(self, rs: ReplicaSet) -> list[Pod]:
-        return [p for p in self.pods.get(rs.metadata.uid, ()) if is_active(p)]
+        return self.alive.get(rs.metadata.uid, [])
 
     def count(self, rs: ReplicaSet) -> Count:
         active = self.active(rs)
@@ -164,7 +166,8 @@ def family_of(deployment: Deployment, sets: Sequence[ReplicaSet], pods: Sequence
     policy = policy_of(deployment.metadata.annotations)
     old = tuple(s for s in in_order if s is not new)
     every = {uid: tuple(of_set) for uid, of_set in by_set.items()}
-    return Family(deployment, new, old, every, limits, policy, now, cap=spec.replicas)
+    alive = {uid: [p for p in of_set if is_active(p)] for uid, of_set in by_set.items()}
+    return Family(deployment, new, old, every, limits, policy, now, cap=spec.replicas, alive=alive)
 
 
 def revision_of(rs: ReplicaSet) -> int:
