@@ -34,7 +34,8 @@ class Simulator:
     def __init__(self, hub: RunningHub, nodes: int, seed: int = SEED) -> None:
         words = ["-m", "cloudlink.cli", "simulate", "--kubeconfig", str(hub.kubeconfig), "--nodes", str(nodes)]
         words += ["--seed", str(seed), "--every", "5"]
-        words += ["--pull", "0", "0", "--pull-failures", "0"]  # a registry's slowness is not what is measured here
+        words += ["--pull", "0", "0", "--pull-failures", "0"]  # neither registries nor bad programs are measured here
+        words += ["--crashes", "0", "--hangs", "0"]
         self._log = (hub.folder / "simulator.log").open("w+b")
         self.process = subprocess.Popen([sys.executable, *words], cwd=CHECKOUT, stdout=self._log, stderr=self._log)
         self._file = hub.folder / "simulator.log"
