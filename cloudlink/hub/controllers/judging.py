@@ -75,8 +75,11 @@ def judge_wave(pods: Sequence[Pod], before: Mapping[str, int], now: float) -> Ve
     return Verdict(wake_at=min((t.at for t in troubles), default=NEVER))
 
 
-def standstill(pods: Sequence[Pod], wanted: int, limit: float) -> Verdict:
-    """A revision without progress within its deadline of `limit` seconds: what keeps it, as far as that is known."""
+def standstill(pods: Sequence[Pod], wanted: int, limit: float, failure: str = "") -> Verdict:
+    """A revision without progress within its deadline of `limit` seconds: what keeps it, as far as that is known.
+
+    :param failure: why its pods can't be made.
+    """
     cause = f"no progress within {limit:.0f} s"
     stuck = [_obstacle(p) for p in pods if not is_ready(p)]
     if stuck:
@@ -84,6 +87,7 @@ def standstill(pods: Sequence[Pod], wanted: int, limit: float) -> Verdict:
         cause += f"; {sum(t.reason == reason for t in stuck)} of {len(pods)} new pods {reason}{message}"
     elif len(pods) < wanted:
         cause += f"; {len(pods)} of {wanted} new pods exist"
+        cause += f": {failure[:MESSAGE_MAX]}" if failure else ""
     return Verdict("ProgressDeadlineExceeded", cause)
 
 

@@ -15,6 +15,7 @@ from cloudlink.hub.changes import ObjectChange, Update, UpdateStatus
 from cloudlink.hub.controllers import judging, progress
 from cloudlink.hub.controllers.family import COMPONENT, REVISION, Family, images_of, revision_of
 from cloudlink.hub.controllers.judging import Verdict
+from cloudlink.hub.controllers.refusals import FAILURE
 from cloudlink.hub.decision import Decision, Note
 from cloudlink.hub.objects import find_condition, with_condition, with_meta, without_hash
 from cloudlink.kube.annotations import RESTORED
@@ -38,14 +39,16 @@ def verdict_of(family: Family, of_wave: Verdict) -> Verdict:
     timed_out = told is not None and told.status == "False" and told.reason == progress.TIMED_OUT
     if verdict.cause or not timed_out or told is None:
         return verdict
+    failure = find_condition(new.status.conditions, FAILURE)
+    if len(pods) > deployment.status.updated_replicas or (not pods and failure is None):
+        return verdict  # Recreate waited for the old pods to leave: the new revision has had no chance yet
     if told.message != progress.timed_out(new.metadata.name):
         ours = f"{_who(family)}: "  # said by `failed`; a pod may have recovered since, which is no news any more
         if told.message.startswith(ours):
             return Verdict(told.reason, told.message.removeprefix(ours))
         return verdict
-    return judging.standstill(
-        pods, min(family.cap, deployment.spec.replicas), deployment.spec.progress_deadline_seconds
-    )
+    wanted, limit = min(family.cap, deployment.spec.replicas), deployment.spec.progress_deadline_seconds
+    return judging.standstill(pods, wanted, limit, failure.message if failure is not None else "")
 
 
 def undone(family: Family, target: ReplicaSet, verdict: Verdict) -> Decision:
