@@ -91,3 +91,4 @@ def test_a_canary_that_fails_on_its_node_is_undone_and_the_other_nodes_notice_no
     web.until_complete("")
     now = web.pids()
     assert sum(now.get(name) == pids for name, pids in before.items()) == NODES - 1
+    assert len(web.nodes("")) == NODES

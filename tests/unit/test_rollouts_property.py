@@ -107,7 +107,7 @@ def to_the_end(world: RolloutWorld) -> None:
 REPLACED_EARLY = [("edit", "flash"), ("live", 0), ("off their nodes", 0), ("edit", "crash")]
 
 
-@settings(max_examples=120)
+@settings(max_examples=80)
 @example(1, 0, "100%", 0, "", "", REPLACED_EARLY)
 @given(st.integers(1, 5), shares, shares, st.sampled_from([0, 0, 8]), waves, holds, st.lists(happenings, max_size=25))
 def test_whatever_happens_bounds_hold_bad_revisions_are_undone_and_good_ones_arrive(
@@ -134,7 +134,7 @@ def test_whatever_happens_bounds_hold_bad_revisions_are_undone_and_good_ones_arr
         assert image in (world.wish, *world.good_images())
 
 
-@settings(max_examples=40)
+@settings(max_examples=30)
 @given(st.integers(1, 5), waves, st.sampled_from(BAD), st.lists(happenings, max_size=10))
 def test_a_bad_revision_that_may_not_be_undone_stays_and_takes_no_more_than_it_may(
     replicas: int, wave: str, nature: str, story: list[tuple[str, Any]]

@@ -125,6 +125,13 @@ def spread(most: int = 1, by: str = ZONE, **more: Any) -> dict[str, Any]:
     return {"topologySpreadConstraints": [constraint | {"labelSelector": {"matchLabels": {"app": "web"}}} | more]}
 
 
+def test_a_pod_that_was_asked_to_end_does_not_count_where_pods_are_spread() -> None:
+    nodes = [board("a", "one"), board("b", "two", 2000 * MIB)]
+    ends = with_meta(app("ends", "a", memory="500Mi"), deletion_timestamp="2026-01-01T00:00:00Z")
+    there = [ends, app("stays", "b", memory="10Mi")]
+    assert homes([app("next", memory="10Mi", **spread())], nodes, there) == {"next": "a"}
+
+
 def test_pods_are_spread_over_places_as_evenly_as_asked() -> None:
     nodes = [board("a", "one"), board("b", "two"), board("c", "three")]
     found = homes([app(f"p{i}", memory="10Mi", **spread()) for i in range(9)], nodes)

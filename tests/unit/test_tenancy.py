@@ -90,6 +90,7 @@ def told(fleet: Fleet) -> dict[str, Any]:
         "pressure": {c: m.tolist() for c, m in fleet.pressure.items() if np.any(m)},
         "ports": fleet.ports.plain(),
         "crowds": fleet.crowds.plain(),
+        "leaving": fleet.leaving.plain(),
         "shunned": fleet.shunned.plain(),
         "tenants": fleet.tenants,
         "zones": [n.metadata.labels.get("zone") for n in fleet.map.nodes],

@@ -36,11 +36,16 @@ class Count:
     own: bool
 
     @classmethod
-    def of(cls, key: str, who: Iterable[Crowd], own: bool, fleet: Fleet, among: Mask | None = None) -> Count:
+    def of(
+        cls, key: str, who: Iterable[Crowd], own: bool, fleet: Fleet, among: Mask | None = None, stay: bool = False
+    ) -> Count:
+        """:param among: only what is on these rows.
+        :param stay: only what wasn't asked to end.
+        """
         topology = fleet.map.topology(key)
         counts = np.zeros(topology.count + 1, np.int64)
         for crowd in who:
-            there = fleet.crowds[crowd]
+            there = _staying(crowd, fleet) if stay else fleet.crowds[crowd]
             rows = np.fromiter(there.keys(), np.intp, len(there))
             numbers = np.fromiter(there.values(), np.int64, len(there))
             if among is not None:
@@ -53,6 +58,11 @@ class Count:
         place = self.topology.of[row]
         if self.own and place >= 0:
             self.by_place[place] += 1
+
+
+def _staying(crowd: Crowd, fleet: Fleet) -> Mapping[int, int]:
+    there, leaving = fleet.crowds[crowd], fleet.leaving[crowd]
+    return {row: n - leaving.get(row, 0) for row, n in there.items()} if leaving else there
 
 
 @dataclass(slots=True)
@@ -97,7 +107,7 @@ class Evenness:
         among = fleet.map.all() if spread.every_node else may
         spaces = frozenset((wants.namespace,))  # constraints speak of pods of the pod's own namespace
         who, own = _meant(spread.selector, spaces, fleet), _means(spread.selector, spaces, wants.who)
-        count = Count.of(spread.topology, who, own, fleet, among)
+        count = Count.of(spread.topology, who, own, fleet, among, stay=True)
         there = _places(count.topology.of[among])
         return cls(spread, count, among, slice(0, -1) if len(there) == count.topology.count else there)
 

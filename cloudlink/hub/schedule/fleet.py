@@ -144,6 +144,7 @@ class Fleet:
     :ivar pressure: type of a node condition -> nodes that have it.
     :ivar ports: those that are taken on each row, by protocol and number.
     :ivar crowds: (namespace, labels) of pods -> how many of them are on each row; by each of the labels.
+    :ivar leaving: of those, the ones that were asked to end: who is spread evenly doesn't mind them, as in Kubernetes.
     :ivar shunned: who is kept away by pods that are there: their required anti-affinity -> rows that they are on; by
         the label that it selects by.
     """
@@ -156,6 +157,7 @@ class Fleet:
     pressure: dict[str, Mask]
     ports: Tally[HostPort] = field(default_factory=lambda: Tally(_numbered))
     crowds: Tally[Crowd] = field(default_factory=lambda: Tally(_labelled))
+    leaving: Tally[Crowd] = field(default_factory=lambda: Tally(_labelled))
     shunned: Tally[Company] = field(default_factory=lambda: Tally(_selected))
     tenants: dict[tuple[str, str], Tenant] = field(default_factory=dict)
     _scale: dict[str, NDArray[np.float64]] | None = None
@@ -185,6 +187,7 @@ class Fleet:
             self.pressure,
             self.ports.copy(),
             self.crowds.copy(),
+            self.leaving.copy(),
             self.shunned.copy(),
             dict(self.tenants),
             self._scale,
@@ -252,11 +255,16 @@ class Fleet:
         if row is not None:
             self.tenants[tenant.key] = tenant
             self.take(tenant.wants, row)
+            if tenant.leaving:
+                self.leaving.add(tenant.wants.who, row, 1)
 
     def evict(self, tenant: Tenant) -> None:
         """The opposite of `house`: for asking what would be if a pod weren't there."""
         del self.tenants[tenant.key]
-        self.take(tenant.wants, self.map.rows[tenant.node], -1)
+        row = self.map.rows[tenant.node]
+        self.take(tenant.wants, row, -1)
+        if tenant.leaving:
+            self.leaving.add(tenant.wants.who, row, -1)
 
 
 def _numbered(port: HostPort) -> Iterable[Hashable]:
