@@ -343,8 +343,10 @@ class Exchange:
             return False  # somebody cleared what was retained
         if topic.leaf == wire.PRESENCE:
             presence = wire.decode_presence(bytes(payload))
-            self._doubted.set()
-            return self._reports.hear_presence(topic.node, presence, live=not message.retain)
+            news = self._reports.hear_presence(topic.node, presence, live=not message.retain)
+            if not news and not presence.online:
+                self._doubted.set()
+            return news
         if topic.leaf != wire.STATUS:
             return False
         status = wire.decode_status(bytes(payload), topic.node)

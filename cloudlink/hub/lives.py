@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterator
 
 from cloudlink.hub.controllers import node_life
-from cloudlink.hub.controllers.node_life import COMPONENT, Knobs
+from cloudlink.hub.controllers.node_life import COMPONENT, Census, Knobs
 from cloudlink.hub.decision import Decision, Note
 from cloudlink.hub.listening import Always, Listening
 from cloudlink.hub.watch import WatchEvent
@@ -21,7 +21,7 @@ TOLD_EACH = 10  # lost nodes that get an event about a disruption; more would sa
 
 
 class Lives:
-    """Remembers only what was said last, so that it is said once.
+    """Keeps count of the nodes, and remembers what was said last, so that it is said once.
 
     :param listening: since when nodes are heard at all.
     """
@@ -29,7 +29,16 @@ class Lives:
     def __init__(self, knobs: Knobs | None = None, listening: Listening | None = None) -> None:
         self._knobs = knobs or Knobs()
         self.listening = listening or Always()
+        self._census = Census()
+        self._dirty: set[str] = set()  # nodes whose taints may not be what they should
         self._held = False
+
+    def begin(self, world: World) -> None:
+        """Count anew: at the start, and where events were missed."""
+        self._census, self._dirty = Census(), set()
+        for node in world.all(Node):
+            self._census.note(node)
+            self._dirty.add(node.metadata.name)
 
     def concerned(self, event: WatchEvent, world: World) -> Iterator[Task]:
         """Who has to look because of this: the fleet's life, and pods of a node whose taints or readiness changed."""
@@ -39,25 +48,29 @@ class Lives:
         before = node_life.seen(old) if isinstance(old, Node) and event.type == "MODIFIED" else None
         if before == node_life.seen(new) and event.type == "MODIFIED":
             return
+        self._census.note(new, gone=event.type == "DELETED")
+        self._dirty.add(new.metadata.name)
         yield LIVES
         for pod in world.on_node(new.metadata.name):
             yield Task("Pod", "Pod", pod.metadata.namespace, pod.metadata.name)
 
     def decide(self, world: World, now: float) -> Decision:
-        nodes = world.all(Node)
-        verdict = node_life.reconcile(nodes, now, self._knobs)
-        notes: tuple[Note, ...] = ()
-        if bool(verdict.held) != self._held:
-            self._held = bool(verdict.held)
-            if len(verdict.lost) == 1 == len(nodes):
-                log.info("evictions are held: %s", verdict.held)  # nothing that anybody could do better
-            elif verdict.held:
-                log.warning("evictions are held: %s", verdict.held)
-                told = {n.metadata.name: n for n in nodes}
-                notes = tuple(
-                    Note(told[name], "Warning", "EvictionHeld", verdict.held, COMPONENT)
-                    for name in verdict.lost[:TOLD_EACH]
-                )
-            else:
-                log.info("evictions go on; lost nodes: %d", len(verdict.lost))
-        return Decision(verdict.changes, notes, verdict.wake_at)
+        nodes = [n for name in self._dirty if (n := world.get(Node, "", name)) is not None]
+        verdict = node_life.reconcile(nodes, self._census, now, self._knobs)
+        # Until the commit is heard of: it may be refused.
+        self._dirty = {c.object.metadata.name for c in verdict.changes}
+        return Decision(verdict.changes, tuple(self._said(verdict.held)), verdict.wake_at)
+
+    def _said(self, held: str) -> Iterator[Note]:
+        if bool(held) == self._held:
+            return
+        self._held = bool(held)
+        lost = self._census.lost
+        if not held:
+            log.info("evictions go on; lost nodes: %d", len(lost))
+        elif len(self._census.spoke) == 1:
+            log.info("evictions are held: %s", held)  # nothing that anybody could do better
+        else:
+            log.warning("evictions are held: %s", held)
+            for name in sorted(lost)[:TOLD_EACH]:
+                yield Note(lost[name], "Warning", "EvictionHeld", held, COMPONENT)

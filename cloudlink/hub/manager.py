@@ -92,6 +92,7 @@ class Manager:
             for obj in self._store.list(kind):
                 self._look_at(obj)
         self._queue.add(SCHEDULER)
+        self._lives.begin(self._world)
         self._queue.add(LIVES)
 
     # ------------------------------------------------------------ the loop

@@ -7,7 +7,8 @@ from typing import Any, Literal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cloudlink.hub.controllers.node_life import Knobs, Verdict, reconcile
+from cloudlink.hub.controllers.node_life import Census, Knobs, Verdict
+from cloudlink.hub.controllers.node_life import reconcile as decide
 from cloudlink.hub.objects import rfc3339
 from cloudlink.kube.core import Node, NodeCondition, Taint
 from cloudlink.kube.taints import NOT_READY, UNREACHABLE
@@ -24,6 +25,18 @@ def board(name: str, ready: Ready = "True", since: float = NOW, pressure: str = 
         conditions.append(NodeCondition(type=pressure, status="True"))
     status = made.status.model_copy(update={"conditions": tuple(conditions)})
     return with_meta(made.model_copy(update={"status": status}), uid=name)  # type: ignore[no-any-return]
+
+
+def reconcile(nodes: list[Node], now: float, knobs: Knobs) -> Verdict:
+    """Everybody has changed."""
+    return decide(nodes, counted(nodes), now, knobs)
+
+
+def counted(nodes: list[Node]) -> Census:
+    census = Census()
+    for one in nodes:
+        census.note(one)
+    return census
 
 
 def after(nodes: list[Node], verdict: Verdict) -> list[Node]:
@@ -106,7 +119,6 @@ def test_nobody_is_evicted_while_most_of_the_fleet_is_lost_and_those_who_waited_
     most = [*nodes[:1], *(board(f"up-{i}", "Unknown") for i in range(1, 4)), *nodes[4:]]
     held = reconcile(most, NOW + 5, AT_ONCE)
     assert held.held.startswith("5 of 6 nodes are lost")
-    assert held.lost == ("lost-0", "lost-1", "up-1", "up-2", "up-3")
     most = after(most, held)
     assert executing(most) == set()
     assert all(("unreachable", "NoSchedule") in taints(n) for n in most[1:])
@@ -150,3 +162,41 @@ def test_looking_twice_changes_nothing_and_taints_agree_with_readiness(
         began += sum(t.effect == "NoExecute" for t in n.spec.taints) - 1
     assert began <= max(1, int(rate))
     assert not (verdict.held and began)
+
+
+def test_only_who_has_changed_or_whose_turn_it_is_is_looked_at() -> None:
+    nodes = fleet(4, 3)
+    census = counted(nodes)
+    nobody = decide([], census, NOW, Knobs())
+    assert [c.object.metadata.name for c in nobody.changes] == ["lost-0"]
+    one = decide(nodes[-1:], census, NOW, Knobs())
+    assert [c.object.metadata.name for c in one.changes] == ["lost-0", "lost-2"]
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 4), st.sampled_from(["True", "False", "Unknown", "", "gone"]), st.integers(0, 30)),
+        max_size=30,
+    )
+)
+def test_counting_node_by_node_comes_to_what_counting_all_of_them_does(moves: list[tuple[int, str, int]]) -> None:
+    there: dict[str, Node] = {}
+    census, now = Census(), NOW
+    for number, ready, pause in moves:
+        name, now = f"n{number}", now + pause
+        before = there.pop(name, None)
+        changed = board(name, "True" if ready == "gone" else ready, now)  # type: ignore[arg-type]
+        if before is not None:
+            changed = changed.model_copy(update={"spec": before.spec})
+        census.note(changed, gone=ready == "gone")
+        if ready != "gone":
+            there[name] = changed
+        assert census == counted(list(there.values()))
+        verdict = decide([] if ready == "gone" else [changed], census, now, Knobs())
+        everybody = decide(there.values(), census, now, Knobs())
+        assert verdict == everybody, "nobody else had to change"
+        for change in verdict.changes:
+            made = change.object
+            assert isinstance(made, Node)
+            there[made.metadata.name] = made
+            census.note(made)

@@ -9,8 +9,8 @@ Nothing is remembered between two decisions: what was done when is read from the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field
 from typing import Literal
 
 from cloudlink.hub.changes import Update
@@ -37,32 +37,63 @@ class Knobs:
     unhealthy_zone_threshold: float = 0.55
 
 
+@dataclass(slots=True)
+class Census:
+    """Who is lost, of how many: kept up to date node by node, because a fleet is large.
+
+    :ivar spoke: names of nodes that ever said whether they are ready. :ivar lost: those that aren't.
+    """
+
+    spoke: set[str] = field(default_factory=set)
+    lost: dict[str, Node] = field(default_factory=dict)
+
+    def note(self, node: Node, *, gone: bool = False) -> None:
+        """A node is as it is now, or `gone`."""
+        name = node.metadata.name
+        self.spoke.discard(name)
+        self.lost.pop(name, None)
+        if gone or is_deleted(node) or find_condition(node.status.conditions, "Ready") is None:
+            return
+        self.spoke.add(name)
+        if life_taint(node):
+            self.lost[name] = node
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """:ivar held: why nobody is evicted now, a sentence; "" while evictions go on. :ivar lost: names, in order."""
+    """:ivar held: why nobody is evicted now, a sentence; "" while evictions go on."""
 
     changes: tuple[Update, ...] = ()
     wake_at: float = NEVER
     held: str = ""
-    lost: tuple[str, ...] = ()
 
 
-def reconcile(nodes: Sequence[Node], now: float, knobs: Knobs) -> Verdict:
-    """The taints of the whole fleet. `now` in seconds since 1970."""
-    there = [n for n in nodes if not is_deleted(n)]
-    lost = [n for n in there if life_taint(n)]
-    held = _disruption(lost, sum(find_condition(n.status.conditions, "Ready") is not None for n in there), knobs)
+def reconcile(nodes: Iterable[Node], census: Census, now: float, knobs: Knobs) -> Verdict:
+    """The taints that are to change. `now` in seconds since 1970.
+
+    :param nodes: those that have changed since they were looked at last; of the others only lost ones may need taints.
+    """
+    lost = census.lost.values()
+    held = _disruption(len(lost), len(census.spoke), knobs)
     marked = {n.metadata.name for n in lost if _executing(n)}
-    waiting = sorted((n for n in lost if n.metadata.name not in marked), key=_lost_since)
-    free, wake_at = _tokens(lost, now, knobs)
-    chosen: set[str] = set() if held else marked | {n.metadata.name for n in waiting[:free]}
+    looked_at = {n.metadata.name: n for n in nodes if not is_deleted(n)}
+    chosen: set[str] = set()
+    wake_at = NEVER
+    if held:
+        looked_at |= {name: census.lost[name] for name in marked}
+    else:
+        free, next_at = _tokens(lost, now, knobs)
+        waiting = [n for n in lost if n.metadata.name not in marked]
+        begins = sorted(waiting, key=_lost_since)[:free] if free else []
+        looked_at |= {n.metadata.name: n for n in begins}
+        chosen = marked | {n.metadata.name for n in begins}
+        wake_at = next_at if len(waiting) > len(begins) else NEVER
     changes = tuple(
         Update(tainted, expect=n.metadata.resource_version or None)
-        for n in there
-        if (tainted := _with_taints(n, n.metadata.name in chosen, now)) is not n
+        for name, n in sorted(looked_at.items())
+        if (tainted := _with_taints(n, name in chosen, now)) is not n
     )
-    more = len(waiting) > free and not held
-    return Verdict(changes, wake_at if more else NEVER, held, tuple(sorted(n.metadata.name for n in lost)))
+    return Verdict(changes, wake_at, held)
 
 
 def life_taint(node: Node) -> str:
@@ -80,16 +111,14 @@ def seen(node: Node) -> tuple[object, ...]:
     return life_taint(node), spoke, held, node.spec.unschedulable, node.spec.taints, is_deleted(node)
 
 
-def _disruption(lost: Sequence[Node], total: int, knobs: Knobs) -> str:
-    if not lost:
-        return ""
-    many = len(lost) > FEW and len(lost) >= knobs.unhealthy_zone_threshold * total
-    if len(lost) < total and not many:
+def _disruption(lost: int, total: int, knobs: Knobs) -> str:
+    many = lost > FEW and lost >= knobs.unhealthy_zone_threshold * total
+    if not lost or (lost < total and not many):
         return ""
     if total == 1:
         return "the only node of this fleet is lost: its pods have nowhere else to go"
     return (
-        f"{len(lost)} of {total} nodes are lost: more likely it is the hub or its broker that is cut off than that they"
+        f"{lost} of {total} nodes are lost: more likely it is the hub or its broker that is cut off than that they"
         f" all failed. Nobody is evicted until fewer are"
     )
 
@@ -103,7 +132,7 @@ def _lost_since(node: Node) -> tuple[float, str]:
     return (seconds(ready.last_transition_time) if ready is not None else 0.0), node.metadata.name
 
 
-def _tokens(lost: Sequence[Node], now: float, knobs: Knobs) -> tuple[int, float]:
+def _tokens(lost: Collection[Node], now: float, knobs: Knobs) -> tuple[int, float]:
     """How many nodes may begin now, and when the next one may: as many as the rate gives, counted by their taints."""
     rate = knobs.node_eviction_rate
     if rate <= 0:
