@@ -216,6 +216,7 @@ class MqttUplink:
                 self._note(e)
             if self.connected:
                 self.connected, self._since = False, self._wall()
+            heed_cancellation()  # TaskGroup swallows one that comes while it ends for another reason (before 3.13)
             failures = 1 if loop.time() - began > self._timing.steady else failures + 1
             await asyncio.sleep(retry_delay(failures, self._dice(), self._timing))
 

@@ -232,6 +232,7 @@ class Exchange:
                 complained = True
             self.connected.clear()
             self._listening.since = None
+            heed_cancellation()  # TaskGroup swallows one that comes while it ends for another reason (before 3.13)
             await asyncio.sleep(delay)
             delay = min(2 * delay, LONGEST_DELAY)
 
