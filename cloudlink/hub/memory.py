@@ -55,7 +55,7 @@ class Memory:
     def __init__(self) -> None:
         self.objects = Objects()
         self.records = Records()
-        self.readers: set[Subscription] = set()
+        self.readers: dict[Subscription, None] = {}  # told in the order in which they came
         self.revision = 0
         self.position = 0
         self.history = History(0, HISTORY_EVENTS)

@@ -76,7 +76,7 @@ class Subscription:
     """
 
     def __init__(
-        self, readers: set[Subscription], kinds: Container[str] | None, past: Iterable[WatchEvent], most: int
+        self, readers: dict[Subscription, None], kinds: Container[str] | None, past: Iterable[WatchEvent], most: int
     ) -> None:
         self._readers = readers
         self._kinds = kinds
@@ -85,7 +85,7 @@ class Subscription:
         self._behind = False
         self._closed = False
         self._wake = asyncio.Event()
-        readers.add(self)
+        readers[self] = None
 
     def offer(self, event: WatchEvent) -> None:
         """Called by the store for each change. Never blocks: a reader that doesn't read is dropped."""
@@ -101,12 +101,12 @@ class Subscription:
         """Called by the store: this reader has missed something and hears of it, once, as Gone."""
         self._waiting.clear()
         self._behind = True
-        self._readers.discard(self)
+        self._readers.pop(self, None)
         self._wake.set()
 
     def close(self) -> None:
         self._closed = True
-        self._readers.discard(self)
+        self._readers.pop(self, None)
         self._wake.set()
 
     def drain(self) -> list[WatchEvent]:

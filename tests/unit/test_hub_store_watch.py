@@ -76,6 +76,13 @@ def test_history_is_bounded_by_number_and_by_size() -> None:
     assert [e.revision for e in history.since(history.floor, None)] == [7]
 
 
+def test_readers_are_told_in_the_order_in_which_they_came(store: Store) -> None:
+    there = list(store._memory.readers)
+    mine = [store.subscribe() for _ in range(50)]
+    mine.pop(7).close()
+    assert list(store._memory.readers) == [*there, *mine]
+
+
 def test_a_slow_reader_is_dropped_with_gone_and_forgotten(store: Store) -> None:
     slow, readers = store.subscribe(), store._memory.readers
     [made] = store.commit([Create(config("a", {}))])
