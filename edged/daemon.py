@@ -13,6 +13,7 @@ Nothing is polled: an idle node sleeps. What is wanted is kept by `keeping`, wha
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -41,6 +42,12 @@ from edged.telling import Teller
 from edged.uplink import Asked, Silent, Uplink
 
 ADOPTION = 5.0  # seconds at most, after the start, for running containers to say that they are ready, as they were
+
+
+def epoch(boot_id: str, started: float) -> str:
+    """NodeStatus.epoch: of one life of a daemon, never to come again. Not from the wall clock: a board without one of
+    its own begins every boot at the same time, and a hub takes what an earlier epoch says for late post."""
+    return hashlib.blake2b(f"{boot_id} {started!r}".encode(), digest_size=8).hexdigest()
 
 
 class Daemon:
@@ -84,8 +91,8 @@ class Daemon:
         materials = Materials(self._keeper, self.capacity, config.name, uplink.unseal, machine.address)
         executor = Executor(runtime, images, puller, materials.of, materials.logins)
         self._deeds = Deeds(executor, images, extra, self._teller.happened, self._wake.set, boottime)
-        self._epoch = f"{int(machine.wall() * 1e6):x}"
         self._boot_id = machine.boot_id()
+        self._epoch = epoch(self._boot_id, self.started)
         self._adopting = True
         self._prober: Prober
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from edged.config import NodeConfig
-from edged.daemon import Daemon
+from edged.daemon import Daemon, epoch
 from edged.errors import PermanentError, RetryError
 from edged.machine import boottime
 from edged.model import Container, Desired, Env, HubLink, Image, NodeStatus, Phase, Pod, PodStatus, PullPolicy
@@ -298,3 +298,8 @@ def test_a_failing_removal_is_told_and_does_not_spin(tmp_path: Path) -> None:
         assert sum(c[0] == "remove_sandbox" for c in lab.runtime.calls) == 2
 
     in_the_lab(tmp_path, story)
+
+
+def test_a_daemons_epoch_is_its_own_whatever_the_wall_clock_says() -> None:
+    assert epoch("boot-1", 4.0) == epoch("boot-1", 4.0)
+    assert len({epoch("boot-1", 4.0), epoch("boot-2", 4.0), epoch("boot-1", 4.5)}) == 3
