@@ -4,7 +4,9 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 # pytest-xdist: one worker a core; the integration part needs root (namespaces, cgroups, mounts).
 WORKERS ?= $(shell nproc)
 
-.PHONY: help demo demo-up demo-down test test-vm unit lint bench setup setup-test lock
+SECONDS ?= 60
+
+.PHONY: help demo demo-up demo-down test test-vm unit lint simulate bench setup setup-test lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,6 +32,9 @@ unit: setup-test ## the pure tests alone, without root
 
 lint: setup-test ## ruff, mypy --strict, the layer contracts
 	@$(PY) -m pytest -q tests/test_linters.py
+
+simulate: setup-test ## seed after seed of the deterministic simulation, for SECONDS=60 (docs/simulation.md)
+	@$(PY) -m tests.simulation --seed $$(date +%s) --seconds $(SECONDS)
 
 bench: setup-test ## benchmarks, one JSON object a line; each with its floor or peer from the same run
 	@$(ROOT) $(PY) -m tests.bench

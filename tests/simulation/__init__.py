@@ -1,0 +1,1 @@
+"""Hub, broker and nodes in one process under virtual time, with seeded faults: docs/simulation.md."""
