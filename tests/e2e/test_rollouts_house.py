@@ -42,7 +42,6 @@ def web(house: House, request: pytest.FixtureRequest) -> Iterator[Web]:
     kubectl.ok("delete", "namespace", room, "--wait=false")
 
 
-@pytest.mark.parametrize("web", oldest_and_newest(), indirect=True, ids=lambda p: Path(p).name)
 def test_an_image_that_does_not_exist_is_undone_and_the_pods_keep_their_processes(web: Web) -> None:
     kubectl = web.kubectl
     web.begin()
@@ -115,6 +114,7 @@ def test_a_canary_that_is_killed_at_its_memory_limit_is_undone(web: Web) -> None
     assert web.events("WaveStarted") == ["wave 1 of 2 of revision 2: 1 of 3 pods"]
 
 
+@pytest.mark.parametrize("web", oldest_and_newest(), indirect=True, ids=lambda p: Path(p).name)
 def test_a_canary_is_held_until_it_is_confirmed_with_edgectl(web: Web, house: House) -> None:
     web.begin(annotations={WAVES: "1, 100%", WAVE_HOLD: "manual"})
     before = web.pids()
