@@ -111,6 +111,7 @@ def test_a_stateful_set_has_names_in_order_and_data_that_outlives_its_pods(kubec
     kubectl.ok("apply", "-f", "-", stdin=database())
     assert "partitioned roll out complete: 2 new pods" in rolled_out(kubectl, "statefulset/db")
     assert row(kubectl, "sts", "db")[:2] == ["db", "2/2"]
+    assert kubectl.ok("get", "sts,ds").splitlines()[0].split() == ["NAME", "READY", "AGE"]
     assert column(kubectl, "pods", ".metadata.name") == ["db-0", "db-1"]
     assert column(kubectl, "pvc", ".metadata.name") == ["data-db-0", "data-db-1"]
     pod = kubectl.json("get", "pod", "db-1")
@@ -281,7 +282,11 @@ def test_a_daemon_on_a_cordoned_node_stays_and_is_made_again_there(kubectl: Kube
         assert row(kubectl, "ds", "agent")[1:4] == ["2", "2", "2"]
         kubectl.ok("delete", "pod", pod["metadata"]["name"], "--timeout=60s")
         kubectl.until("another one there", lambda: row(kubectl, "ds", "agent")[1:4] == ["2", "2", "2"])
-        assert [p["metadata"]["uid"] for p in there()] != [pod["metadata"]["uid"]]
+        [again] = there()
+        assert again["metadata"]["uid"] != pod["metadata"]["uid"]
+        rolled_out(kubectl, "daemonset/agent")
+        kubectl.ok("drain", node, "--ignore-daemonsets", "--force", "--timeout=60s")
+        assert [p["metadata"]["uid"] for p in there()] == [again["metadata"]["uid"]]
     finally:
         kubectl.ok("uncordon", node)
 
