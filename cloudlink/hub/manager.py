@@ -21,7 +21,7 @@ from cloudlink.hub.deciding import DECIDED, PODS_OF, controllers_of, decide, is_
 from cloudlink.hub.decision import Note, Suffix, describe
 from cloudlink.hub.errors import Gone, StoreError
 from cloudlink.hub.lives import LIVES, Lives
-from cloudlink.hub.objects import controller_of, is_deleted, is_finished
+from cloudlink.hub.objects import controller_of, is_deleted
 from cloudlink.hub.patience import DEFAULT_PATIENCE, Patience
 from cloudlink.hub.rounds import Answer, is_news_of_a_pod, pause_after, without_repeats
 from cloudlink.hub.schedule.storage import claims_of
@@ -158,7 +158,8 @@ class Manager:
         followed = [e for e in news if e.kind not in UNFOLLOWED]
         for event in followed:
             self._world.notice(event)
-            self._scheduler.notice(event)
+            if self._scheduler.notice(event):
+                self._queue.add(SCHEDULER)
         for event in followed:
             if event.type == "DELETED":
                 self._look_around_the_gone(event.object)
@@ -197,7 +198,7 @@ class Manager:
     def _look_at(self, obj: KubeObject) -> None:
         if obj.kind in DECIDED:
             self._queue.add(_task(obj))
-        if isinstance(obj, Node | PersistentVolumeClaim):
+        if isinstance(obj, PersistentVolumeClaim):
             self._queue.add(SCHEDULER)  # pods may wait for it, or for the room that it leaves
         if isinstance(obj, Pod):
             self._look_around_a_pod(obj)
@@ -207,8 +208,6 @@ class Manager:
     def _look_around_a_pod(self, pod: Pod) -> None:
         self._look_at_owners(pod)
         self._look_at_claims(pod)
-        if not pod.spec.node_name or is_finished(pod):
-            self._queue.add(SCHEDULER)
 
     def _look_at_owners(self, obj: KubeObject) -> None:
         """Pods matter to their ReplicaSet and to its Deployment, which counts them itself."""
@@ -307,6 +306,8 @@ class Manager:
             log.exception("pods can't be scheduled; next try in %g s", delay)
             return answers
         self._queue.succeeded(SCHEDULER)
+        if self._scheduler.unfinished:
+            self._queue.add(SCHEDULER)
         return placed
 
     # ------------------------------------------------------------ carrying out

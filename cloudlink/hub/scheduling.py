@@ -13,6 +13,7 @@ from cloudlink.hub.schedule import binding
 from cloudlink.hub.schedule.place import Binding, Verdict, place
 from cloudlink.hub.schedule.preempt import Preemption
 from cloudlink.hub.tenancy import Tenancy
+from cloudlink.hub.waking import Waking
 from cloudlink.hub.watch import WatchEvent
 from cloudlink.hub.workqueue import Task
 from cloudlink.hub.world import World
@@ -23,15 +24,22 @@ SCHEDULER = Task("schedule", "", "", "")
 
 
 class Scheduler:
-    """Keeps what it needs to decide quickly; decides only when asked."""
+    """Keeps what it needs to decide quickly; decides only when asked.
+
+    :ivar unfinished: there was more to decide than a round takes; it has to be asked again, with nothing new.
+    """
 
     def __init__(self, world: World) -> None:
         self._world = world
         self._tenancy = Tenancy(world)
         # Pods that room is kept for. Bounded by the pods that wait.
         self._nominated = {_key(p) for p in world.on_node("") if p.status.nominated_node_name}
+        self._waking = Waking(world.on_node(""))
+        self._passed = 0  # see `Preemption.passed`
+        self.unfinished = False
 
-    def notice(self, event: WatchEvent) -> None:
+    def notice(self, event: WatchEvent) -> bool:
+        """Whether it is its turn now."""
         self._tenancy.notice(event)
         if isinstance(event.object, Pod):
             pod = event.object
@@ -39,6 +47,7 @@ class Scheduler:
                 self._nominated.add(_key(pod))
             else:
                 self._nominated.discard(_key(pod))
+        return self._waking.by(event)
 
     def answers(self, answers: Sequence[Answer], asked: bool, now: float) -> list[Answer]:
         """The answers of a round with a node for each new pod, and one more for the pods that wait.
@@ -48,13 +57,16 @@ class Scheduler:
         """
         created = [c.object for a in answers for c in a.changes if isinstance(c, Create) and isinstance(c.object, Pod)]
         created = [p for p in created if not p.spec.node_name]
+        self.unfinished = False
         waiting = self._waiting(asked, bool(created))
         if not created and not waiting:
             return list(answers)
         storage = self._tenancy.places()
         fleet = self._tenancy.fleet(storage)
-        preemption = Preemption(self._world.all(PodDisruptionBudget))
+        preemption = Preemption(self._world.all(PodDisruptionBudget), self._passed)
         verdicts = place([*waiting, *created], fleet, storage, self._tenancy.spaces, preemption=preemption)
+        self.unfinished = preemption.unfinished
+        self._passed = preemption.passed if preemption.unfinished else 0
         placed = {_key(v.pod): binding.with_verdict(v, now) for v in verdicts}
         notes = [note for v in verdicts if (note := binding.note(v)) is not None]
         changes = [c for p in waiting for c in as_changes(p, placed)]

@@ -26,8 +26,7 @@ from cloudlink.hub.schedule.wants import (
     Spaces,
     Wants,
     amounts,
-    plain_size,
-    wants_of,
+    plain_wants,
 )
 from cloudlink.kube.core import Node, Pod, Taint
 
@@ -307,7 +306,7 @@ def tenant_of(pod: Pod, spaces: Spaces) -> Tenant | None:
     if not pod.spec.node_name or pod.status.phase in ("Succeeded", "Failed"):
         return None
     meta = pod.metadata
-    wants = wants_of(pod, plain_size(pod), (), spaces)
+    wants = plain_wants(pod, spaces)
     return Tenant(
         (meta.namespace, meta.name),
         pod.spec.node_name,

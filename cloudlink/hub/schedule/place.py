@@ -20,7 +20,7 @@ from cloudlink.hub.schedule.preempt import Preemption
 from cloudlink.hub.schedule.seats import Policy, Seats
 from cloudlink.hub.schedule.sizes import Size
 from cloudlink.hub.schedule.storage import NO_PLACES, Place, Places, claims_of, hindrance, taken, to_be_made
-from cloudlink.hub.schedule.wants import Spaces, Wants, plain_size, wants_of
+from cloudlink.hub.schedule.wants import Spaces, Wants, plain_size, plain_wants, wants_of
 from cloudlink.hub.schedule.words import sentence
 from cloudlink.kube.core import Pod
 
@@ -146,7 +146,7 @@ class _Table:
                 return key
         if claims_of(pod):
             return meta.namespace, meta.name
-        wants = wants_of(pod, plain_size(pod), (), self.spaces)
+        wants = plain_wants(pod, self.spaces)
         self._last = pod, wants
         return wants
 

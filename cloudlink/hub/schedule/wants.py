@@ -201,18 +201,55 @@ def _spread(c: TopologySpreadConstraint, own: Mapping[str, str]) -> Spread:
     )
 
 
+# Pods of one template share what they consist of, also when they have nodes and their specifications differ in that:
+# what it comes to is reckoned once. By the identity of the containers, and what else it depends on.
 _SIZES: dict[int, tuple[PodSpec, Mapping[str, str], Size]] = {}
-_MOST_SIZES = 4096
+_WANTS: dict[tuple[str, int], tuple[Pod, Size, Wants]] = {}
+_MOST_KEPT = 4096
 
 
 def plain_size(pod: Pod) -> Size:
-    """The pod's own size. Pods of one template share their specification, whose size is reckoned once."""
+    """The pod's own size."""
     spec, annotations = pod.spec, pod.metadata.annotations
-    known = _SIZES.get(id(spec))
-    if known is not None and known[0] is spec and known[1] == annotations:
-        return known[2]
+    key = id(spec.containers)
+    known = _SIZES.get(key)
+    if known is not None:
+        kept, for_annotations, size = known
+        same = kept.containers is spec.containers and kept.init_containers == spec.init_containers
+        if same and for_annotations == annotations:
+            return size
     size = size_of(spec, annotations)
-    if len(_SIZES) >= _MOST_SIZES:
+    if len(_SIZES) >= _MOST_KEPT:
         _SIZES.clear()
-    _SIZES[id(spec)] = (spec, annotations, size)
+    _SIZES[key] = (spec, annotations, size)
     return size
+
+
+def plain_wants(pod: Pod, spaces: Spaces) -> Wants:
+    """What a pod wants, its claims aside."""
+    size = plain_size(pod)
+    affinity = pod.spec.affinity
+    if affinity is not None and (affinity.pod_affinity is not None or affinity.pod_anti_affinity is not None):
+        return wants_of(pod, size, (), spaces)  # whom it means depends on the namespaces' labels
+    key = pod.metadata.namespace, id(pod.spec.containers)
+    known = _WANTS.get(key)
+    if known is not None and known[1] is size and _same_parts(known[0], pod):
+        return known[2]
+    wants = wants_of(pod, size, (), spaces)
+    if len(_WANTS) >= _MOST_KEPT:
+        _WANTS.clear()
+    _WANTS[key] = pod, size, wants
+    return wants
+
+
+def _same_parts(one: Pod, other: Pod) -> bool:
+    mine, its = one.spec, other.spec
+    return (
+        mine.containers is its.containers
+        and (mine.affinity is its.affinity or mine.affinity == its.affinity)
+        and one.metadata.labels == other.metadata.labels
+        and mine.node_selector == its.node_selector
+        and mine.tolerations == its.tolerations
+        and mine.topology_spread_constraints == its.topology_spread_constraints
+        and mine.init_containers == its.init_containers
+    )
