@@ -220,7 +220,7 @@ def module(name: str) -> None:
 PARTS: dict[str, Callable[[], None]] = {
     "house": house,
     **{name: functools.partial(alone.measure, [name]) for name in alone.PARTS},
-    **{name: functools.partial(module, name) for name in ("pull", "neighbours", "hub", "fleet")},
+    **{name: functools.partial(module, name) for name in ("pull", "neighbours", "hub", "fleet", "pack")},
 }
 
 

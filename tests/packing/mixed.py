@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,8 +142,10 @@ def _storage(spec: dict[str, Any], name: str, dice: random.Random) -> None:
     spec["containers"][0]["resources"]["requests"]["ephemeral-storage"] = f"{dice.choice((100, 500, 1000))}Mi"
 
 
-# What a workload asks for -> how many in a hundred do.
-KINDS = (
+Kinds = tuple[tuple[Callable[[dict[str, Any], str, random.Random], None], int], ...]
+
+# What a workload asks for, and how many in a hundred do.
+KINDS: Kinds = (
     (_plain, 30),
     (_selector, 18),
     (_affinity, 12),
@@ -157,17 +159,21 @@ KINDS = (
 
 
 def workloads(
-    count: int, seed: int = 2, most: int = 100, memory: tuple[int, ...] = (16, 24, 32, 48, 64, 96, 128, 192, 256, 400)
+    count: int,
+    seed: int = 2,
+    most: int = 100,
+    memory: tuple[int, ...] = (16, 24, 32, 48, 64, 96, 128, 192, 256, 400),
+    kinds: Kinds = KINDS,
 ) -> Iterator[list[Pod]]:
     """The pods of `count` Deployments of 1 to `most` replicas, as a ReplicaSet would make them.
 
     :param memory: requests to choose from, MiB.
     """
     dice = random.Random(seed)
-    kinds = [kind for kind, share in KINDS for _ in range(share)]
+    weighted = [kind for kind, share in kinds for _ in range(share)]
     for n in range(count):
         name, replicas = f"app-{n:05d}", dice.randint(1, most)
-        if (kind := dice.choice(kinds)) is _camera:
+        if (kind := dice.choice(weighted)) is _camera:
             replicas = min(replicas, 40)
         requests = {"memory": f"{dice.choice(memory)}Mi", "cpu": f"{dice.choice((10, 20, 50, 100, 200))}m"}
         spec: dict[str, Any] = {
