@@ -155,9 +155,11 @@ class _Table:
         kinds: dict[int, filling.Kind] = {}
         for n, (key, pods) in enumerate(groups):
             if isinstance(key, Wants) and filling.suits(key):
-                may = self._may(key)
-                away = shunned(key, self.fleet)
-                kinds[n] = filling.Kind(key, len(pods), may if away is None else may & ~away)
+                able = self._may(key)
+                if (away := shunned(key, self.fleet)) is not None:
+                    able = able & ~away
+                if (able & gates.through(gates.passing(key, self.fleet), self.fleet)).any():
+                    kinds[n] = filling.Kind(key, len(pods), able)
         if len(kinds) < 2:
             return {}
         found = filling.fill(list(kinds.values()), self.fleet)
