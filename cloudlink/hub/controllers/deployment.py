@@ -232,7 +232,11 @@ def _scaled(family: Family) -> dict[str, int]:
         return {}
     if len(active) > 1 and family.deployment.spec.strategy.type == "Recreate":
         return {}
+    if len(active) > 1 and not _replicas_changed(family):
+        return {}  # paused in a rollout: it stands as it is
     sizes = scale(replicas, family.limits, [family.count(s) for s in active], active[-1].metadata.name)
+    if family.new is not None and (name := family.new.metadata.name) in sizes:
+        sizes[name] = min(sizes[name], replicas)  # what may be too many is for the old pods
     return _filled(family, sizes, family.cap)
 
 
