@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from functools import cached_property
 
 from cloudlink.hub.errors import Forbidden
+from cloudlink.hub.learned import Requests
 from cloudlink.hub.limits import ANNOTATION, check_claim, within_limits
 from cloudlink.hub.patience import Patience
 from cloudlink.hub.quotas import Ledger
@@ -43,6 +44,7 @@ class Room:
         # go on sharing one description.
         self._worked_out: dict[int, tuple[PodSpec, PodSpec, str]] = {}
         self._ranges: dict[str, list[LimitRange]] = {}
+        self._requests = Requests(store)
         self.catalogue: Catalogue = store.catalogue
         self.ledger = Ledger(self._quotas, store.list, store.catalogue, now)
 
@@ -51,6 +53,14 @@ class Room:
 
         :raises Forbidden: it may not be made now.
         """
+        if isinstance(obj, Pod) and (learned := self._requests.of(obj)) is not obj:
+            try:
+                return self._let_in(learned)
+            except Forbidden:
+                pass  # by a quota or a range: what it declares may be let in
+        return self._let_in(obj)
+
+    def _let_in(self, obj: KubeObject) -> KubeObject:
         ranges = self._ranges_of(obj.metadata.namespace)
         if isinstance(obj, Pod):
             obj = self._pod(obj, ranges)

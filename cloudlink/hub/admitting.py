@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from cloudlink.hub import admission, quotas
+from cloudlink.hub import admission, learned, quotas
 from cloudlink.hub.changes import Create, ObjectChange
 from cloudlink.hub.controllers.refusals import with_refusals
 from cloudlink.hub.decision import Note
@@ -60,15 +60,20 @@ class Admitting:
         kept: list[ObjectChange] = []
         missing: list[KubeObject] = []
         why: dict[str, None] = {}
+        pods: list[Pod] = []
         for change in answer.changes:
             if not isinstance(change, Create):
                 kept.append(change)
                 continue
             try:
-                kept.append(Create(room.let_in(change.object)))
+                new = room.let_in(change.object)
+                kept.append(Create(new))
+                pods += [new] if isinstance(new, Pod) else []
             except Forbidden as e:
                 missing.append(change.object)
                 why[_sentence(room, change.object, e)] = None
+        told = learned.notes(pods, f"{answer.task.kind.lower()}-controller")
+        answer = replace(answer, notes=(*answer.notes, *told))
         if not missing:
             self._refused.pop(answer.task, None)
             return replace(answer, changes=tuple(kept))

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from cloudlink.hub.controllers.history import REVISION_LABEL
 from cloudlink.hub.objects import HASH_LABEL, controller_of, find_condition, is_active
+from cloudlink.hub.roots import root_of
 from cloudlink.hub.schedule import fullness
 from cloudlink.hub.schedule.binding import SCHEDULED
 from cloudlink.hub.schedule.fleet import Fleet, fleet_with
@@ -24,7 +25,6 @@ from cloudlink.kube.replication import ReplicationController
 MAKERS: frozenset[type[KubeObject]] = frozenset(
     {Pod, Deployment, ReplicaSet, ReplicationController, DaemonSet, StatefulSet, Job, CronJob}
 )
-MOST_OWNERS = 8  # between a pod and the object that people wrote
 
 
 class Outcome:
@@ -83,23 +83,10 @@ class Outcome:
     def root_of(self, pod: Pod) -> Key:
         key = self._root_of.get(pod.metadata.uid)
         if key is None:
-            root = self.root(pod)
+            root = root_of(pod, self.store)
             key = self._root_of[pod.metadata.uid] = key_of(root)
             self.roots[key] = root
         return key
-
-    def root(self, obj: KubeObject) -> KubeObject:
-        """What people wrote, of which this is a part."""
-        for _ in range(MOST_OWNERS):
-            reference = controller_of(obj)
-            resource = self.store.catalogue.by_reference(reference.api_version, reference.kind) if reference else None
-            if reference is None or resource is None:
-                return obj
-            above = self.store.get(resource.key, obj.metadata.namespace, reference.name)
-            if above is None or above.metadata.uid != reference.uid:
-                return obj
-            obj = above
-        return obj
 
 
 def told(outcome: Outcome) -> FitStatus:
@@ -193,7 +180,7 @@ def _held(obj: KubeObject, pods: Sequence[Pod], outcome: Outcome) -> str:
     for event in events:
         reference = event.involved_object
         there = outcome.store.get(reference.kind, obj.metadata.namespace, reference.name)
-        mine = there is not None and outcome.root(there).metadata.uid == obj.metadata.uid
+        mine = there is not None and root_of(there, outcome.store).metadata.uid == obj.metadata.uid
         if event.type == "Warning" and mine:
             return event.message
     if not pods:

@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from cloudlink.hub import admission
+from cloudlink.hub import admission, learned
 from cloudlink.hub.api import patches, writes
 from cloudlink.hub.api.answers import ApiError, bad_request, from_error
 from cloudlink.hub.api.calls import Admit, Call, Context, Question
@@ -50,7 +50,7 @@ from edged.errors import EdgedError
 MANAGER = "edgectl"
 _CLIENT_SIDE = "kubectl-client-side-apply"
 LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-RECORDS: tuple[str, ...] = ()  # buckets that something is decided by
+RECORDS = (learned.BUCKET,)  # what is decided by, beside objects
 MOST_ASKING = 8
 MOST_PODS = 5000  # made for one question
 MOST_TURNS = 500  # of manager and nodes

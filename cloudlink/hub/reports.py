@@ -21,6 +21,7 @@ from cloudlink.hub.controllers.nodes import with_labels
 from cloudlink.hub.decision import Note
 from cloudlink.hub.documents import Documents
 from cloudlink.hub.fitting import Fitted
+from cloudlink.hub.learned import Lessons
 from cloudlink.hub.objects import FINISHED, find_condition, is_deleted, rfc3339
 from cloudlink.hub.store import Store
 from cloudlink.hub.world import World
@@ -84,6 +85,7 @@ class Reports:
         self._heard: dict[str, Heard] = {}
         self._shown_as: dict[str, Shown] = {}  # by the uid of a pod
         self._complained: dict[str, str] = {}
+        self._lessons = Lessons(store, world)
         self._present_lately: set[str] = set()  # since the broker was last reached
 
     # ------------------------------------------------------------ hearing
@@ -198,6 +200,7 @@ class Reports:
             notes += _readiness_notes(node, before.conditions, after.conditions)
         changes += self._pod_changes(name, heard.status, present, now)
         notes += self._said(heard, node)
+        changes += self._lessons.changes()
         record = msgspec.msgpack.encode(heard.memory)
         changes.append(PutRecord(BUCKET, name, record))
         return changes
@@ -226,6 +229,7 @@ class Reports:
         if known is not None and known.status is pod.status and (known.report, known.address) == (report, address):
             return pod.status
         after = pod_status(report, pod, now, address)
+        self._lessons.hear(pod, report)
         shown[uid] = Shown(report, address, after if after != pod.status else pod.status)
         return after
 

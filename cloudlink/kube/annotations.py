@@ -2,6 +2,7 @@
 
 devices.edged.dev/<container>: "name, name"          devices of the board, by their stable names
 logs.edged.dev/target: memory | disk | journald      where the pod's logs are kept
+edged.dev/requests, edged.dev/requests-bound         see `learned`
 
 What those of a Deployment ask is in `rollouts`.
 """
@@ -11,7 +12,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Mapping
 
-from cloudlink.kube import names
+from cloudlink.kube import learned, names
 from cloudlink.kube.container import DEVICE_PREFIX, Container
 from cloudlink.kube.findings import Findings
 from cloudlink.kube.pod import PodSpec
@@ -62,6 +63,7 @@ def _listed(text: str) -> Iterable[str]:
 def check_annotations(annotations: Mapping[str, str], spec: PodSpec, path: str, found: Findings) -> None:
     """What is wrong with those that are ours; `path` is that of the annotations."""
     containers = [c.name for c in (*spec.init_containers, *spec.containers)]
+    learned.check(annotations, spec, path, found)
     for key, value in annotations.items():
         here = f"{path}[{key}]"
         if key.startswith(DEVICES):

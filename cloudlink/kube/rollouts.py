@@ -28,6 +28,7 @@ from cloudlink.kube.annotations import (
     WAVES,
 )
 from cloudlink.kube.findings import Findings
+from cloudlink.kube.learned import REQUESTS
 from cloudlink.kube.meta import IntOrString
 
 T = TypeVar("T")
@@ -189,6 +190,8 @@ def check_rollout_annotations(annotations: Mapping[str, str], strategy: str, pat
         elif key.startswith(OURS) and key not in ROLLOUT_STATE:
             close = difflib.get_close_matches(key, OF_DEPLOYMENTS, n=1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(OF_DEPLOYMENTS)}"
+            if key.startswith(REQUESTS):
+                hint = "it is one of pods: write it at spec.template.metadata.annotations"
             found.invalid(here, value, f"no such annotation of a Deployment; {hint}")
     if WAVES in annotations and strategy == "Recreate":
         why = "may not be specified when strategy `type` is 'Recreate': all pods are replaced at once"
