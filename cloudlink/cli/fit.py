@@ -126,7 +126,7 @@ def _other(w: JSON) -> str:
         told.append(f"ended on {_where(ended)}")
     if waiting:
         told.append(f"{_count(waiting, 'pod')} would wait: {w.get('why', '')}")
-    return f"{_name(w)} of {w['namespace']} would move: {'; '.join(told)}"
+    return f"{_name(w)} of {w['namespace']} would change: {'; '.join(told)}"
 
 
 def _name(w: JSON) -> str:

@@ -10,7 +10,7 @@ from cloudlink.hub.objects import HASH_LABEL, controller_of, find_condition, is_
 from cloudlink.hub.roots import root_of
 from cloudlink.hub.schedule import fullness
 from cloudlink.hub.schedule.binding import SCHEDULED
-from cloudlink.hub.schedule.fleet import Fleet, fleet_with
+from cloudlink.hub.schedule.fleet import Fleet, fleet_with, tenant_of
 from cloudlink.hub.schedule.storage import places
 from cloudlink.hub.shelves import Key, key_of
 from cloudlink.hub.store import Store
@@ -48,6 +48,7 @@ class Outcome:
         self.refused: list[FitWorkload] = []
         self.roots: dict[Key, KubeObject] = {}
         self._root_of: dict[str, Key] = {}
+        self._changed: set[tuple[str, str]] = set()
         self._there = frozenset(p.metadata.uid for p in _pods(store))
 
     def hear(self, news: Iterable[WatchEvent], newest: dict[str, Pod]) -> None:
@@ -58,6 +59,7 @@ class Outcome:
                 continue
             uid, gone = pod.metadata.uid, event.type == "DELETED"
             self.root_of(pod)  # before its owners may be forgotten
+            self._changed.add((pod.metadata.namespace, pod.metadata.name))
             if uid in self._there:
                 if gone:
                     self.ended[uid] = pod
@@ -71,6 +73,21 @@ class Outcome:
                 newest.pop(uid, None)
             else:
                 newest[uid] = pod
+
+    def after(self) -> Fleet:
+        """The nodes with what their pods take now."""
+        there = {n.metadata.name: n for n in self.store.list("Node") if isinstance(n, Node)}
+        if any(there.get(n.metadata.name) is not n for n in self.before.map.nodes) or len(there) != len(self.before):
+            return _fleet(self.store)  # the manifest has nodes in it
+        fleet = self.before.copy()
+        for key in self._changed:
+            if (old := fleet.tenants.get(key)) is not None:
+                fleet.evict(old)
+            pod = self.store.get("Pod", *key)
+            tenant = tenant_of(pod, {}) if isinstance(pod, Pod) else None
+            if tenant is not None:
+                fleet.house(tenant)
+        return fleet
 
     def current(self) -> list[KubeObject]:
         """The objects of the manifest as they are now."""
@@ -90,7 +107,7 @@ class Outcome:
 
 
 def told(outcome: Outcome) -> FitStatus:
-    after = _fleet(outcome.store)
+    after = outcome.after()
     asked = {key_of(o): o for o in outcome.current()}
     changed = {outcome.root_of(p) for p in (*outcome.made.values(), *outcome.ended.values())}
     touched = asked | {key: outcome.roots[key] for key in sorted(changed - asked.keys())}

@@ -29,7 +29,7 @@ from cloudlink.hub.auth.requests import Request, refusal
 from cloudlink.hub.branch import branch
 from cloudlink.hub.changes import Change, Create, Delete, Update, UpdateStatus
 from cloudlink.hub.errors import Gone
-from cloudlink.hub.forecast import MAKERS, Outcome, told, wanted_of
+from cloudlink.hub.forecast import MAKERS, Outcome, packing, told, wanted_of
 from cloudlink.hub.manager import Manager
 from cloudlink.hub.objects import find_condition, is_deleted, owned_by, rfc3339, with_condition, with_meta
 from cloudlink.hub.schedule.fleet import fleet_with, has
@@ -76,6 +76,8 @@ class Foresight:
                 clock = _Clock(context.now())
                 store = branch(context.store, clock, RECORDS)
                 context = replace(context, store=store, now=clock, admit=_admit(store), on_change=lambda: None)
+                if not question.documents:
+                    return await asyncio.to_thread(packing, store)
                 return await asyncio.to_thread(lambda: Play(context, question, clock).status())
         finally:
             self._asking -= 1

@@ -73,7 +73,7 @@ def test_a_rollout_that_stops_and_pods_that_give_way_are_told() -> None:
     }
     said = "\n".join(lines(status, asked=True))
     assert "pod x/low-1 on a would be ended for deployment/vip: its priority is lower (-5)" in said
-    assert "deployment/low of x would move: a (1) -> b (1)" in said
+    assert "deployment/low of x would change: a (1) -> b (1)" in said
     assert "2 pods of namespaces that you may not look into" in said
 
 
