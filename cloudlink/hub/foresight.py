@@ -28,10 +28,12 @@ from cloudlink.hub.auth.authority import Authority
 from cloudlink.hub.auth.requests import Request, refusal
 from cloudlink.hub.branch import branch
 from cloudlink.hub.changes import Change, Create, Delete, Update, UpdateStatus
+from cloudlink.hub.decision import Decision
 from cloudlink.hub.errors import Gone
 from cloudlink.hub.forecast import MAKERS, Outcome, packing, told, wanted_of
 from cloudlink.hub.manager import Manager
 from cloudlink.hub.objects import find_condition, is_deleted, owned_by, rfc3339, with_condition, with_meta
+from cloudlink.hub.rounds import pause_after
 from cloudlink.hub.schedule.fleet import fleet_with, has
 from cloudlink.hub.schedule.sizes import size_of
 from cloudlink.hub.schedule.words import in_bytes
@@ -242,7 +244,12 @@ class Play:
 
         Not where a pod of it has no node: then the deadlines would pass, and hide the reason.
         """
-        under_way = [o for o in self.outcome.current() if _is_under_way(o)]
+        there = self.outcome.current()
+        under_way = [o for o in there if _is_under_way(o)]
+        if due - self.clock.now <= max(map(_rest, there), default=0.0) and self._waits < MOST_WAITS:
+            self._waits += 1
+            self.clock.now = max(due, self.clock.now)
+            return True
         if not under_way or self.outcome.waiting() or self._waits >= MOST_WAITS:
             return False
         self._waits += 1
@@ -297,6 +304,11 @@ def _is_under_way(obj: KubeObject) -> bool:
         case DaemonSet(status=status):
             return status.updated_number_scheduled < status.desired_number_scheduled
     return False
+
+
+def _rest(obj: KubeObject) -> float:
+    """Seconds for which the manager may leave it alone, because counting its pods costs so much."""
+    return pause_after(obj, Decision())
 
 
 def _patience(obj: KubeObject) -> float:

@@ -144,6 +144,15 @@ def test_scaling_moves_only_what_is_more_or_less() -> None:
         assert "nodes" not in same
 
 
+def test_a_rollout_of_hundreds_of_pods_is_played_to_its_end() -> None:
+    with a_place(*(node(f"pi-{n}", 400 * MIB) for n in range(10))) as place:
+        place.apply(workload("Deployment", "web", "10Mi", 300))
+        assert len([p for p in place.pods("web") if p.spec.node_name]) == 300
+        told = of(place.fit(workload("Deployment", "web", "12Mi", 300)), "web")
+        assert told["placed"] == 300
+        assert sum(told["nodes"].values()) == sum(told["ended"].values()) == 300
+
+
 def test_a_rollout_in_waves_is_foreseen_to_its_end_with_its_holds_and_confirmations() -> None:
     with a_place(node("pi-1", 600 * MIB)) as place:
         place.apply(workload("Deployment", "web", "100Mi", 4))
