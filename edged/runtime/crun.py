@@ -217,6 +217,8 @@ class Crun:
             pid = read_number(pid_file)
             if pid is not None and owned(pid):  # it outlives a killed `crun exec`
                 process.kill_orphan(pid)
+            elif pid is not None:  # it ended first, and `crun exec` had no time to notice
+                process.reap_orphan(pid)
             raise
         finally:
             if not pid_file.exists():  # it was never begun

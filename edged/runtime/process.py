@@ -168,6 +168,29 @@ def kill_orphan(pid: int) -> None:
     loop.add_reader(fd, gone)
 
 
+def reap_orphan(pid: int) -> None:
+    """Reap a process that has ended and that some child of ours started, if it becomes our child. In a container's pid
+    namespace it would otherwise keep the container from ending for ever: its init waits for it."""
+    if pid in _started:
+        return
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return
+    loop = asyncio.get_running_loop()
+
+    def attempt(*delays: float) -> None:
+        with contextlib.suppress(ChildProcessError):  # its parent is behind yet, or has reaped it
+            if os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG) is not None:
+                delays = ()
+        if delays:
+            loop.call_later(delays[0], attempt, *delays[1:])
+        else:
+            os.close(fd)
+
+    attempt(0.1, 1.0, 10.0)
+
+
 def start(
     argv: Sequence[str],
     *,

@@ -29,7 +29,9 @@ from edged.model import (
     Pod,
     Probe,
 )
+from edged.runtime import process
 from edged.runtime.api import Verdict
+from edged.runtime.mounts import become_subreaper
 from tests.fakes.boards import CGROUPS
 from tests.runtime_lab import Node, run, until
 
@@ -436,6 +438,22 @@ def test_hundreds_of_lives_leave_no_descriptor_and_no_zombie() -> None:
         await until(lambda: len(os.listdir("/proc/self/fd")) <= before and zombies() <= dead)  # noqa: PTH208
 
     run(scenario)
+
+
+def test_a_command_that_ended_just_before_its_starter_was_killed_is_reaped() -> None:
+    """As with a probe that took too long: unreaped, it would keep its container from ending."""
+    become_subreaper()
+
+    async def scenario() -> None:
+        starter = process.start(["sh", "-c", "true & exec sleep 1d"])
+        children = Path(f"/proc/{starter.pid}/task/{starter.pid}/children")
+        await until(lambda: any(is_zombie(int(c)) for c in children.read_text().split()))
+        [ended] = map(int, children.read_text().split())
+        starter.abandon()
+        process.reap_orphan(ended)
+        await until(lambda: not Path(f"/proc/{ended}").exists())
+
+    asyncio.run(scenario())
 
 
 def zombies() -> set[int]:
