@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 TOKEN_TTL = 300  # seconds; used within one
 FILES = 8  # descriptors for a node: its connection, and what paho wakes itself with
 MOST = 10_000  # nodes of one process
+PATIENCE = 120.0  # seconds for all of them to be connected, before it is said how many are
 PULSE = 0.5  # seconds between looks at what to say
 
 
@@ -123,7 +124,7 @@ async def tell(fleet: Fleet, every: float) -> None:
     """A line when all are connected, and then one as often as asked for."""
     begun = time.monotonic()
     while fleet.counts().connected < len(fleet.nodes):
-        if time.monotonic() - begun > every:
+        if time.monotonic() - begun > PATIENCE:
             break
         await asyncio.sleep(PULSE)
     say("connected", seconds=round(time.monotonic() - begun, 2), **fleet.counts()._asdict())
