@@ -26,7 +26,7 @@ _ADVICE = (
     (r"host port (\S+) taken", "one pod on each node can have host port {0}: use a Service, or fewer pods"),
     (r"persistentvolumeclaim \"([^\"]*)\" not found", "put the claim {0} into the manifest, or make it before"),
     (r"volume of claim (\S+)", "pods follow their data: make room on that node"),
-    (r"node affinity", "no node is one that the affinity means: kubectl get nodes --show-labels"),
+    (r"node affinity(?! \(metadata\.name)", "no node is one that the affinity means: kubectl get nodes --show-labels"),
     (r"PriorityClass", "make the PriorityClass first, or use one of: kubectl get priorityclasses"),
 )
 
