@@ -11,6 +11,7 @@ from dataclasses import replace
 from cloudlink.hub.controllers import (
     access,
     claims,
+    cronjob,
     daemonset,
     definitions,
     deployment,
@@ -34,7 +35,7 @@ from cloudlink.hub.store import Store, WatchEvent
 from cloudlink.hub.world import World
 from cloudlink.kube.accounts import ServiceAccount
 from cloudlink.kube.apps import ControllerRevision, DaemonSet, Deployment, ReplicaSet, StatefulSet
-from cloudlink.kube.batch import Job
+from cloudlink.kube.batch import CronJob, Job
 from cloudlink.kube.core import Namespace, Node, PersistentVolumeClaim, Pod, Service
 from cloudlink.kube.definitions import CustomResourceDefinition
 from cloudlink.kube.endpoints import Endpoints, EndpointSlice
@@ -98,6 +99,13 @@ def decide(
             return quota.reconcile(obj, store.list, store.catalogue, now)
         case PersistentVolumeClaim():
             return claims.reconcile(obj, [p for p in world.all(Pod, namespace) if claims.uses(p, obj)])
+        case CronJob() if not _is_dying(namespace, world):
+            surroundings = cronjob.Surroundings(
+                world.owned(uid, Job),
+                lambda j: world.owned(j.metadata.uid, Pod),
+                lambda name: world.get(Node, "", name),
+            )
+            return cronjob.reconcile(obj, surroundings, now)
         case Deployment() if not _is_dying(namespace, world):
             sets = world.owned(uid, ReplicaSet)
             pods = [p for s in sets for p in world.owned(s.metadata.uid, Pod)]

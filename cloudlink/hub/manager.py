@@ -218,8 +218,8 @@ class Manager:
         if owner is None or (owner.kind not in PODS_OF and owner.kind not in ("Deployment", "CronJob")):
             return
         self._queue.add(Task(owner.kind, owner.kind, obj.metadata.namespace, owner.name))
-        if owner.kind == "ReplicaSet":
-            above = self._world.get(ReplicaSet, obj.metadata.namespace, owner.name)
+        if owner.kind in ("ReplicaSet", "Job"):
+            above = self._world.get(PODS_OF[owner.kind], obj.metadata.namespace, owner.name)
             if above is not None:
                 self._look_at_owners(above)
 

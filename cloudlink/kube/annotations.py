@@ -39,6 +39,17 @@ RESTORED = OURS + "restored"  # as which revision it was rolled out again in pla
 WAVE = OURS + "wave"  # how far the waves are
 ROLLOUT_STATE = (SUCCEEDED, RESTORED, WAVE)
 
+# Of the Jobs of a CronJob that are made before their time, and of their pods; written by the hub.
+START_AT = OURS + "start-at"  # not before this second (RFC 3339), by the clock of whoever starts it
+START_BY = OURS + "start-by"  # not after this one, where there is a startingDeadlineSeconds
+START_ON = OURS + "start-on"  # the node that is to have it
+START_OF = OURS + "start-of"  # the CronJob's generation that it was made by
+TURN = OURS + "turn"  # pods with the same one follow each other
+TURN_POLICY = OURS + "turn-policy"  # a concurrencyPolicy: how they do
+OF_STARTS = (START_AT, START_BY, TURN, TURN_POLICY)
+QUEUED = OURS + "queued"  # label: no room is set aside for it, as one before it has it
+MISSED = "MissedStart"  # status.reason of a pod whose node won't start it any more
+
 
 def devices_of(container: Container, annotations: Mapping[str, str]) -> tuple[str, ...]:
     """Names of the devices that a container claims, by resource or by annotation, sorted, each once."""

@@ -198,7 +198,6 @@ RESOURCES: tuple[Resource, ...] = (
         ("status",),
         batch.CronJob,
         ("all",),
-        inert=_no_controller("CronJobs", "no Jobs are made"),
     ),
     Resource(
         "",

@@ -7,7 +7,7 @@ import re
 import zoneinfo
 from collections.abc import Callable, Mapping
 
-from cloudlink.kube import batch, cron, names
+from cloudlink.kube import batch, cron, names, occurrences
 from cloudlink.kube.findings import Findings
 from cloudlink.kube.meta import KubeObject
 from cloudlink.kube.validate_apps import template
@@ -161,10 +161,12 @@ def _cron_job(obj: batch.CronJob, found: Findings) -> None:
         found.invalid("spec.schedule", spec.schedule, why)
     else:
         try:
-            cron.parse(spec.schedule)
+            if not occurrences.ever(cron.parse(spec.schedule)):
+                why = "there is no such day: it would never run; choose a day that one of its months has"
+                found.invalid("spec.schedule", spec.schedule, why)
         except cron.CronError as e:
             found.invalid("spec.schedule", spec.schedule, str(e))
-    if spec.time_zone is not None and (why := _time_zone(spec.time_zone)):
+    if spec.time_zone is not None and (why := time_zone(spec.time_zone)):
         found.invalid("spec.timeZone", spec.time_zone, why)
     if spec.starting_deadline_seconds is not None:
         found.at_least("spec.startingDeadlineSeconds", spec.starting_deadline_seconds, 0)
@@ -180,7 +182,7 @@ def _cron_job(obj: batch.CronJob, found: Findings) -> None:
 
 
 @functools.lru_cache(maxsize=1024)
-def _time_zone(name: str) -> str:
+def time_zone(name: str) -> str:
     """What is wrong with it. The IANA database is the machine's (Debian package tzdata)."""
     if not name:
         return "timeZone must be nil or non-empty string"

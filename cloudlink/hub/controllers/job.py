@@ -29,13 +29,13 @@ from cloudlink.hub.objects import (
     seconds,
     with_condition,
 )
+from cloudlink.kube.annotations import START_AT, START_ON
 from cloudlink.kube.batch import Job, JobCondition, JobStatus
 from cloudlink.kube.core import Pod
 from cloudlink.kube.meta import ConditionStatus
 
 COMPONENT = "job-controller"
 MANAGER = "kubernetes.io/job-controller"  # spec.managedBy of Jobs that are ours
-START_AT = "edged.dev/start-at"  # annotation: not before this second (RFC 3339); see controllers.cronjob
 FINISHED_KEPT = 20  # pods that succeeded, and as many that failed, which stay for people to look at
 
 
@@ -116,7 +116,7 @@ def is_over(job: Job) -> bool:
 
 
 def start_at(job: Job) -> float:
-    """The second before which it must not begin; 0 = it may at once."""
+    """The second before which it must not begin; 0 = it may at once. See controllers.ahead."""
     return seconds(job.metadata.annotations.get(START_AT, ""))
 
 
@@ -195,7 +195,8 @@ def _wanted(plan: _Plan) -> int:
 def _new_pods(plan: _Plan, pods: Iterable[Pod], missing: int, suffix: Suffix) -> list[Pod]:
     job, counts = plan.job, plan.counts
     if not counts.indexed:
-        return [job_pods.new_pod(job, suffix()) for _ in range(missing)]
+        node = job.metadata.annotations.get(START_ON, "") if start_at(job) > plan.now else ""
+        return [job_pods.on_time(job_pods.new_pod(job, suffix()), job, node) for _ in range(missing)]
     taken = counts.completed.united(counts.failed_indexes).plus(map(job_pods.index_of, plan.active))
     if job.spec.pod_replacement_policy == "Failed":
         taken = taken.plus(job_pods.index_of(p) for p in pods if job_pods.is_terminating(p))

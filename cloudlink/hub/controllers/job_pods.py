@@ -12,6 +12,7 @@ from typing import Literal
 
 from cloudlink.hub.changes import Update
 from cloudlink.hub.objects import ended_at, generated_name, is_deleted, is_finished, owned_by, seconds
+from cloudlink.kube.annotations import OF_STARTS, QUEUED
 from cloudlink.kube.batch import (
     Job,
     PodFailurePolicyOnExitCodesRequirement,
@@ -188,6 +189,21 @@ def new_pod(job: Job, suffix: str, index: int | None = None, failed: tuple[int, 
         owner_references=(owned_by(job),),
     )
     return Pod(metadata=meta, spec=spec)
+
+
+def on_time(pod: Pod, job: Job, node: str) -> Pod:
+    """With what its node must know to hold it until its time. :param node: where it is to go; "" = not decided."""
+    given = {k: v for k, v in job.metadata.annotations.items() if k in OF_STARTS}
+    if not given:
+        return pod
+    meta = pod.metadata.model_copy(
+        update={
+            "annotations": pod.metadata.annotations | given,
+            "labels": pod.metadata.labels | ({QUEUED: "true"} if node else {}),
+        }
+    )
+    spec = pod.spec.model_copy(update={"node_name": node}) if node else pod.spec
+    return pod.model_copy(update={"metadata": meta, "spec": spec})
 
 
 def _indexed(spec: PodSpec, hostname: str) -> PodSpec:

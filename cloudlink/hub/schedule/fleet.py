@@ -28,6 +28,7 @@ from cloudlink.hub.schedule.wants import (
     amounts,
     plain_wants,
 )
+from cloudlink.kube.annotations import QUEUED
 from cloudlink.kube.core import Node, Pod, Taint
 
 Mask = NDArray[np.bool_]
@@ -302,8 +303,8 @@ def fleet_with(
 
 
 def tenant_of(pod: Pod, spaces: Spaces) -> Tenant | None:
-    """None for a pod that takes no room: on no node yet, or finished."""
-    if not pod.spec.node_name or pod.status.phase in ("Succeeded", "Failed"):
+    """None for a pod that takes no room: on no node yet, finished, or behind another one that has the room."""
+    if not pod.spec.node_name or pod.status.phase in ("Succeeded", "Failed") or QUEUED in pod.metadata.labels:
         return None
     meta = pod.metadata
     wants = plain_wants(pod, spaces)
