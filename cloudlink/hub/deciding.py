@@ -102,6 +102,7 @@ def decide(
         case CronJob() if not _is_dying(namespace, world):
             surroundings = cronjob.Surroundings(
                 world.owned(uid, Job),
+                frozenset(j.metadata.name for j in world.all(Job, namespace)),
                 lambda j: world.owned(j.metadata.uid, Pod),
                 lambda name: world.get(Node, "", name),
             )

@@ -10,11 +10,11 @@ concurrencyPolicy. Only one that is next to run has room set aside for it: the o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, tzinfo
 
-from cloudlink.hub.changes import Create, ObjectChange, Update
+from cloudlink.hub.changes import Create, Delete, ObjectChange, Update
 from cloudlink.hub.controllers.job import start_at
 from cloudlink.hub.decision import NEVER
 from cloudlink.hub.deletion import deletion
@@ -96,46 +96,50 @@ def passed_over(jobs: Sequence[Job], pods_of: PodsOf) -> list[Job]:
 # ---------------------------------------------------------------- all of them
 
 
-def prepare(
-    cj: CronJob,
-    active: Sequence[Job],
-    waiting: Sequence[Job],
-    pods_of: PodsOf,
-    node_of: NodeOf,
-    schedule: cron.Schedule,
-    zone: tzinfo,
-    now: float,
-) -> Ahead:
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """:ivar names: of all Jobs that there are, whosever. :ivar now: seconds since 1970."""
+
+    cj: CronJob
+    names: frozenset[str]
+    pods_of: PodsOf
+    node_of: NodeOf
+    schedule: cron.Schedule
+    zone: tzinfo
+    now: float
+
+
+def prepare(scope: Scope, active: Sequence[Job], waiting: Sequence[Job]) -> Ahead:
     """Make what is missing, take away what is wrong, and see to the room of the next.
 
     :param active: Jobs that have had their time and aren't over, in order. :param waiting: those that haven't.
     """
-    found, times = Ahead(), _times(cj, schedule, zone, now)
-    place = _place(active, pods_of)
+    cj, found, times = scope.cj, Ahead(), _times(scope)
+    place = _place(active, scope.pods_of)
     kept: list[Job] = []
     for job in waiting:
-        if _is_right(cj, job, times, place, pods_of):
+        if _is_right(cj, job, times, place, scope.pods_of):
             kept.append(job)
         elif (change := deletion(job, "Background")) is not None:
             found.changes.append(change)
     if _is_simple(cj):
-        _make(cj, active, kept, times, pods_of, node_of, zone, found)
-        later = occurrences.after(schedule, max([now, *times.values()]), zone)
+        _make(scope, active, kept, times, found)
+        later = occurrences.after(scope.schedule, max([scope.now, *times.values()]), scope.zone)
         if later is not None and len(times) < AT_MOST:
             found.wake_at = later - HORIZON
     first = list(active) or kept[:1]
-    found.changes += [_with_room(p) for j in first for p in pods_of(j) if QUEUED in p.metadata.labels]
+    found.changes += [_with_room(p) for j in first for p in scope.pods_of(j) if QUEUED in p.metadata.labels]
     return found
 
 
-def _times(cj: CronJob, schedule: cron.Schedule, zone: tzinfo, now: float) -> dict[str, float]:
+def _times(scope: Scope) -> dict[str, float]:
     """Names of the Jobs that should wait, with their times, in order."""
     times: dict[str, float] = {}
-    if _is_simple(cj):
-        for at in occurrences.all_after(schedule, now, zone):
-            if at > now + HORIZON or len(times) == AT_MOST:
+    if _is_simple(scope.cj):
+        for at in occurrences.all_after(scope.schedule, scope.now, scope.zone):
+            if at > scope.now + HORIZON or len(times) == AT_MOST:
                 break
-            times[name_of(cj, at)] = at
+            times[name_of(scope.cj, at)] = at
     return times
 
 
@@ -143,15 +147,15 @@ def _is_simple(cj: CronJob) -> bool:
     """One pod and nothing to decide about it: what needs a hub, or several nodes, is started by the hub."""
     spec = cj.spec.job_template.spec
     one = (spec.completions, spec.parallelism) == (1, 1) and spec.completion_mode == "NonIndexed"
-    return one and not spec.suspend and spec.managed_by is None and not cron_interval(cj)
+    return one and not spec.suspend and spec.managed_by is None and not _is_interval(cj)
 
 
-def cron_interval(cj: CronJob) -> bool:
+def _is_interval(cj: CronJob) -> bool:
     """`@every` counts from the last start, so its times aren't known before."""
     return cj.spec.schedule.startswith("@every")
 
 
-def _is_right(cj: CronJob, job: Job, times: dict[str, float], place: str, pods_of: PodsOf) -> bool:
+def _is_right(cj: CronJob, job: Job, times: Mapping[str, float], place: str, pods_of: PodsOf) -> bool:
     """By the newest spec, at one of its times, and where it can see the one that may still run then."""
     if job.metadata.annotations.get(START_OF) != str(cj.metadata.generation) or job.metadata.name not in times:
         return False
@@ -167,25 +171,17 @@ def _place(jobs: Sequence[Job], pods_of: PodsOf) -> str:
     return nodes[-1] if nodes else ""
 
 
-def _make(
-    cj: CronJob,
-    active: Sequence[Job],
-    kept: Sequence[Job],
-    times: dict[str, float],
-    pods_of: PodsOf,
-    node_of: NodeOf,
-    zone: tzinfo,
-    found: Ahead,
-) -> None:
-    there = {j.metadata.name for j in kept}
+def _make(scope: Scope, active: Sequence[Job], kept: Sequence[Job], times: Mapping[str, float], found: Ahead) -> None:
+    cj, zone = scope.cj, scope.zone
+    there = scope.names - {c.name for c in found.changes if isinstance(c, Delete)}
     missing = [at for name, at in times.items() if name not in there]
     chain = (*active, *kept)
     if not missing:
         return
-    place = _place(chain, pods_of)
+    place = _place(chain, scope.pods_of)
     if not chain:
         found.changes.append(Create(new_job(cj, missing[0], zone, ahead=True)))  # the others follow it to its node
-    elif place and _is_fit(node_of(place)):
+    elif place and _is_fit(scope.node_of(place)):
         found.changes += [Create(new_job(cj, at, zone, ahead=True, node=place)) for at in missing]
     elif place and not kept and cj.spec.concurrency_policy == "Allow":
         found.changes.append(Create(new_job(cj, missing[0], zone, ahead=True)))

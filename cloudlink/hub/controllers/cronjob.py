@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, tzinfo
 from zoneinfo import ZoneInfo
 
-from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, UpdateStatus
+from cloudlink.hub.changes import Create, ObjectChange, UpdateStatus
 from cloudlink.hub.controllers import ahead
 from cloudlink.hub.controllers.job import is_over
 from cloudlink.hub.controllers.job_verdict import COMPLETE, FAILED, true_condition
@@ -32,9 +32,11 @@ CLOCK_SLACK = 3600.0  # seconds that the last start may lie ahead: beyond that t
 
 @dataclass(frozen=True, slots=True)
 class Surroundings:
-    """What a CronJob has made. :ivar pods_of: those of a Job. :ivar node: by name; None if there is none."""
+    """:ivar jobs: that the CronJob has made. :ivar names: of all Jobs of its namespace.
+    :ivar pods_of: those of a Job. :ivar node: by name; None if there is none."""
 
     jobs: Sequence[Job]
+    names: frozenset[str]
     pods_of: Callable[[Job], Sequence[Pod]]
     node: Callable[[str], Node | None]
 
@@ -58,10 +60,6 @@ class _Plan:
             self.changes.append(change)
         self.active = [j for j in self.active if j.metadata.uid != job.metadata.uid]
 
-    @property
-    def removed(self) -> set[str]:
-        return {c.name for c in self.changes if isinstance(c, Delete | MarkDeleted)}
-
 
 def reconcile(cj: CronJob, there: Surroundings, now: float) -> Decision:
     """Decide about one CronJob. `now` in seconds since 1970."""
@@ -84,12 +82,14 @@ def reconcile(cj: CronJob, there: Surroundings, now: float) -> Decision:
         plan.say("Warning", "UnknownTimeZone", f'invalid timeZone: "{cj.spec.time_zone}"')
     elif not cj.spec.suspend:
         schedule = cron.parse(cj.spec.schedule)
-        _start(plan, schedule, zone, {j.metadata.name for j in there.jobs})
+        _start(plan, schedule, zone, there.names)
         for job in ahead.passed_over(plan.active, there.pods_of):
             plan.say("Warning", "MissSchedule", f"Missed scheduled time to start a job: {job.metadata.name}")
             plan.remove(job)
         _replace(plan, there)
-        found = ahead.prepare(cj, plan.active, waiting, there.pods_of, there.node, schedule, zone, now)
+        names = there.names | {c.object.metadata.name for c in plan.changes if isinstance(c, Create)}
+        scope = ahead.Scope(cj, names, there.pods_of, there.node, schedule, zone, now)
+        found = ahead.prepare(scope, plan.active, waiting)
         plan.changes += found.changes
         plan.wake_at = min(plan.wake_at, found.wake_at)
         due = occurrences.after(schedule, now, zone)
@@ -168,7 +168,7 @@ def _status(plan: _Plan, jobs: Sequence[Job]) -> CronJobStatus:
 # ---------------------------------------------------------------- starting
 
 
-def _start(plan: _Plan, schedule: cron.Schedule, zone: tzinfo, taken: set[str]) -> None:
+def _start(plan: _Plan, schedule: cron.Schedule, zone: tzinfo, taken: frozenset[str]) -> None:
     """The newest time that has come since the last start, unless it is too late or something is in its way."""
     cj, now = plan.cj, plan.now
     since = seconds(plan.last) or seconds(cj.metadata.creation_timestamp)
