@@ -206,6 +206,7 @@ class MqttUplink:
 
     async def run(self, inbox: Inbox, asked: Asked) -> None:
         """Connect, and again after every failure, until cancelled."""
+        inbox.past = max(inbox.past, self._floor.value)
         loop = asyncio.get_running_loop()
         failures = 0
         while True:
@@ -315,6 +316,7 @@ class MqttUplink:
             inbox.refuse(e.reason)
             return False
         self._floor.raise_to(opened.issued_at)
+        inbox.past = max(inbox.past, self._floor.value)
         return inbox.offer(opened.desired, opened.digest)
 
     async def _send(self, client: mqtt.Client) -> None:

@@ -22,7 +22,10 @@ from edged.model import Container, Desired, NodeStatus, Value
 
 T = TypeVar("T")
 
-SCHEMA = 1  # grows when an older reader would misunderstand; fields that it may skip don't need it
+# Grows when an older reader would misunderstand; fields that it may skip don't need it. A document says the lowest one
+# that its reader must know, so that an older node is told all that it can understand.
+SCHEMA = 2
+FIRST, TIMED = 1, 2  # with pods that have a time (Pod.start_at): who doesn't know that would start them at once
 ROOT = "edge/v1"
 
 DESIRED = "desired"
@@ -247,11 +250,14 @@ def canonical(value: msgspec.Struct, written: Written | None = None) -> bytes:
     return msgspec.msgpack.encode(_plain(value, written), order="deterministic")
 
 
-def frame(document: bytes, what: str) -> bytes:
-    """Canonical msgpack as a body for the wire. PermanentError if it is too large to be taken."""
+def frame(document: bytes, what: str, schema: int = FIRST) -> bytes:
+    """Canonical msgpack as a body for the wire. PermanentError if it is too large to be taken.
+
+    :param schema: which its reader must know.
+    """
     if len(document) > MAX_DOCUMENT:
         raise PermanentError(f"{what} has {len(document)} bytes, {MAX_DOCUMENT} are allowed; make it smaller")
-    body = bytes((SCHEMA,)) + zstandard.ZstdCompressor(level=_LEVEL).compress(document)
+    body = bytes((schema,)) + zstandard.ZstdCompressor(level=_LEVEL).compress(document)
     if len(body) > MAX_PACKET:
         raise PermanentError(f"{what} has {len(body)} bytes compressed, {MAX_PACKET} are allowed; make it smaller")
     return body
@@ -263,7 +269,7 @@ def unframe(body: bytes, what: str) -> bytes:
         raise Refused(f"{what} has {len(body)} bytes, {MAX_PACKET} are allowed")
     if not body:
         raise Refused(f"{what} is empty")
-    if body[0] != SCHEMA:
+    if not FIRST <= body[0] <= SCHEMA:
         raise Refused(f"{what} has schema version {body[0]}, this side speaks {SCHEMA}; upgrade the older side")
     packed = memoryview(body)[1:]
     try:
@@ -324,7 +330,12 @@ def decode_status(body: bytes, node: str | None = None) -> NodeStatus:
 
 def encode_desired(desired: Desired, document: bytes | None = None) -> bytes:
     """The content that trust.sign_desired signs; never sent bare. `document`: its canonical form, if it is at hand."""
-    return frame(canonical(desired) if document is None else document, f"desired state of {desired.node}")
+    document = canonical(desired) if document is None else document
+    return frame(document, f"desired state of {desired.node}", schema_of(desired))
+
+
+def schema_of(desired: Desired) -> int:
+    return TIMED if any(p.start_at is not None for p in desired.pods) else FIRST
 
 
 def decode_desired(document: bytes) -> Desired:

@@ -30,12 +30,14 @@ from edged.decide.admission import admission
 from edged.decide.attempts import NEVER
 from edged.decide.steps import Plan, SyncServices
 from edged.deeds import Deeds
+from edged.endings import Endings
 from edged.keeping import Keeper
 from edged.machine import Machine
 from edged.materials import Materials
-from edged.model import Capacity, ContainerPhase, Desired, NodeStatus, Observed, PodStatus
+from edged.model import Capacity, ContainerPhase, Desired, NodeStatus, Observed, PodStatus, RestartPolicy
 from edged.prober import Patient, Prober
 from edged.runtime.api import Runtime
+from edged.runtime.clock_watch import ClockWatch
 from edged.sources import StepSource, WorkingSets, unknown_working_sets
 from edged.store import StateStore
 from edged.telling import Teller
@@ -88,6 +90,8 @@ class Daemon:
         self._changed = asyncio.Condition()
         self._teller = Teller(uplink.report, self._title_of, machine.wall)
         self._keeper = Keeper(config, store, self._teller.event, self._wake.set, boottime, machine.wall)
+        self._endings = Endings(config.state)
+        self._clock_watch = ClockWatch(self._wake.set)
         materials = Materials(self._keeper, self.capacity, config.name, uplink.unseal, machine.address)
         executor = Executor(runtime, images, puller, materials.of, materials.logins)
         self._deeds = Deeds(executor, images, extra, self._teller.happened, self._wake.set, boottime)
@@ -104,12 +108,14 @@ class Daemon:
         waiting = list(services)
         try:
             self._keeper.load()
+            self._endings.load()
             self._deeds.asked = {pod.uid for pod in self._keeper.pods}  # were asked for when they were new
             await self._runtime.open(self._on_exit)
         except BaseException:
             for service in waiting:  # never begun, so nobody else would end them
                 service.close()
             raise
+        self._clock_watch.open()
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._prober = Prober(self._runtime, tasks, self._wake.set, self._boottime)
@@ -124,6 +130,7 @@ class Daemon:
                     task.cancel()
                 self._prober.sync({})
         finally:
+            self._clock_watch.close()
             await self._runtime.close()
 
     def stop(self) -> None:
@@ -184,6 +191,7 @@ class Daemon:
             self._deeds.begin(rest, tasks, self.generation)
             return min(planned.wake_at, self.started + ADOPTION)
         self._deeds.begin(planned.steps, tasks, self.generation)
+        self._endings.note(self._final(), self._keeper.pods)
         self._teller.report(self.status)
         return min(planned.wake_at, self._keeper.save_at)
 
@@ -218,6 +226,8 @@ class Daemon:
             claims=self._runtime.claims(),
             claim_sizes=dict(deeds.claim_sizes),
             killed=dict(deeds.killed),
+            wall=self._wall(),
+            ended=self._endings.known,
         )
 
     def _patients(self) -> dict[str, Patient]:
@@ -271,6 +281,18 @@ class Daemon:
 
     def _pods(self) -> tuple[PodStatus, ...]:
         return summary.summarise(self.desired, self.observed, self.budget, self._boottime(), self._working_sets)
+
+    def _final(self) -> tuple[PodStatus, ...]:
+        """What is told of pods that may end for good; of none where all are of the lasting kind, as they mostly are."""
+        lasting = all(
+            p.restart_policy is RestartPolicy.ALWAYS or p.uid in self._endings.known for p in self._keeper.pods
+        )
+        return () if lasting else self._pods()
+
+    def _wall(self) -> float | None:
+        """The time, where this board can know it."""
+        wall = self._machine.wall()
+        return wall if wall >= self._keeper.inbox.past else None
 
     async def _notify_watchers(self) -> None:
         async with self._changed:

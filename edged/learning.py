@@ -6,9 +6,7 @@ day and only if it would tell something else: 2 to 4 KB with 20 containers, a me
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,8 +14,9 @@ import msgspec
 
 from edged.decide import working_sets
 from edged.decide.working_sets import Learned
-from edged.errors import EdgedError, RetryError
+from edged.errors import EdgedError
 from edged.model import Container, ContainerPhase, Desired, Observed, Pod
+from edged.store import write_whole
 
 log = logging.getLogger("edged.learning")
 
@@ -101,19 +100,3 @@ def _read(file: Path) -> dict[str, Learned]:
             return working_sets.bounded(msgspec.msgpack.decode(f.read(LARGEST), type=dict[str, Learned]))
     except (OSError, msgspec.DecodeError):
         return {}
-
-
-def write_whole(file: Path, data: bytes, durable: bool) -> None:
-    """The old or the new, never half of it. :raises RetryError: it can't be written."""
-    new = file.with_name(f".{file.name}.new")
-    try:
-        with new.open("wb") as f:
-            f.write(data)
-            f.flush()
-            if durable:
-                os.fsync(f.fileno())
-        new.rename(file)
-    except OSError as e:
-        with contextlib.suppress(OSError):
-            new.unlink()
-        raise RetryError(f"{file} can't be written: {e.strerror}") from e

@@ -17,6 +17,7 @@ must not wear out a card, and after a reboot its backoff rightly starts anew.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import zlib
@@ -24,7 +25,7 @@ from pathlib import Path
 
 import msgspec
 
-from edged.errors import PermanentError
+from edged.errors import PermanentError, RetryError
 from edged.model import Desired, Value
 
 MAGIC = b"edgedst1"
@@ -112,3 +113,21 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def write_whole(file: Path, data: bytes, durable: bool) -> None:
+    """The old or the new, never half of it. :raises RetryError: it can't be written."""
+    new = file.with_name(f".{file.name}.new")
+    try:
+        with new.open("wb") as f:
+            f.write(data)
+            f.flush()
+            if durable:
+                os.fsync(f.fileno())
+        new.rename(file)
+        if durable:
+            sync_folder(file.parent)
+    except OSError as e:
+        with contextlib.suppress(OSError):
+            new.unlink()
+        raise RetryError(f"{file} can't be written: {e.strerror}") from e

@@ -17,11 +17,15 @@ from edged.errors import PermanentError
 from edged.model import Desired, HubLink, NodeStatus
 from edged.model.remote import AnyRequest, End
 
+LONG_AGO = 1_735_689_600.0  # 2025-01-01: before this software was written
+
 
 class Inbox:
     """A slot of size 1 between an uplink and the daemon: the newest accepted document wins.
 
     Invariant: `generation` never goes down while the daemon runs; it starts with the stored one.
+
+    :ivar past: a moment (seconds since 1970) that is certainly past; a clock that says less is wrong.
     """
 
     def __init__(self, wake: Callable[[], None], generation: int = 0, digest: bytes = b"") -> None:
@@ -32,6 +36,7 @@ class Inbox:
         self.refusals = 0
         self.last_refusal = ""
         self.refused_generation = 0
+        self.past = LONG_AGO
 
     def offer(self, desired: Desired, digest: bytes = b"") -> bool:
         """Take a verified document; False if it is the one we already have. Older ones are refused aloud."""

@@ -48,7 +48,7 @@ TURN = OURS + "turn"  # pods with the same one follow each other
 TURN_POLICY = OURS + "turn-policy"  # a concurrencyPolicy: how they do
 OF_STARTS = (START_AT, START_BY, TURN, TURN_POLICY)
 QUEUED = OURS + "queued"  # label: no room is set aside for it, as one before it has it
-MISSED = "MissedStart"  # status.reason of a pod whose node won't start it any more
+MISSED = "MissedStart"  # status.reason of a pod whose node won't start it any more; edged.decide.turns says so
 
 
 def devices_of(container: Container, annotations: Mapping[str, str]) -> tuple[str, ...]:

@@ -6,9 +6,11 @@ Takes pods that `parse` has accepted.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
 
 from cloudlink.kube import core, quantity
-from cloudlink.kube.annotations import devices_of, log_target
+from cloudlink.kube.annotations import START_AT, START_BY, TURN, TURN_POLICY, devices_of, log_target
 from cloudlink.kube.compile_volumes import mount, resource_reference, volume_source
 from cloudlink.kube.pod import PRIORITY_CLASSES, PodDNSConfig
 from cloudlink.kube.probes import GRPCAction, HTTPGetAction
@@ -55,12 +57,30 @@ def compile_pod(pod: core.Pod, claims: Claims | None = None) -> model.Pod:
         annotations=_referred("metadata.annotations", meta.annotations, fields),
         service_account=(spec.service_account_name or spec.service_account or "default") if account else "",
         log_target=log_target(meta.annotations),
+        **_start(meta.annotations),
     )
 
 
 def host_name(pod: core.Pod) -> str:
     """The kernel takes 64 bytes; Kubernetes cuts pod names the same way."""
     return pod.spec.hostname or pod.metadata.name[:63].rstrip("-.")
+
+
+def _start(annotations: Mapping[str, str]) -> dict[str, Any]:
+    """When a pod of a CronJob's Job that was made ahead is to start, and what of its turn."""
+    times = {name: _second(annotations.get(key, "")) for name, key in (("start_at", START_AT), ("start_by", START_BY))}
+    if times["start_at"] is None:
+        return {}
+    policy = annotations.get(TURN_POLICY, "")
+    known = policy if policy in tuple(model.Turn) else model.Turn.ALLOW
+    return times | {"turn": annotations.get(TURN, ""), "turn_policy": model.Turn(known)}
+
+
+def _second(text: str) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp() if text else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _dns(config: PodDNSConfig | None) -> model.Dns:

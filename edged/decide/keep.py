@@ -18,6 +18,7 @@ from edged.decide.steps import (
     RunHook,
     StartContainer,
 )
+from edged.decide.turns import REPLACED
 from edged.model import (
     Container,
     ContainerPhase,
@@ -53,15 +54,16 @@ def wind_down(uid: str, scene: Scene, grace: float | None = None) -> Found:
     yield RemoveSandbox(uid, sandbox.pod if sandbox else uid, GONE)
 
 
-def keep(pod: Pod, scene: Scene, course: lifecycle.Course, digest: str) -> Found:
+def keep(pod: Pod, scene: Scene, course: lifecycle.Course, digest: str, replaced: str = "") -> Found:
     """Bring a wanted pod nearer to running as it should.
 
     :param digest: of what its files should show, see decide.material.
+    :param replaced: why it has to make way for another one; "" = it hasn't.
     """
     sandbox, ranks = scene.sandbox, pod.sidecars
     if sandbox is not None and sandbox.evicted:
         grace = pod.termination_grace
-        if sandbox.evicted != DEADLINE_EXCEEDED:
+        if sandbox.evicted not in (DEADLINE_EXCEEDED, REPLACED):
             grace = min(grace, EVICTION_GRACE)
         yield from end_all(scene, ranks, grace, sandbox.evicted_message or sandbox.evicted)
         return
@@ -72,6 +74,9 @@ def keep(pod: Pod, scene: Scene, course: lifecycle.Course, digest: str) -> Found
     if course.over:
         yield from end_all(scene, ranks, pod.termination_grace, DONE)
         yield from _tidy(pod, scene)
+        return
+    if replaced and sandbox is not None:
+        yield EndPod(pod.uid, pod.title, REPLACED, replaced)
         return
     if pod.active_deadline is not None and sandbox is not None and sandbox.created_at:
         due = sandbox.created_at + pod.active_deadline

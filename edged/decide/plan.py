@@ -6,6 +6,7 @@ Invariants, checked after every plan in the property tests:
 - a pod is started only while admitted, and requests of admitted pods fit the budget;
 - an init container is started only when those before it are through, any other only when all are;
 - a container with a preStop hook gets its stop signal only when the hook was tried, or when the grace is over;
+- a pod with a time is begun only when it has come (`turns`), and one that has ended for good is never begun again;
 - sidecars end after the rest of their pod; a pod that was ended for good is never started again;
 - a plan may be cut after any step: observing and planning again converges to the same end;
 - owners with steps under way (`busy`) are left alone.
@@ -16,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from edged.decide import budget as budgets
-from edged.decide import claims, lifecycle, material, pulls, services
+from edged.decide import claims, lifecycle, material, pulls, services, turns
 from edged.decide.admission import admission
 from edged.decide.attempts import NEVER, Found, Scene, by_pod
 from edged.decide.keep import keep, wind_down
@@ -47,22 +48,27 @@ def plan(
         uid: Scene(sandboxes.get(uid), attempts.get(uid, ()), observed, now) for uid in sorted(present | set(wanted))
     }
     courses = {uid: lifecycle.course(pod, scenes[uid].newest, observed.health) for uid, pod in wanted.items()}
+    waits = turns.turns(desired, observed, attempts)
     over = {uid for uid in wanted if courses[uid].over or _evicted(scenes[uid])}
+    over |= {uid for uid in observed.ended if uid in wanted and uid not in present}
+    held = {uid for uid in wanted if turns.is_held(uid, waits, present)} | (over - present)
     stuck = {uid: s.retry_at for uid, s in observed.setbacks.items() if s.clearing and s.retry_at > now}
     out = observed.busy | set(stuck)
     found: list[Found] = [iter(retry_at for owner, retry_at in stuck.items() if owner in scenes or owner == SERVICES)]
+    found.append(iter((now + waits.next_in,)))
     found += [
         wind_down(uid, scenes[uid], desired.leaving.get(uid)) for uid in scenes if uid not in wanted and uid not in out
     ]
     found += [
-        keep(pod, scenes[pod.uid], courses[pod.uid], digests.get(pod.uid, ""))
+        keep(pod, scenes[pod.uid], courses[pod.uid], digests.get(pod.uid, ""), waits.replaced.get(pod.uid, ""))
         for pod in desired.pods
-        if pod.uid not in out and (pod.uid not in refused or _evicted(scenes[pod.uid]))
+        if pod.uid not in out and pod.uid not in held and (pod.uid not in refused or _evicted(scenes[pod.uid]))
     ]
-    found.append(pulls.pull([p for p in desired.pods if p.uid not in refused and p.uid not in over], observed, now))
+    fetched = turns.fetched(desired.pods, waits)
+    found.append(pulls.pull([p for p in fetched if p.uid not in refused and p.uid not in over], observed, now))
     found.append(claims.settle(desired, observed, present, now))
     if SERVICES not in out:
-        gone = over | {uid for uid in refused if not scenes[uid].live}
+        gone = over | held | {uid for uid in refused if not scenes[uid].live}
         found.append(services.sync(desired, scenes, gone, observed))
     return gather(found)
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from edged.decide import budget as budgets
-from edged.decide import devices, lifecycle, pulls, restart
+from edged.decide import devices, lifecycle, pulls, restart, turns
 from edged.decide import health as healths
 from edged.decide.admission import admission
 from edged.decide.attempts import ENDED, Scene, by_pod
@@ -50,8 +50,16 @@ def summarise(
     sandboxes = {s.pod_uid: s for s in observed.sandboxes}
     wanted = {p.uid for p in desired.pods}
     admitted = admission(desired, observed, budget, attempts)
+    waits = turns.turns(desired, observed, attempts)
     told = []
     for pod in desired.pods:
+        if pod.uid not in sandboxes and pod.uid not in attempts:
+            if (ended := observed.ended.get(pod.uid)) is not None:
+                told.append(ended)
+                continue
+            if pod.uid in waits.held:
+                told.append(refused_status(pod, *waits.held[pod.uid]))
+                continue
         scene = Scene(sandboxes.get(pod.uid), attempts.get(pod.uid, ()), observed, now)
         status = pod_status(pod, scene, working_sets)
         if pod.uid in admitted.refused and not status.started_wall:

@@ -20,6 +20,7 @@ from edged.model.pods import (
     Pod,
     Service,
     ServicePort,
+    Turn,
     container_identity,
     references,
 )
@@ -131,6 +132,7 @@ __all__ = [
     "Setback",
     "SleepAction",
     "TcpAction",
+    "Turn",
     "Value",
     "Volume",
     "VolumeSource",

@@ -45,6 +45,14 @@ class LogTarget(enum.StrEnum):
     JOURNALD = "journald"
 
 
+class Turn(enum.StrEnum):
+    """What becomes of a pod while one with the same `turn` is there (batch/v1 CronJob concurrencyPolicy)."""
+
+    ALLOW = "Allow"
+    FORBID = "Forbid"  # it waits
+    REPLACE = "Replace"  # the other one is ended
+
+
 class Pod(Value, frozen=True):
     """A group of containers that share one network namespace. `uid` is unique for ever, `name` only now.
 
@@ -57,6 +65,9 @@ class Pod(Value, frozen=True):
     :ivar priority: the lower ones are evicted first.
     :ivar active_deadline: seconds after its start at which the pod is ended; None = never.
     :ivar labels, annotations: those of the pod, present only where a downward reference needs them.
+    :ivar start_at: wall-clock second before which it isn't started; None = at once. `start_by`: after which it isn't
+        started any more. See edged.decide.turns.
+    :ivar turn: pods with the same one follow each other as `turn_policy` says; "" = it follows nobody.
     """
 
     namespace: str
@@ -85,6 +96,10 @@ class Pod(Value, frozen=True):
     annotations: dict[str, str] = {}
     service_account: str = ""
     log_target: LogTarget = LogTarget.MEMORY
+    start_at: float | None = None
+    start_by: float | None = None
+    turn: str = ""
+    turn_policy: Turn = Turn.ALLOW
 
     @property
     def title(self) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from edged.model.actions import Hook
 from edged.model.base import Value
 from edged.model.pods import ServicePort
+from edged.model.told import PodStatus
 
 
 class Image(Value, frozen=True):
@@ -172,6 +173,8 @@ class Observed(Value, frozen=True):
     :ivar claims: uids of the persistent volumes on this node's storage.
     :ivar claim_sizes: bytes that they hold, by uid, as far as this daemon has seen to it.
     :ivar killed: container id -> when it was last sent SIGKILL.
+    :ivar wall: seconds since 1970; None where the clock can't be right.
+    :ivar ended: pods that are not started again: uid -> the last that was told of it (edged.endings).
     """
 
     containers: tuple[ContainerState, ...] = ()
@@ -187,3 +190,5 @@ class Observed(Value, frozen=True):
     claims: frozenset[str] = frozenset()
     claim_sizes: Mapping[str, int] = {}
     killed: Mapping[str, float] = {}
+    wall: float | None = None
+    ended: Mapping[str, PodStatus] = {}

@@ -195,8 +195,9 @@ def _wanted(plan: _Plan) -> int:
 def _new_pods(plan: _Plan, pods: Iterable[Pod], missing: int, suffix: Suffix) -> list[Pod]:
     job, counts = plan.job, plan.counts
     if not counts.indexed:
-        node = job.metadata.annotations.get(START_ON, "") if start_at(job) > plan.now else ""
-        return [job_pods.on_time(job_pods.new_pod(job, suffix()), job, node) for _ in range(missing)]
+        late = start_at(job) <= plan.now
+        node = "" if late else job.metadata.annotations.get(START_ON, "")
+        return [job_pods.on_time(job_pods.new_pod(job, suffix()), job, node, late) for _ in range(missing)]
     taken = counts.completed.united(counts.failed_indexes).plus(map(job_pods.index_of, plan.active))
     if job.spec.pod_replacement_policy == "Failed":
         taken = taken.plus(job_pods.index_of(p) for p in pods if job_pods.is_terminating(p))

@@ -12,7 +12,7 @@ from typing import Literal
 
 from cloudlink.hub.changes import Update
 from cloudlink.hub.objects import ended_at, generated_name, is_deleted, is_finished, owned_by, seconds
-from cloudlink.kube.annotations import OF_STARTS, QUEUED
+from cloudlink.kube.annotations import OF_STARTS, QUEUED, START_BY
 from cloudlink.kube.batch import (
     Job,
     PodFailurePolicyOnExitCodesRequirement,
@@ -191,9 +191,12 @@ def new_pod(job: Job, suffix: str, index: int | None = None, failed: tuple[int, 
     return Pod(metadata=meta, spec=spec)
 
 
-def on_time(pod: Pod, job: Job, node: str) -> Pod:
-    """With what its node must know to hold it until its time. :param node: where it is to go; "" = not decided."""
-    given = {k: v for k, v in job.metadata.annotations.items() if k in OF_STARTS}
+def on_time(pod: Pod, job: Job, node: str, again: bool) -> Pod:
+    """With what its node must know to hold it until its time.
+
+    :param node: where it is to go; "" = not decided. :param again: its time has come, so it can't be too late.
+    """
+    given = {k: v for k, v in job.metadata.annotations.items() if k in OF_STARTS and not (again and k == START_BY)}
     if not given:
         return pod
     meta = pod.metadata.model_copy(
