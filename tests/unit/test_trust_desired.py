@@ -128,7 +128,7 @@ def _signed_by_the_hub_but_wrong_inside(content: bytes) -> bytes:
         (wire.encode_desired(Desired("home", "pi-1", 6)), "generation 6, its envelope 5"),
         (wire.encode_desired(Desired("home", "pi-2", 5)), "inside is for"),
         (wire.encode_desired(Desired("away", "pi-1", 5)), "inside is for"),
-        (b"\x02" + wire.encode_desired(DESIRED)[1:], "schema version 2"),
+        (b"\x03" + wire.encode_desired(DESIRED)[1:], "schema version 3"),
         (wire.frame(b"\x80", "x"), "schema"),
         (b"", "empty"),
     ],

@@ -191,8 +191,16 @@ def test_bytes_behind_the_frame_are_refused() -> None:
 
 
 def test_another_schema_version_is_refused_by_name() -> None:
-    with pytest.raises(wire.Refused, match="schema version 2"):
-        wire.decode_status(b"\x02" + wire.encode_status(_status())[1:])
+    with pytest.raises(wire.Refused, match="schema version 3"):
+        wire.decode_status(b"\x03" + wire.encode_status(_status())[1:])
+
+
+def test_only_documents_with_a_time_in_them_ask_for_a_node_that_knows_times() -> None:
+    pod = Pod("default", "later", "uid", ())
+    assert wire.encode_desired(Desired("home", "pi", 1, (pod,)))[0] == wire.FIRST
+    timed = Desired("home", "pi", 1, (msgspec.structs.replace(pod, start_at=1.75e9),))
+    assert wire.encode_desired(timed)[0] == wire.TIMED
+    assert wire.decode_desired(wire.unframe(wire.encode_desired(timed), "x")) == timed
 
 
 def test_a_body_too_large_to_travel_is_refused_on_both_sides() -> None:
