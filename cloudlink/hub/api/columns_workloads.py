@@ -7,6 +7,7 @@ from typing import Any
 
 from cloudlink.hub.api.cells import NONE, containers, controller, pairs, selector_text, wide
 from cloudlink.hub.api.table import AGE, NAME, Column, duration, seconds_of, since
+from cloudlink.kube.annotations import START_AT
 from cloudlink.kube.apps import ControllerRevision, DaemonSet, StatefulSet
 from cloudlink.kube.batch import CronJob, Job
 from cloudlink.kube.meta import KubeObject
@@ -65,8 +66,8 @@ def _controller_revision(obj: ControllerRevision, now: float) -> Sequence[object
     return obj.metadata.name, controller(obj), obj.revision, since(obj.metadata.creation_timestamp, now)
 
 
-def job_status(job: Job) -> str:
-    """The word in the STATUS column."""
+def job_status(job: Job, now: float) -> str:
+    """The word in the STATUS column; "Waiting" is ours, for one that is made ahead of its time."""
     true = {c.type for c in job.status.conditions if c.status == "True"}
     if "Complete" in true:
         return "Complete"
@@ -74,7 +75,9 @@ def job_status(job: Job) -> str:
         return "Failed"
     if job.metadata.deletion_timestamp:
         return "Terminating"
-    return next((t for t in ("Suspended", "FailureTarget", "SuccessCriteriaMet") if t in true), "Running")
+    starts = seconds_of(job.metadata.annotations.get(START_AT, ""))
+    otherwise = "Waiting" if starts is not None and starts > now else "Running"
+    return next((t for t in ("Suspended", "FailureTarget", "SuccessCriteriaMet") if t in true), otherwise)
 
 
 def _completions(job: Job) -> str:
@@ -95,7 +98,7 @@ def _job_duration(job: Job, now: float) -> str:
 def _job(obj: Job, now: float) -> Sequence[object]:
     return (
         obj.metadata.name,
-        job_status(obj),
+        job_status(obj, now),
         _completions(obj),
         _job_duration(obj, now),
         since(obj.metadata.creation_timestamp, now),
