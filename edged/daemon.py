@@ -28,7 +28,7 @@ from edged.decide import health as healths
 from edged.decide import plan as planning
 from edged.decide.admission import admission
 from edged.decide.attempts import NEVER
-from edged.decide.steps import Plan, SyncServices
+from edged.decide.steps import Plan, PrepareSandbox, SyncServices
 from edged.deeds import Deeds
 from edged.endings import Endings
 from edged.keeping import Keeper
@@ -183,9 +183,14 @@ class Daemon:
         before, self._seen = self._seen, self._observe()
         if before is not None:  # what the first look finds was there before us and is no news
             self._teller.happened(happenings.between(before, self._seen))
+        else:
+            there = {s.pod_uid for s in self._seen.sandboxes} | {c.pod_uid for c in self._seen.containers}
+            self._endings.look_for(self._keeper.pods, there)
+            self._seen = replace(self._seen, ended=self._endings.known)
         self._deeds.prune(self.desired, self._seen)
         self._prober.sync(self._patients())
         planned = self._plan()
+        self._endings.begin(s.pod for s in planned.steps if isinstance(s, PrepareSandbox))
         if self._adopts():  # traffic stays where it is, and nobody is told that all pods are down
             rest = tuple(s for s in planned.steps if not isinstance(s, SyncServices))
             self._deeds.begin(rest, tasks, self.generation)

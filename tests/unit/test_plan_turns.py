@@ -14,7 +14,7 @@ from edged.decide.budget import Budget
 from edged.decide.steps import EndPod, Plan, PrepareSandbox, PullImage
 from edged.decide.summary import summarise
 from edged.decide.turns import BUSY, MISSED, NOT_YET, REPLACED
-from edged.endings import Endings
+from edged.endings import LOST, Endings
 from edged.model import (
     Container,
     Desired,
@@ -237,6 +237,23 @@ def test_endings_are_kept_for_the_pods_that_are_wanted_and_survive(tmp_path: Pat
     assert again.known == {pods[0].uid: done[0]}
     again.note(done, pods[1:])
     assert again.known == {pods[1].uid: done[1]}
+
+
+def test_what_may_run_only_once_has_failed_where_a_power_cut_took_it(tmp_path: Path) -> None:
+    once, often = timed(5), replace(timed(10), restart_policy=RestartPolicy.ON_FAILURE)
+    endings = Endings(tmp_path)
+    endings.begin([once, often])
+    restarted = Endings(tmp_path)
+    restarted.load()
+    restarted.look_for([once, often], {once.uid, often.uid})
+    assert restarted.known == {}
+    cut = Endings(tmp_path)
+    cut.load()
+    cut.look_for([once, often], set())
+    assert {uid: (s.phase, s.reason) for uid, s in cut.known.items()} == {once.uid: (Phase.FAILED, LOST)}
+    again = Endings(tmp_path)
+    again.load()
+    assert again.known == cut.known
 
 
 def test_endings_that_cannot_be_read_or_written_stop_nobody(tmp_path: Path) -> None:
