@@ -6,7 +6,7 @@ hub's time (`now`, RFC 3339), kept from the old status for as long as they say t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from fractions import Fraction
 from typing import Literal, NamedTuple
@@ -56,6 +56,7 @@ def pod_status(status: model.PodStatus, old: core.Pod, now: str, host_ip: str = 
             ("Initialized", _initialization(status, old.spec)),
             ("ContainersReady", readiness),
             ("Ready", readiness),
+            *_disruption(status),
         ),
     )
     return core.PodStatus(
@@ -75,6 +76,12 @@ def pod_status(status: model.PodStatus, old: core.Pod, now: str, host_ip: str = 
         ),
         qos_class=old.status.qos_class or qos_class(old.spec),  # it never changes
     )
+
+
+def _disruption(status: model.PodStatus) -> Iterator[tuple[str, _State]]:
+    """DisruptionTarget, which a Job's podFailurePolicy may look for: it wasn't the pod's own fault."""
+    if status.reason == "Evicted":
+        yield "DisruptionTarget", ("True", "TerminationByKubelet", status.message)
 
 
 def _readiness(status: model.PodStatus, spec: core.PodSpec) -> _State:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -408,3 +409,9 @@ def test_hub_and_node_agree_on_the_class_of_a_pod(amounts: list[tuple[str, str]]
     parsed = revive({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
     assert isinstance(parsed, core.Pod)
     assert qos_class(parsed.spec) == model.qos_of(compile_pod(parsed))
+
+
+def test_an_evicted_pod_says_that_it_was_disrupted() -> None:
+    told = msgspec.structs.replace(report(model.Phase.FAILED), reason="Evicted", message="the disk is full")
+    assert conditions(pod_status(told, pod(), T1))["DisruptionTarget"][:2] == ("True", "TerminationByKubelet")
+    assert "DisruptionTarget" not in conditions(pod_status(report(), pod(), T1))
