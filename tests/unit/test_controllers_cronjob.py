@@ -306,7 +306,7 @@ def test_a_waiting_job_becomes_the_job_of_its_time_and_the_next_moves_up() -> No
 
 
 def test_what_ran_while_the_hub_was_away_is_counted_once_and_not_made_up_for() -> None:
-    town = begun()
+    town = begun(successfulJobsHistoryLimit=4)
     ran = town.waiting[:3]
     town.now = minute("12:35")
     for job in ran:
@@ -315,6 +315,7 @@ def test_what_ran_while_the_hub_was_away_is_counted_once_and_not_made_up_for() -
     assert sorted(j.metadata.uid for j in town.jobs) == sorted(j.metadata.uid for j in ran)
     assert all(is_over(j) and j.status.succeeded == 1 for j in town.jobs)
     assert town.cj.status.last_schedule_time == rfc3339(minute("12:30"))
+    assert len(town.jobs) == 3
 
 
 def test_a_time_that_the_node_passed_over_is_told_and_goes() -> None:

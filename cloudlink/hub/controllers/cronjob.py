@@ -138,7 +138,7 @@ def _tidy(plan: _Plan, jobs: Sequence[Job]) -> None:
     for kind, kept in ((COMPLETE, spec.successful_jobs_history_limit), (FAILED, spec.failed_jobs_history_limit)):
         over = [j for j in jobs if true_condition(j, kind) is not None]
         over.sort(key=lambda j: (seconds(j.status.start_time), j.metadata.name))
-        for job in over[: len(over) - kept]:
+        for job in over[: max(len(over) - kept, 0)]:
             plan.remove(job)
             plan.say("Normal", "SuccessfulDelete", f"Deleted job {job.metadata.name}")
 
