@@ -84,8 +84,6 @@ def decide(
             return access.default_account(obj, account is not None)
         case ClusterRole() if obj.aggregation_rule is not None:
             return access.gathering(obj, world.all(ClusterRole))
-        case Pod() if job_pods.is_tracked(obj) and not _has_job(obj, world):
-            return Decision((job_pods.untracked(obj),))
         case Pod():
             return _of_a_pod(obj, world, now, (listening or Always()).settled_at(now))
         case PodDisruptionBudget():
@@ -137,7 +135,9 @@ def controllers_of(pod: Pod, world: World) -> Iterator[KubeObject]:
 
 
 def _of_a_pod(pod: Pod, world: World, now: float, settled_at: float) -> Decision:
-    """What its node means for a pod: gone for good, or a place that it has to leave."""
+    """What its Job and its node mean for a pod: nobody counts it any more; gone for good, or a place to leave."""
+    if job_pods.is_tracked(pod) and not _has_job(pod, world):
+        return Decision((job_pods.untracked(pod),))
     node = world.get(Node, "", pod.spec.node_name) if pod.spec.node_name else None
     lost = garbage.lost_pod(pod, node)
     if lost.changes or node is None or not node.spec.taints:

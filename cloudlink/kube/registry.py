@@ -66,10 +66,6 @@ class Resource:
         return f"{self.group}/{self.version}" if self.group else self.version
 
 
-def _no_controller(kinds: str, consequence: str) -> str:
-    return f"{kinds} are stored, but their controller comes with a later version: {consequence} for now"
-
-
 def _review(group: str, kind: str, model: type[KubeObject], namespaced: bool = False, version: str = "v1") -> Resource:
     singular = kind.lower()
     return Resource(group, version, kind, f"{singular}s", singular, (), namespaced, (), model, verbs=("create",))

@@ -100,7 +100,7 @@ class Town(Store):
                 spec = pod.spec.model_copy(update={"node_name": "pi"})
                 self.commit(Update(pod.model_copy(update={"spec": spec})))
             else:
-                self.commit(*garbage.lost_pod(pod, node_exists=True).changes)
+                self.commit(*garbage.lost_pod(pod, node("pi")).changes)
         return self.revision != before
 
     def settle(self) -> None:
@@ -290,6 +290,15 @@ def test_the_next_jobs_are_made_ahead_on_one_node_and_are_not_active_yet() -> No
     assert sum(QUEUED not in p.metadata.labels for p in pods) == 1, "room is set aside for one"
     assert pods[0].metadata.annotations[START_AT] == "2026-03-01T12:10:00Z"
     assert (town.cj.status.active, town.cj.status.last_schedule_time) == ((), "")
+
+
+def test_a_board_that_is_away_keeps_the_times_that_it_has() -> None:
+    town = begun()
+    [pod] = town.pods_of(town.waiting[0])
+    assert {(t.key, t.toleration_seconds) for t in pod.spec.tolerations} == {
+        ("node.kubernetes.io/not-ready", None),
+        ("node.kubernetes.io/unreachable", None),
+    }
 
 
 def test_a_waiting_job_becomes_the_job_of_its_time_and_the_next_moves_up() -> None:

@@ -10,7 +10,7 @@ finished Job makes no pods, and has its last condition only when none of its pod
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from cloudlink.hub.changes import Create, Delete, MarkDeleted, ObjectChange, UpdateStatus
@@ -192,11 +192,11 @@ def _wanted(plan: _Plan) -> int:
     return max(min(parallelism, left), 0)
 
 
-def _new_pods(plan: _Plan, pods: Iterable[Pod], missing: int, suffix: Suffix) -> list[Pod]:
+def _new_pods(plan: _Plan, pods: Sequence[Pod], missing: int, suffix: Suffix) -> list[Pod]:
     job, counts = plan.job, plan.counts
     if not counts.indexed:
         late = start_at(job) <= plan.now
-        node = "" if late else job.metadata.annotations.get(START_ON, "")
+        node = "" if late or counts.failed or pods else job.metadata.annotations.get(START_ON, "")
         return [job_pods.on_time(job_pods.new_pod(job, suffix()), job, node, late) for _ in range(missing)]
     taken = counts.completed.united(counts.failed_indexes).plus(map(job_pods.index_of, plan.active))
     if job.spec.pod_replacement_policy == "Failed":

@@ -19,10 +19,11 @@ from cloudlink.kube.batch import (
     PodFailurePolicyOnPodConditionsPattern,
     PodFailurePolicyRule,
 )
-from cloudlink.kube.core import Pod
+from cloudlink.kube.core import Pod, Toleration
 from cloudlink.kube.env import EnvVar, EnvVarSource, ObjectFieldSelector
 from cloudlink.kube.meta import ObjectMeta
 from cloudlink.kube.pod import ContainerStatus, PodSpec
+from cloudlink.kube.taints import OF_LIFE
 
 TRACKING = "batch.kubernetes.io/job-tracking"  # finalizer of a pod that its Job hasn't counted yet
 INDEX = "batch.kubernetes.io/job-completion-index"  # annotation and label
@@ -205,8 +206,17 @@ def on_time(pod: Pod, job: Job, node: str, again: bool) -> Pod:
             "labels": pod.metadata.labels | ({QUEUED: "true"} if node else {}),
         }
     )
-    spec = pod.spec.model_copy(update={"node_name": node}) if node else pod.spec
+    spec = pod.spec if again else _staying(pod.spec)
+    spec = spec.model_copy(update={"node_name": node}) if node else spec
     return pod.model_copy(update={"metadata": meta, "spec": spec})
+
+
+def _staying(spec: PodSpec) -> PodSpec:
+    """A board that is away runs what it has at its time: it must not be moved then, and so run twice. Who would rather
+    have that says so in the template."""
+    own = {t.key for t in spec.tolerations}
+    added = (Toleration(key=k, operator="Exists", effect="NoExecute") for k in sorted(OF_LIFE - own))
+    return spec if "" in own else spec.model_copy(update={"tolerations": (*spec.tolerations, *added)})
 
 
 def _indexed(spec: PodSpec, hostname: str) -> PodSpec:
