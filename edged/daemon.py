@@ -37,7 +37,6 @@ from edged.materials import Materials
 from edged.model import Capacity, ContainerPhase, Desired, NodeStatus, Observed, PodStatus, RestartPolicy
 from edged.prober import Patient, Prober
 from edged.runtime.api import Runtime
-from edged.runtime.clock_watch import ClockWatch
 from edged.sources import StepSource, WorkingSets, unknown_working_sets
 from edged.store import StateStore
 from edged.telling import Teller
@@ -91,7 +90,6 @@ class Daemon:
         self._teller = Teller(uplink.report, self._title_of, machine.wall)
         self._keeper = Keeper(config, store, self._teller.event, self._wake.set, boottime, machine.wall)
         self._endings = Endings(config.state)
-        self._clock_watch = ClockWatch(self._wake.set)
         materials = Materials(self._keeper, self.capacity, config.name, uplink.unseal, machine.address)
         executor = Executor(runtime, images, puller, materials.of, materials.logins)
         self._deeds = Deeds(executor, images, extra, self._teller.happened, self._wake.set, boottime)
@@ -115,7 +113,7 @@ class Daemon:
             for service in waiting:  # never begun, so nobody else would end them
                 service.close()
             raise
-        self._clock_watch.open()
+        stop_watching = self._machine.watch_clock(self._wake.set)
         try:
             async with asyncio.TaskGroup() as tasks:
                 self._prober = Prober(self._runtime, tasks, self._wake.set, self._boottime)
@@ -130,7 +128,7 @@ class Daemon:
                     task.cancel()
                 self._prober.sync({})
         finally:
-            self._clock_watch.close()
+            stop_watching()
             await self._runtime.close()
 
     def stop(self) -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from edged import host
 from edged.config import NodeConfig
 from edged.model import Capacity
+from edged.runtime import clock_watch
 
 
 def boottime() -> float:
@@ -21,7 +22,8 @@ class Machine:
     """The one that we are on, unless a simulation says otherwise.
 
     :ivar boottime: seconds since boot; what is decided counts in these.
-    :ivar wall: seconds since 1970, and only for people: it may be wrong by decades.
+    :ivar wall: seconds since 1970, for people and for pods with a time: it may be wrong by decades.
+    :ivar watch_clock: takes who is to be told when `wall` is set; answers with what ends that.
     """
 
     boottime: Callable[[], float] = boottime
@@ -29,3 +31,4 @@ class Machine:
     capacity: Callable[[NodeConfig], Capacity] = host.capacity
     boot_id: Callable[[], str] = host.boot_id
     address: Callable[[], str] = host.own_address
+    watch_clock: Callable[[Callable[[], None]], Callable[[], None]] = clock_watch.watch

@@ -24,6 +24,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _Spec = ctypes.c_long * 4  # itimerspec: interval and value, in seconds and nanoseconds
 
 
+def watch(told: Callable[[], None]) -> Callable[[], None]:
+    """In the running loop, until what it answers is called there."""
+    it = ClockWatch(told)
+    it.open()
+    return it.close
+
+
 class ClockWatch:
     """Between `open` and `close` in one loop. Where the kernel can't do it, nobody is told, and it is logged."""
 

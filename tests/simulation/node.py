@@ -191,6 +191,7 @@ class SimulatedNode:
             lambda _: self._capacity,
             lambda: f"{self.name}-{self.disk_life}-{life}",
             lambda: "10.1.0.1",
+            watch_clock=lambda _: lambda: None,  # no pod has a time here
         )
         daemon = Daemon(config, self._runtime, images, images, self._disk, uplink, self._extra(), machine=machine)
         self.daemon = daemon
