@@ -47,6 +47,7 @@ class RolloutWorld:
         self.undone: set[str] = set()
         self.accidents = False
         self._images = 1
+        self._replicas = wanted.spec.replicas
 
     # ------------------------------------------------------------ what is there
 
@@ -208,12 +209,11 @@ class RolloutWorld:
         """The controllers until nothing changes, and what holds of everything that they do by themselves."""
         deployment = self.deployment
         before, had, image = self.available(), self.wanted_by_image(), image_in(deployment)
-        good = self.good_images()
         revision = deployment.metadata.annotations.get(REVISION, "")
         self.cluster.settle()
         now = image_in(self.deployment)
         if now != image:
-            assert now in good, f"went from {image} to {now}, which never was good"
+            assert now in self.good_images(), f"went from {image} to {now}, which never was good"
             assert now not in self.undone, f"{now} is rolled out a second time"
             assert policy_of(deployment.metadata.annotations).rollback, "not asked for"
             self.undone.add(image)
@@ -234,8 +234,9 @@ class RolloutWorld:
         if deployment.metadata.annotations.get(WAVES):
             most = max(self.cap(), had.get(image, 0))
             assert now.get(image, 0) <= most, f"{now.get(image, 0)} pods of {image}, {most} are allowed"
+        scaled, self._replicas = replicas != self._replicas, replicas
         for other in now.keys() - {image} - good:
-            if good - {image}:
+            if good - {image} and not scaled:  # scaling is spread over all sets, as in Kubernetes
                 assert now[other] <= had.get(other, 0), f"{other} grows, which nobody wants"
 
     def happen(self) -> None:

@@ -110,6 +110,8 @@ REPLACED_EARLY = [("edit", "flash"), ("live", 0), ("off their nodes", 0), ("edit
 @settings(max_examples=80)
 @example(1, 0, "100%", 0, "", "", REPLACED_EARLY)
 @example(1, 2, 0, 0, "1", "", [("edit", "good"), ("pause", True)])
+@example(1, 1, 0, 0, "", "", [("edit", "good"), ("live", 0), ("edit", "good"), ("scale", 3)])
+@example(1, 1, 0, 0, "", "", [("edit", "good"), ("live", 0), ("edit", "good"), ("time", 60)])
 @given(st.integers(1, 5), shares, shares, st.sampled_from([0, 0, 8]), waves, holds, st.lists(happenings, max_size=25))
 def test_whatever_happens_bounds_hold_bad_revisions_are_undone_and_good_ones_arrive(
     replicas: int,
