@@ -10,7 +10,7 @@ from cloudlink.hub.objects import is_active, is_deleted, is_finished, is_ready
 from cloudlink.hub.store import Store
 from cloudlink.hub.tenancy import Tenancy
 from cloudlink.hub.world import World
-from cloudlink.kube.apps import Deployment
+from cloudlink.kube.apps import Deployment, StatefulSet
 from cloudlink.kube.core import Node, Pod
 from edged.model import ContainerPhase, Desired
 from tests.simulation.hub import SimulatedHub
@@ -31,6 +31,16 @@ def disagreements(hub: SimulatedHub, nodes: list[SimulatedNode]) -> list[str]:
     for deployment in store.list("Deployment"):
         assert isinstance(deployment, Deployment)
         found += _of_deployment(store, deployment)
+    for there in store.list("StatefulSet"):
+        assert isinstance(there, StatefulSet)
+        ready = sum(
+            p.metadata.name in {f"{there.metadata.name}-{n}" for n in range(there.spec.replicas)} and is_ready(p)
+            for p in store.list("Pod")
+            if isinstance(p, Pod)
+        )
+        waits = any(isinstance(p, Pod) and not p.spec.node_name and not _room_for(store, p) for p in store.list("Pod"))
+        if ready != there.spec.replicas and not waits:
+            found.append(f"StatefulSet {there.metadata.name} wants {there.spec.replicas}, {ready} are ready")
     return found + _of_indexes(store, manager)
 
 

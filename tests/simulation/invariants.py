@@ -80,7 +80,9 @@ class Invariants:
         )
         self._check_budget(node, pod)
         self._check_ports(node, pod)
-        self._check_elsewhere(node, pod)
+        self._check_elsewhere(node, pod, pod.uid)
+        for other in sorted({p.uid for pods in self.live.pods.values() for p in pods.values() if p.title == pod.title}):
+            self._check_elsewhere(node, pod, other)
         self.live.begin(node, pod)
 
     def started(self, node: str, state: ContainerState) -> None:
@@ -145,12 +147,12 @@ class Invariants:
                 other.uid == pod.uid or not mine & theirs, f"{node} starts {pod.title} on a port of {other.title}"
             )
 
-    def _check_elsewhere(self, node: str, pod: NodePod) -> None:
-        """Nothing runs twice beyond one exchange: another node that still runs it must not have been told otherwise
-        longer than a grace and a cycle ago."""
-        for other in sorted(self.live.nodes_of.get(pod.uid, set()) - {node}):
+    def _check_elsewhere(self, node: str, pod: NodePod, uid: str) -> None:
+        """Nothing runs twice beyond one exchange: another node that still runs it (that uid, or that name)
+        must not have been told otherwise longer than a grace and a cycle ago."""
+        for other in sorted(self.live.nodes_of.get(uid, set()) - {node}):
             since, desired = self._told_at.get(other, (0.0, None))
-            still_told = desired is not None and any(p.uid == pod.uid for p in desired.pods)
+            still_told = desired is not None and any(p.uid == uid for p in desired.pods)
             leaving = self._stage.now - since <= pod.termination_grace + CYCLE
             self._stage.check(
                 still_told or leaving,

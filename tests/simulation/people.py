@@ -43,6 +43,7 @@ class People:
             (1, self.delete_node),
             (3, self.change_content),
             (1, self.daemon_set),
+            (2, self.stateful_set),
         ]
 
     def act(self) -> None:
@@ -63,6 +64,7 @@ class People:
         self._apply(store, _config(self._stage.dice.random()))
         self._apply(store, _secret(self._stage.dice.random()))
         self.daemon_set(store)
+        self.stateful_set(store)
         for _ in range(max(2, self._nodes // 3)):
             self.deploy(store)
 
@@ -200,6 +202,24 @@ class People:
         else:
             self._say(f"sets the image of the agent to {image}")
             self._hub.commit([Update(with_image(there, image))])
+
+    def stateful_set(self, store: Store) -> None:
+        """Pods with names of their own: the ones of which there may never be two."""
+        dice = self._stage.dice
+        spec = {
+            "serviceName": "db",
+            "replicas": dice.randint(1, 3),
+            "selector": {"matchLabels": {"app": "db"}},
+            "template": {
+                "metadata": {"labels": {"app": "db"}},
+                "spec": {
+                    "containers": [_container(dice.choice(GOOD), 16, False)],
+                    "terminationGracePeriodSeconds": dice.choice((2, 10)),
+                },
+            },
+        }
+        meta = {"name": "db", "namespace": "default"}
+        self._apply(store, {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": meta, "spec": spec})
 
     # ------------------------------------------------------------ means
 
