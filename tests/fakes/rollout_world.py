@@ -236,7 +236,8 @@ class RolloutWorld:
             assert now.get(image, 0) <= most, f"{now.get(image, 0)} pods of {image}, {most} are allowed"
         scaled, self._replicas = replicas != self._replicas, replicas
         for other in now.keys() - {image} - good:
-            if good - {image} and not scaled:  # scaling is spread over all sets, as in Kubernetes
+            # Without waves scaling is spread over all sets, as in Kubernetes.
+            if good - {image} and (not scaled or deployment.metadata.annotations.get(WAVES)):
                 assert now[other] <= had.get(other, 0), f"{other} grows, which nobody wants"
 
     def happen(self) -> None:

@@ -237,6 +237,12 @@ def _scaled(family: Family) -> dict[str, int]:
     sizes = scale(replicas, family.limits, [family.count(s) for s in active], active[-1].metadata.name)
     if family.new is not None and (name := family.new.metadata.name) in sizes:
         sizes[name] = min(sizes[name], replicas)  # what may be too many is for the old pods
+    if family.policy.waves and (good := family.last_good()) is not None:
+        for rs in family.old:  # an abandoned canary doesn't grow; the good ones do instead
+            more = sizes.get(rs.metadata.name, 0) - rs.spec.replicas
+            if more > 0 and not number(rs.metadata.annotations.get(SUCCEEDED, "")):
+                sizes[rs.metadata.name] = rs.spec.replicas
+                sizes[good.metadata.name] = sizes.get(good.metadata.name, good.spec.replicas) + more
     return _filled(family, sizes, family.cap)
 
 
