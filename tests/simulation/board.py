@@ -153,12 +153,12 @@ class SimulatedRuntime(FakeRuntime):
         self._starting[name] = half
         try:
             await self._take(0.03, 2.0, "start container")
+            state = await super().start_container(pod, container, image, material, attempt, crashes)
         except BaseException:
             hardware.watch.gave_up(hardware.name, pod)
             raise
         finally:
             self._starting.pop(name, None)
-        state = await super().start_container(pod, container, image, material, attempt, crashes)
         hardware.watch.started(hardware.name, state)
         self.stage.deeds["containers started"] += 1
         self.stage.tell(hardware.name, f"started {pod.title} {container.name} attempt {attempt}")
