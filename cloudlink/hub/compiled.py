@@ -6,6 +6,7 @@ differ in name, uid and node alone: the first one is compiled, the others are co
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from msgspec.structs import replace
@@ -13,14 +14,19 @@ from msgspec.structs import replace
 from cloudlink.hub.objects import controller_of
 from cloudlink.kube import compile_pod as compiling
 from cloudlink.kube.compile_pod import Claims
-from cloudlink.kube.core import Pod
+from cloudlink.kube.core import Pod, PodSpec
 from edged import model
 
 _OWN = frozenset({"node_name"})  # what a spec has that its node isn't told
 
 
 class _Kept(NamedTuple):
-    source: Pod
+    """What was compiled, of the pod's parts: its old states are nobody's to keep."""
+
+    namespace: str
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    spec: PodSpec
     made: model.Pod
 
 
@@ -37,18 +43,18 @@ class Compiled:
         if any(v.persistent_volume_claim is not None for v in pod.spec.volumes):
             return compiling.compile_pod(pod, claims)  # it depends on more than the pod
         known = self._pods.get(uid)
-        if known is not None and _alike(known.source, pod):
+        if known is not None and _alike(known, pod):
             return known.made
         owner = controller_of(pod)
         like = self._likes.get(owner.uid) if owner is not None else None
-        if like is not None and _alike(like.source, pod):
+        if like is not None and _alike(like, pod):
             meta = pod.metadata
             made = replace(like.made, name=meta.name, uid=uid, hostname=compiling.host_name(pod))
         else:
             made = compiling.compile_pod(pod, claims)
             if owner is not None:
-                self._likes[owner.uid] = _Kept(pod, made)
-        self._pods[uid] = _Kept(pod, made)
+                self._likes[owner.uid] = _kept(pod, made)
+        self._pods[uid] = _kept(pod, made)
         return made
 
     def forget(self, uid: str) -> None:
@@ -57,15 +63,20 @@ class Compiled:
         self._likes.pop(uid, None)
 
 
-def _alike(a: Pod, b: Pod) -> bool:
-    """Whether two pods say the same but for their names. Most parts of such pods are the very same objects
-    (hub.sharing), so comparing them costs next to nothing."""
-    one, other = a.metadata, b.metadata
-    if one.namespace != other.namespace or one.labels != other.labels or one.annotations != other.annotations:
+def _kept(pod: Pod, made: model.Pod) -> _Kept:
+    meta = pod.metadata
+    return _Kept(meta.namespace, meta.labels, meta.annotations, pod.spec, made)
+
+
+def _alike(known: _Kept, pod: Pod) -> bool:
+    """Whether a pod says the same but for its names. Most parts of such pods are the very same objects (hub.sharing),
+    so comparing them costs next to nothing."""
+    meta = pod.metadata
+    if (known.namespace, known.labels, known.annotations) != (meta.namespace, meta.labels, meta.annotations):
         return False
-    if a.spec is b.spec:
-        return True
-    theirs = b.spec.__dict__
-    return all(
-        value is theirs[name] or value == theirs[name] for name, value in a.spec.__dict__.items() if name not in _OWN
+    theirs = pod.spec.__dict__
+    return known.spec is pod.spec or all(
+        value is theirs[name] or value == theirs[name]
+        for name, value in known.spec.__dict__.items()
+        if name not in _OWN
     )
