@@ -40,6 +40,8 @@ class Images(Protocol):
 
     def resolve(self, reference: str) -> Image | None: ...
 
+    def list(self) -> tuple[Image, ...]: ...
+
 
 class Puller(Protocol):
     """Whoever brings images here and takes them away, in processes that end."""

@@ -276,6 +276,7 @@ class Daemon:
             address=self._machine.address(),
             conditions=tuple(condition for source in self._extra for condition in source.conditions),
             labels=self.config.labels,
+            images=summary.images(self._images.list()),
         )
 
     def _capacity(self) -> Capacity:

@@ -161,7 +161,12 @@ class Hub:
                 if broker is not None:
                     tasks.create_task(broker.run(), name="broker")
                 tasks.create_task(_after(broker.ready if broker is not None else None, exchange), name="exchange")
-                manager = Manager(store, lives=Lives(knobs, listening), patience=self.config.patience)
+                manager = Manager(
+                    store,
+                    lives=Lives(knobs, listening),
+                    patience=self.config.patience,
+                    policy=self.config.scheduling_policy,
+                )
                 tasks.create_task(manager.run(), name="manager")
         finally:
             forget()
@@ -210,6 +215,7 @@ class Hub:
             audit=audit,
             remote=remote,
             patience=self.config.patience,
+            policy=self.config.scheduling_policy,
             foresee=Foresight(),
         )
 

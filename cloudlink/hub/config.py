@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from cloudlink.hub.patience import DEFAULT_PATIENCE, Patience
+from cloudlink.hub.schedule.seats import Policy
 from cloudlink.wire import valid_name
 from edged.errors import PermanentError
 
@@ -36,6 +37,8 @@ class HubConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     names: tuple[str, ...] = ()  # further names and addresses for the API's certificate
     database: str = ""  # "postgresql://user:password@host/name", for several hubs; "" = an SQLite file in data_dir
     service_network: str = "10.96.0.0/16"  # Services get their addresses out of it; as kubeadm's
+    # "tight" fills boards one after the other and keeps large holes for large pods; "spread" takes the emptiest board.
+    scheduling_policy: Policy = "tight"
     # Seconds that nodes get to speak once the broker was reached: a board waits up to 60 between two attempts.
     node_monitor_grace_period: int = 150
     # How long pods that don't say otherwise stay bound to a node that isn't ready, or is lost.

@@ -120,7 +120,9 @@ class Play:
 
     def __post_init__(self) -> None:
         self.outcome = Outcome(self.store)
-        self.manager = Manager(self.store, self.clock, patience=self.context.patience, look_at_all=False)
+        self.manager = Manager(
+            self.store, self.clock, patience=self.context.patience, policy=self.context.policy, look_at_all=False
+        )
 
     @property
     def store(self) -> Store:

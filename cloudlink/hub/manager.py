@@ -24,6 +24,7 @@ from cloudlink.hub.lives import LIVES, Lives
 from cloudlink.hub.objects import controller_of, is_deleted
 from cloudlink.hub.patience import DEFAULT_PATIENCE, Patience
 from cloudlink.hub.rounds import Answer, is_news_of_a_pod, pause_after, without_repeats
+from cloudlink.hub.schedule.seats import Policy
 from cloudlink.hub.schedule.storage import claims_of
 from cloudlink.hub.scheduling import SCHEDULER, Scheduler
 from cloudlink.hub.store import Store, WatchEvent
@@ -59,6 +60,7 @@ class Manager:
 
     :param now: wall clock, seconds since 1970; the same that the store has.
     :param patience: how long pods that don't say otherwise stay bound to a lost node.
+    :param policy: how pods are packed.
     :param look_at_all: first; otherwise only what changes from now on is looked at (foresight.py).
     """
 
@@ -69,13 +71,14 @@ class Manager:
         suffix: Suffix = random_suffix,
         lives: Lives | None = None,
         patience: Patience = DEFAULT_PATIENCE,
+        policy: Policy = "tight",
         look_at_all: bool = True,
     ) -> None:
         self._store = store
         self._now = now
         self._suffix = suffix
         self._lives = lives or Lives()
-        self._patience = patience
+        self._patience, self._policy = patience, policy
         self._notes: deque[Note] = deque(maxlen=NOTES_WAITING)
         self._begin(look_at_all)
 
@@ -84,7 +87,7 @@ class Manager:
         self._queue = WorkQueue()
         self._watch = self._store.subscribe()
         self._world = World(self._store)
-        self._scheduler = Scheduler(self._world)
+        self._scheduler = Scheduler(self._world, self._policy)
         self._admitting = Admitting(self._world, self._store, self._patience)
         if not look_at_all:
             return

@@ -12,6 +12,7 @@ from cloudlink.hub.rounds import Answer, as_changes, placed_change
 from cloudlink.hub.schedule import binding
 from cloudlink.hub.schedule.place import Binding, Verdict, place
 from cloudlink.hub.schedule.preempt import Preemption
+from cloudlink.hub.schedule.seats import Policy
 from cloudlink.hub.tenancy import Tenancy
 from cloudlink.hub.waking import Waking
 from cloudlink.hub.watch import WatchEvent
@@ -29,8 +30,8 @@ class Scheduler:
     :ivar unfinished: there was more to decide than a round takes; it has to be asked again, with nothing new.
     """
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, policy: Policy = "tight") -> None:
+        self._world, self._policy = world, policy
         self._tenancy = Tenancy(world)
         # Pods that room is kept for. Bounded by the pods that wait.
         self._nominated = {_key(p) for p in world.on_node("") if p.status.nominated_node_name}
@@ -64,7 +65,7 @@ class Scheduler:
         storage = self._tenancy.places()
         fleet = self._tenancy.fleet(storage)
         preemption = Preemption(self._world.all(PodDisruptionBudget), self._passed)
-        verdicts = place([*waiting, *created], fleet, storage, self._tenancy.spaces, preemption=preemption)
+        verdicts = place([*waiting, *created], fleet, storage, self._tenancy.spaces, self._policy, preemption)
         self.unfinished = preemption.unfinished
         self._passed = preemption.passed if preemption.unfinished else 0
         placed = {_key(v.pod): binding.with_verdict(v, now) for v in verdicts}

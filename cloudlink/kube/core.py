@@ -1,10 +1,10 @@
-"""core/v1: Namespace, ConfigMap, Secret, Service, Node, Event; and, from rooms of their own, Pod with its parts and
+"""core/v1: Namespace, ConfigMap, Secret, Service, Event; and, from rooms of their own, Pod with its parts, Node and
 PersistentVolumeClaim."""
 
 from __future__ import annotations
 
 import base64
-from typing import ClassVar, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -27,9 +27,18 @@ from cloudlink.kube.meta import (
     Model,
     ObjectMeta,
     Report,
-    ResourceList,
     StringMap,
     put,
+)
+from cloudlink.kube.nodes import (
+    ContainerImage,
+    Node,
+    NodeAddress,
+    NodeCondition,
+    NodeSpec,
+    NodeStatus,
+    NodeSystemInfo,
+    Taint,
 )
 from cloudlink.kube.pod import (
     ContainerState,
@@ -219,80 +228,6 @@ class Service(KubeObject):
     status: ServiceStatus = ServiceStatus()
 
 
-# ---------------------------------------------------------------- Node
-
-
-class Taint(Model):
-    key: str
-    value: str = ""
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"]
-    time_added: str = ""
-
-
-class NodeSpec(Model):
-    unschedulable: bool = False
-    taints: Many[Taint] = ()
-    pod_cidr: str = ""
-    pod_cidrs: Many[str] = ()
-    provider_id: str = ""
-
-    unsupported: ClassVar = frozenset({"configSource", "externalID"})
-
-
-class NodeCondition(Condition):
-    always: ClassVar = frozenset()
-
-    last_heartbeat_time: str = ""
-
-
-class NodeAddress(Report):
-    type: str
-    address: str
-
-
-class NodeSystemInfo(Report):
-    always: ClassVar = frozenset(
-        {
-            "architecture",
-            "boot_id",
-            "container_runtime_version",
-            "kernel_version",
-            "kube_proxy_version",
-            "kubelet_version",
-            "machine_id",
-            "operating_system",
-            "os_image",
-            "system_uuid",
-        }
-    )
-
-    machine_id: str = ""
-    system_uuid: str = ""
-    boot_id: str = ""
-    kernel_version: str = ""
-    os_image: str = ""
-    container_runtime_version: str = ""
-    kubelet_version: str = ""
-    kube_proxy_version: str = ""
-    operating_system: str = "linux"
-    architecture: str = ""
-
-
-class NodeStatus(Report):
-    capacity: ResourceList = Field(default={})
-    allocatable: ResourceList = Field(default={})
-    conditions: Many[NodeCondition] = ()
-    addresses: Many[NodeAddress] = ()
-    node_info: NodeSystemInfo = NodeSystemInfo()
-
-
-class Node(KubeObject):
-    api_version: Literal["v1"] = "v1"
-    kind: Literal["Node"] = "Node"
-    spec: NodeSpec = NodeSpec()
-    status: NodeStatus = NodeStatus()
-
-
 # ---------------------------------------------------------------- Event
 
 
@@ -332,6 +267,7 @@ __all__ = [
     "ConfigMap",
     "ConfigMapVolume",
     "Container",
+    "ContainerImage",
     "ContainerPort",
     "ContainerState",
     "ContainerStateRunning",

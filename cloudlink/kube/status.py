@@ -318,6 +318,7 @@ def node_status(status: model.NodeStatus, now: str, old: core.NodeStatus | None 
             kubelet_version=status.version,
             architecture=capacity.architecture,
         ),
+        images=tuple(core.ContainerImage(names=(i.name,), size_bytes=i.size) for i in status.images),
     )
     return before if _same(fresh, before) else fresh
 

@@ -37,7 +37,7 @@ from edged.decide.steps import (
     StopContainer,
     SyncServices,
 )
-from edged.model import Desired, HostPort, NodeStatus, Observed, Refusal, ServiceRules, Setback
+from edged.model import Desired, HostPort, NodeStatus, Observed, Refusal, ServiceRules, Setback, StoredImage
 from edged.telling import Teller
 
 PARALLEL_PODS = 8  # as edged.deeds: pods worked on at once
@@ -171,6 +171,7 @@ class Machine:
             version=self.place.version,
             address=self.place.address,
             labels=dict(self.place.labels),
+            images=tuple(StoredImage(name, 0) for name in sorted(self._images)),
         )
 
     def _title_of(self, pod: str) -> str:

@@ -19,11 +19,13 @@ from edged.model import (
     ContainerState,
     ContainerStatus,
     Desired,
+    Image,
     Observed,
     Phase,
     Pod,
     PodStatus,
     SandboxState,
+    StoredImage,
     qos_of,
 )
 
@@ -31,6 +33,8 @@ POST_START_FAILED = "postStart hook failed"  # how edged.apply begins the reason
 CREATING, INITIALIZING = "ContainerCreating", "PodInitializing"
 
 WorkingSets = Callable[[Pod, Container], tuple[int, int]]
+
+MAX_IMAGES = 50  # told to the hub, as the kubelet's nodeStatusMaxImages
 
 
 def summarise(
@@ -70,6 +74,12 @@ def summarise(
         for uid in sorted((set(sandboxes) | set(attempts)) - wanted)
     ]
     return tuple(sorted(told, key=lambda s: (s.namespace, s.name, s.uid)))
+
+
+def images(stored: Sequence[Image]) -> tuple[StoredImage, ...]:
+    """What a hub is told of the images that are here, by name; with very many, the largest."""
+    largest = sorted(stored, key=lambda i: (-i.size, i.reference))[:MAX_IMAGES]
+    return tuple(StoredImage(i.reference, i.size) for i in sorted(largest, key=lambda i: i.reference))
 
 
 def refused_status(pod: Pod, reason: str, message: str) -> PodStatus:

@@ -49,6 +49,7 @@ from edged.model.told import (
     Phase,
     PodStatus,
     Refusal,
+    StoredImage,
 )
 from edged.model.volumes import (
     Claim,
@@ -131,6 +132,7 @@ __all__ = [
     "ServiceRules",
     "Setback",
     "SleepAction",
+    "StoredImage",
     "TcpAction",
     "Turn",
     "Value",

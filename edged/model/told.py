@@ -122,11 +122,23 @@ class Refusal(Value, frozen=True):
     generation: int = 0
 
 
+class StoredImage(Value, frozen=True):
+    """An image that needn't be fetched.
+
+    :ivar name: canonical ("docker.io/library/busybox:1.36").
+    :ivar size: bytes; layers that others share count here, too.
+    """
+
+    name: str
+    size: int
+
+
 class NodeStatus(Value, frozen=True):
     """What one node says of itself; sent whole, and only when it differs from the last one sent.
 
     :ivar generation: of the desired document that this status speaks of.
     :ivar epoch: changes when the daemon starts, so that event numbers can't be confused.
+    :ivar images: the largest that are here, by name; not all, where there are very many.
     :ivar degraded: sentences, one for each thing this machine can't do fully (a cgroup v1 rung, say).
     """
 
@@ -144,6 +156,7 @@ class NodeStatus(Value, frozen=True):
     dashboard: str = ""
     conditions: tuple[NodeCondition, ...] = ()
     labels: dict[str, str] = {}
+    images: tuple[StoredImage, ...] = ()
 
 
 class LinkState(enum.StrEnum):

@@ -56,6 +56,9 @@ class OneImage:
     def resolve(self, reference: str) -> Image | None:
         return replace(self._image, reference=reference) if reference == "busybox:test" else None
 
+    def list(self) -> tuple[Image, ...]:
+        return (self._image,)
+
 
 class Node:
     def __init__(self, place: Corner) -> None:

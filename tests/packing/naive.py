@@ -211,6 +211,9 @@ def _price(pod: Pod, board: Board, boards: Sequence[Board], policy: Policy) -> t
 def _wished(pod: Pod, board: Board, boards: Sequence[Board]) -> float:
     soft = (t for t in board.node.spec.taints if t.effect == "PreferNoSchedule")
     total = -1e6 * sum(not tolerates(pod.spec.tolerations, t) for t in soft)
+    images = {c.image for c in pod.spec.containers}
+    there = {name for image in board.node.status.images for name in image.names}
+    total += sum(image in there for image in sorted(images)) / (len(images) + 1)
     affinity = pod.spec.affinity
     if affinity is None:
         return total

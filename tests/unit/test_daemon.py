@@ -46,6 +46,9 @@ class FakeImages:
     def resolve(self, reference: str) -> Image | None:
         return Image(reference, "sha256:0", (), cmd=("sleep",)) if reference in self.present else None
 
+    def list(self) -> tuple[Image, ...]:
+        return tuple(Image(name, "sha256:0", ()) for name in sorted(self.present))
+
 
 class Lab:
     def __init__(

@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from cloudlink.hub.schedule.fleet import fleet_with
 from cloudlink.hub.schedule.place import Binding, place
 from cloudlink.hub.schedule.seats import Policy
-from cloudlink.kube.core import Node, Pod
+from cloudlink.kube.core import ContainerImage, Node, Pod
 from tests.fakes.hub_brain import MIB, node, with_meta
 from tests.packing import naive
 from tests.packing.mixed import HOST, ZONE, replicas_of
 
 APPS = ["a", "b", "c"]
+IMAGES = ["localhost/i:1", "localhost/j:1"]
 
 
 @st.composite
@@ -39,7 +40,9 @@ def a_board(draw: st.DrawFn, name: str) -> Node:
     if effect:
         spec["taints"] = [{"key": "cam", "effect": effect}]
     memory, cpu = draw(st.sampled_from([300, 500, 900])), draw(st.sampled_from([1000, 2000]))
-    return node(name, memory * MIB, cpu, draw(st.sampled_from([3, 5, 110])), labels=labels, **spec)
+    made = node(name, memory * MIB, cpu, draw(st.sampled_from([3, 5, 110])), labels=labels, **spec)
+    images = tuple(ContainerImage(names=(i,)) for i in draw(st.lists(st.sampled_from(IMAGES), max_size=2, unique=True)))
+    return made.model_copy(update={"status": made.status.model_copy(update={"images": images})})
 
 
 @st.composite
@@ -55,7 +58,9 @@ def a_kind(draw: st.DrawFn) -> dict[str, Any]:
         requests["memory"] = f"{memory}Mi"
     if cpu := draw(st.sampled_from([0, 100, 400])):
         requests["cpu"] = f"{cpu}m"
-    spec: dict[str, Any] = {"containers": [{"name": "m", "image": "i", "resources": {"requests": requests}}]}
+    spec: dict[str, Any] = {
+        "containers": [{"name": "m", "image": draw(st.sampled_from(IMAGES)), "resources": {"requests": requests}}]
+    }
     if draw(st.integers(0, 4)) == 0:
         spec["containers"][0]["ports"] = [{"containerPort": 80, "hostPort": draw(st.sampled_from([80, 81]))}]
     if draw(st.integers(0, 3)) == 0:

@@ -14,12 +14,17 @@ from cloudlink.hub.schedule.fleet import fleet_with
 from cloudlink.hub.schedule.place import Binding, Unplaced, place
 from cloudlink.hub.schedule.sizes import Size, size_of
 from cloudlink.hub.schedule.words import in_bytes
-from cloudlink.kube.core import Node, Pod
+from cloudlink.kube.core import ContainerImage, Node, Pod
 from tests.fakes.hub_brain import MIB, NOW, node, pod, with_meta
 
 
 def where(pods: list[Pod], nodes: list[Node], there: list[Pod] | None = None) -> dict[str, str]:
     return {v.pod.metadata.name: v.node for v in place(pods, fleet_with(nodes, there or [])) if isinstance(v, Binding)}
+
+
+def with_images(there: Node, *names: str) -> Node:
+    images = tuple(ContainerImage(names=(name,)) for name in names)
+    return there.model_copy(update={"status": there.status.model_copy(update={"images": images})})
 
 
 def why(one: Pod, nodes: list[Node], there: list[Pod] | None = None) -> str:
@@ -30,6 +35,16 @@ def why(one: Pod, nodes: list[Node], there: list[Pod] | None = None) -> str:
 
 def test_one_node_is_a_fleet_of_one() -> None:
     assert where([pod("a"), pod("b")], [node()]) == {"a": "pi", "b": "pi"}
+
+
+def test_a_node_that_has_the_image_comes_before_a_tighter_one_but_after_a_wish() -> None:
+    small = node("small", 500 * MIB, labels={"disk": "ssd"})
+    large = with_images(node("large", 4000 * MIB), "docker.io/library/demo:1")
+    assert where([pod("a", memory="300Mi")], [large, small]) == {"a": "large"}
+    ssd = {"matchExpressions": [{"key": "disk", "operator": "In", "values": ["ssd"]}]}
+    wish = [{"weight": 1, "preference": ssd}]
+    affinity = {"nodeAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": wish}}
+    assert where([pod("a", memory="300Mi", affinity=affinity)], [large, small]) == {"a": "small"}
 
 
 def test_the_tightest_fit_wins_so_that_large_holes_stay() -> None:

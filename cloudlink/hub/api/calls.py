@@ -20,6 +20,7 @@ from cloudlink.hub.changes import Change
 from cloudlink.hub.doors.ways import Nowhere, Ways
 from cloudlink.hub.patience import DEFAULT_PATIENCE, Patience
 from cloudlink.hub.revisions import with_meta
+from cloudlink.hub.schedule.seats import Policy
 from cloudlink.hub.shelves import key_of
 from cloudlink.hub.store import Store
 from cloudlink.kube.errors import Cause
@@ -63,6 +64,7 @@ class Context:
     :ivar ways: to the nodes.
     :ivar suffix: makes a name of a generateName; another one each time.
     :ivar patience: how long pods that don't say otherwise stay bound to a lost node.
+    :ivar policy: how pods are packed.
     :ivar foresee: answers what would become of a manifest; None = nobody can.
     """
 
@@ -77,6 +79,7 @@ class Context:
     intake: Intake = field(default_factory=Intake)
     ways: Ways = field(default_factory=lambda: Ways(Nowhere()))
     patience: Patience = DEFAULT_PATIENCE
+    policy: Policy = "tight"
     foresee: Foresee | None = None
 
     def commit(self, changes: Sequence[Change], dry_run: bool) -> list[KubeObject]:

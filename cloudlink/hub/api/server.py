@@ -52,6 +52,7 @@ from cloudlink.hub.auth.users import USER, User
 from cloudlink.hub.doors.ways import Nowhere, Ways
 from cloudlink.hub.patience import DEFAULT_PATIENCE, Patience
 from cloudlink.hub.remote import Remote
+from cloudlink.hub.schedule.seats import Policy
 from cloudlink.hub.store import Store
 from cloudlink.kube.catalogue import Catalogue
 from cloudlink.kube.fits import Fit
@@ -98,6 +99,7 @@ def create_app(
     audit: Audit | None = None,
     intake: Intake | None = None,
     patience: Patience = DEFAULT_PATIENCE,
+    policy: Policy = "tight",
     foresee: Foresee | None = None,
 ) -> FastAPI:
     """The hub's ASGI application; handlers use the store in the loop's own thread.
@@ -113,11 +115,11 @@ def create_app(
     :param intake: bounds on what comes in; None = the usual ones.
     :param foresee: answers what would fit (foresight.py); None = nobody can.
     :param audit: where is written down who asked what; None = nowhere.
-    :param patience: how long pods that don't say otherwise stay bound to a lost node.
+    :param patience, policy: as the Manager's, for whoever makes a pod or asks beforehand.
     """
     access = Access(store, authenticate, keys, audit, now)
     network = ipaddress.IPv4Network(service_network)
-    context = Context(store, now, admit, on_change, network, patience=patience, foresee=foresee)
+    context = Context(store, now, admit, on_change, network, patience=patience, policy=policy, foresee=foresee)
     context.ways, context.intake = Ways(remote or Nowhere()), intake or Intake()
     app = FastAPI(title="edged hub", openapi_url=None, docs_url=None, redoc_url=None)
     app.add_middleware(Gate, access=access)
@@ -140,8 +142,7 @@ def create_app(
         app.router.add_route(path, guarded(resource), methods=_METHODS)  # type: ignore[arg-type]
     app.router.add_route("/openapi/{rest:path}", guarded(described), methods=["GET"])  # type: ignore[arg-type]
 
-    ready = {"database": lambda: _database(store)}  # a restart would not make room
-    health.add_routes(app, {"ping": lambda: ""}, ready)
+    health.add_routes(app, {"ping": lambda: ""}, {"database": lambda: _database(store)})  # no reason to be restarted
     app.router.add_route("/version", _version, methods=["GET"])  # type: ignore[arg-type]
     app.add_middleware(Fresh, store=store)  # the outermost: whoever decides anything sees what is newest
     return app

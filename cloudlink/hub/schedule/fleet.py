@@ -82,6 +82,7 @@ class Map:
     rows: dict[str, int]
     _topologies: dict[str, Topology] = field(default_factory=dict)
     _taints: dict[Taint, Mask] | None = None
+    _images: dict[str, Mask] | None = None
 
     @classmethod
     def of(cls, nodes: Iterable[Node]) -> Map:
@@ -91,7 +92,8 @@ class Map:
     def with_node(self, row: int, node: Node, keep: bool) -> Map:
         """:param keep: it has the labels and taints that it had."""
         nodes = (*self.nodes[:row], node, *self.nodes[row + 1 :])
-        return Map(nodes, self.rows, self._topologies, self._taints) if keep else Map(nodes, self.rows)
+        images = self._images if _images(node) == _images(self.nodes[row]) else None
+        return Map(nodes, self.rows, self._topologies, self._taints, images) if keep else Map(nodes, self.rows)
 
     def none(self) -> Mask:
         return np.zeros(len(self.nodes), np.bool_)
@@ -124,6 +126,15 @@ class Map:
                 found = np.isin(there.of, places)
         return found
 
+    def images(self) -> Mapping[str, Mask]:
+        """Each image that any node has -> the nodes that have it."""
+        if self._images is None:
+            self._images = {}
+            for row, node in enumerate(self.nodes):
+                for name in _images(node):
+                    self._images.setdefault(name, self.none())[row] = True
+        return self._images
+
     def taints(self) -> Mapping[Taint, Mask]:
         """Each taint that any node has -> the nodes that have it."""
         if self._taints is None:
@@ -133,6 +144,10 @@ class Map:
                     plain = Taint(key=taint.key, value=taint.value, effect=taint.effect)
                     self._taints.setdefault(plain, self.none())[row] = True
         return self._taints
+
+
+def _images(node: Node) -> tuple[str, ...]:
+    return tuple(name for image in node.status.images for name in image.names)
 
 
 @dataclass(slots=True)

@@ -77,12 +77,18 @@ def through(gates: Iterable[Gate], fleet: Fleet) -> Mask:
 
 
 def wishes(wants: Wants, ground: Map) -> Wishes | None:
-    """What a pod wishes of nodes: weights that hold, less a lot for each taint that says "rather not"; None where it
-    is the same everywhere."""
+    """What a pod wishes of nodes: weights that hold, less a lot for each taint that says "rather not", and less than
+    any weight for the images that are there already; None where it is the same everywhere.
+
+    Images come before tightness: what a fuller board saves is less than a download behind a 4G router costs.
+    """
     rather_not = unwanted(wants, ground)
-    if not wants.wishes and not rather_not.any():
+    having = [there for image in wants.images if (there := ground.images().get(image)) is not None]
+    if not wants.wishes and not rather_not.any() and not having:
         return None
     total = -1e6 * rather_not.astype(np.float64)
+    for there in having:
+        total += there / (len(wants.images) + 1)
     for wish in wants.wishes:
         total += wish.weight * term_mask(wish.preference, ground)
     return total

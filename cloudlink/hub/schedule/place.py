@@ -221,7 +221,7 @@ class _Table:
         return found
 
     def _wished(self, wants: Wants) -> gates.Wishes | None:
-        key = wants.wishes, wants.tolerations
+        key = wants.wishes, wants.tolerations, wants.images
         if key not in self._wishes:
             if len(self._wishes) >= MOST_KEPT:
                 self._wishes.clear()

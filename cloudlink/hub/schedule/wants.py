@@ -15,6 +15,8 @@ from cloudlink.kube.affinity import (
 from cloudlink.kube.core import Pod, PodSpec, Toleration
 from cloudlink.kube.meta import LabelSelector, LabelSelectorRequirement
 from cloudlink.kube.status import qos_class
+from edged.errors import PermanentError
+from edged.images.reference import normalise
 
 HostPort = tuple[str, int, str]  # protocol, port, address ("" = all)
 Labels = tuple[tuple[str, str], ...]
@@ -78,6 +80,7 @@ class Wants:
     """:ivar terms: required node affinity, one of which must hold; None = any node.
     :ivar labels: the pod's own, by which others may want or shun it.
     :ivar claims: "namespace/name" of what it stores its data in.
+    :ivar images: that its containers run, by canonical name.
     """
 
     namespace: str
@@ -92,6 +95,7 @@ class Wants:
     spread: tuple[Spread, ...]
     claims: tuple[str, ...]
     best_effort: bool
+    images: tuple[str, ...] = ()
 
     @property
     def who(self) -> Crowd:
@@ -129,7 +133,16 @@ def wants_of(pod: Pod, size: Size, claims: tuple[str, ...], spaces: Spaces) -> W
         spread=tuple(_spread(c, pod.metadata.labels) for c in spec.topology_spread_constraints),
         claims=claims,
         best_effort=qos_class(spec) == "BestEffort",
+        images=tuple(sorted({canonical(c.image) for c in (*spec.init_containers, *spec.containers)})),
     )
+
+
+def canonical(image: str) -> str:
+    """An image's name as nodes report it; as written where it is no name at all."""
+    try:
+        return normalise(image)
+    except PermanentError:
+        return image
 
 
 def amounts(size: Size) -> Amounts:
