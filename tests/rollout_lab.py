@@ -156,10 +156,15 @@ def mode_of(spec: Mapping[str, Any]) -> str:
 
 def edgectl(house: House, *words: str) -> str:
     """A command of edgectl that works; what it printed."""
-    argv = [sys.executable, "-m", "cloudlink.cli", *words, "--kubeconfig", os.fspath(house.kubeconfig)]
-    done = subprocess.run(argv, cwd=CHECKOUT, env=environment(), capture_output=True, text=True, check=False)
+    done = tried(house, *words)
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def tried(house: House, *words: str) -> subprocess.CompletedProcess[str]:
+    """A command of edgectl, whatever comes of it."""
+    argv = [sys.executable, "-m", "cloudlink.cli", *words, "--kubeconfig", os.fspath(house.kubeconfig)]
+    return subprocess.run(argv, cwd=CHECKOUT, env=environment(), capture_output=True, text=True, check=False)
 
 
 def kill_hub(house: House) -> None:

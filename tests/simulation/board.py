@@ -254,6 +254,9 @@ class SimulatedImages:
             return None
         return Image(reference, f"sha256:{reference}", (), cmd=("app",))
 
+    def list(self) -> tuple[Image, ...]:
+        return tuple(Image(name, f"sha256:{name}", ()) for name in sorted(self._hardware.images))
+
     async def pull(self, reference: str, logins: Sequence[Mapping[str, bytes]]) -> None:
         hardware, dice = self._hardware, self._hardware.stage.dice
         life = hardware.life
