@@ -92,7 +92,7 @@ class Admitting:
         if self._refused.get(task) != why[0]:
             self._refused[task] = why[0]
             notes += [Note(owner, "Warning", "FailedCreate", text, f"{task.kind.lower()}-controller") for text in why]
-        pods = sum(isinstance(obj, Pod) for obj in missing)
+        pods = [obj for obj in missing if isinstance(obj, Pod)]
         return replace(answer, changes=with_refusals(owner, kept, pods, why[0], now), notes=tuple(notes))
 
 

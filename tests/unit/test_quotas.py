@@ -15,10 +15,11 @@ from cloudlink.hub.changes import Create, Delete, ObjectChange, Update, UpdateSt
 from cloudlink.hub.manager import Manager
 from cloudlink.hub.objects import find_condition
 from cloudlink.hub.store import Store
-from cloudlink.kube.apps import Deployment, ReplicaSet
+from cloudlink.kube.apps import Deployment, ReplicaSet, StatefulSet
 from cloudlink.kube.core import Event, Pod
+from cloudlink.kube.parse import parse
 from cloudlink.kube.quotas import ResourceQuota
-from tests.fakes.hub_brain import Clock, deployment, names, node
+from tests.fakes.hub_brain import Clock, deployment, names, node, pod_spec
 from tests.fakes.hub_client import TOKEN, Client
 
 CORE = "/api/v1/namespaces/default"
@@ -211,6 +212,18 @@ def test_a_deployment_has_as_many_pods_as_fit_says_why_and_gets_the_rest_when_th
     assert isinstance(top, Deployment)
     assert find_condition(top.status.conditions, "ReplicaFailure") is None
     assert house.used() == {"pods": "3"}
+
+
+def test_a_stateful_set_does_not_count_the_pod_that_was_not_let_in(house: House) -> None:
+    house.quota(pods="0")
+    template = {"metadata": {"labels": {"app": "db"}}, "spec": pod_spec()}
+    spec = {"selector": {"matchLabels": {"app": "db"}}, "serviceName": "db", "replicas": 2, "template": template}
+    head = {"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "db", "namespace": "default"}}
+    house.commit(Create(parse(head | {"spec": spec})))
+    made = house.store.get("StatefulSet", "default", "db")
+    assert isinstance(made, StatefulSet)
+    assert (made.status.replicas, made.status.current_replicas, made.status.updated_replicas) == (0, 0, 0)
+    assert len(house.said("FailedCreate")) == 1
 
 
 @settings(max_examples=30)
