@@ -15,6 +15,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,6 +38,7 @@ PYTHON = (
     *("hypothesis", "sortedcontainers", "cryptography", "typing-extensions"),
 )
 DISK_SIZE = "3G"  # sparse: a third of it is used
+FORGOTTEN = 3 * 86400.0  # seconds after which an image that nobody boots is removed
 
 # Only eth0 is networkd's: bridges and veths of pods are ours.
 NETWORK = "[Match]\nName=eth0\n[Network]\nAddress=10.0.2.15/24\nGateway=10.0.2.2\nDNS=10.0.2.3\n"
@@ -96,6 +98,7 @@ def build() -> Image:
     requirements = locked_requirements()
     image = Image(CACHE / cache_key(requirements))
     if image.disk.exists():
+        os.utime(image.folder)
         return image
     CACHE.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="build-", dir=CACHE) as name:
@@ -116,11 +119,16 @@ def build() -> Image:
         folder.chmod(0o755)
         done = CACHE / f"done-{os.getpid()}"
         folder.rename(done)
-    for old in CACHE.iterdir():
-        if re.fullmatch(r"[0-9a-f]{16}", old.name):
-            shutil.rmtree(old)
     done.rename(image.folder)
+    _forget_unused()
     return image
+
+
+def _forget_unused() -> None:
+    """Images that no run has used for a while; not the others: two checkouts may share a cache."""
+    for old in CACHE.iterdir():
+        if re.fullmatch(r"[0-9a-f]{16}", old.name) and time.time() - old.stat().st_mtime > FORGOTTEN:
+            shutil.rmtree(old)
 
 
 def cache_key(requirements: str) -> str:
