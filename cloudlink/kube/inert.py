@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from cloudlink.kube import apps, batch, core
+from cloudlink.kube import apps, core
 from cloudlink.kube.container import Container
 from cloudlink.kube.definitions import CustomResourceDefinition
 from cloudlink.kube.meta import KubeObject
-from cloudlink.kube.pod import Pod, PodSpec
+from cloudlink.kube.pod import PodSpec
+from cloudlink.kube.podspecs import pod_spec_of
 from cloudlink.kube.registry import by_kind
-from cloudlink.kube.replication import ReplicationController
 from cloudlink.kube.rollouts import more_than_there_are
 from cloudlink.kube.validate_definition import notes
 
@@ -102,18 +102,3 @@ def _of(fields: tuple[Field[T], ...], part: T, path: str) -> Iterator[str]:
     for field in fields:
         if field.given(part):
             yield f"{path}.{field.path}: not acted upon yet: {field.why}"
-
-
-def pod_spec_of(obj: KubeObject) -> tuple[str, PodSpec] | None:
-    """Where in an object its pods are described, and the description."""
-    match obj:
-        case Pod():
-            return "spec", obj.spec
-        case (
-            apps.Deployment() | apps.ReplicaSet() | apps.DaemonSet() | apps.StatefulSet() | ReplicationController()
-        ) | batch.Job():
-            return "spec.template.spec", obj.spec.template.spec
-        case batch.CronJob():
-            return "spec.jobTemplate.spec.template.spec", obj.spec.job_template.spec.template.spec
-        case _:
-            return None

@@ -74,3 +74,21 @@ def test_init_containers_are_refused_by_their_own_field_and_count_with_their_sid
     assert cause.message == "the containers together need 1000 MiB memory, the largest node has 900 MiB allocatable"
     one_after_the_other = pod("a", containers=[sized("main", "500Mi")], initContainers=[sized("setup", "500Mi")])
     assert impossible(one_after_the_other, None, [node("pi", 900 * MIB)]) == ()
+
+
+def test_a_job_is_measured_at_the_place_where_its_pods_are_described() -> None:
+    spec = {**pod_spec("4Gi"), "restartPolicy": "Never"}
+    job = {"template": {"spec": spec}}
+    meta = {"name": "backup", "namespace": "default"}
+    made = {
+        "spec.template.spec": parse({"apiVersion": "batch/v1", "kind": "Job", "metadata": meta, "spec": job}),
+        "spec.jobTemplate.spec.template.spec": parse(
+            {
+                "apiVersion": "batch/v1", "kind": "CronJob", "metadata": meta,
+                "spec": {"schedule": "0 3 * * *", "jobTemplate": {"spec": job}},
+            }
+        ),
+    }  # fmt: skip
+    for path, obj in made.items():
+        [cause] = impossible(obj, None, [node()])
+        assert cause.field == f"{path}.containers[0].resources.requests.memory"

@@ -6,22 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from cloudlink.hub.schedule.sizes import Size, allocatable, asked, size_of
 from cloudlink.hub.schedule.words import in_bytes
-from cloudlink.kube.apps import DaemonSet, Deployment, ReplicaSet, StatefulSet
-from cloudlink.kube.core import Container, Node, Pod, PodSpec
+from cloudlink.kube.core import Container, Node, PodSpec
 from cloudlink.kube.errors import Cause
 from cloudlink.kube.meta import KubeObject
+from cloudlink.kube.podspecs import pod_spec_of
 from cloudlink.kube.quantity import format_milli, to_int, to_milli
-from cloudlink.kube.replication import ReplicationController
-
-
-def pod_spec_of(obj: KubeObject | None) -> tuple[str, PodSpec] | None:
-    """Where in the object its pods are described, and the description."""
-    match obj:
-        case Pod():
-            return "spec", obj.spec
-        case Deployment() | ReplicaSet() | DaemonSet() | StatefulSet() | ReplicationController():
-            return "spec.template.spec", obj.spec.template.spec
-    return None
 
 
 def impossible(obj: KubeObject, old: KubeObject | None, nodes: Sequence[Node]) -> tuple[Cause, ...]:
