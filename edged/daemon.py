@@ -19,7 +19,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from edged import __version__, host
+from edged import __version__, systemd
 from edged.apply import Executor, Images, Puller
 from edged.config import NodeConfig
 from edged.decide import budget as budgets
@@ -149,9 +149,9 @@ class Daemon:
         self._wake.set()
 
     async def _feed_watchdog(self) -> None:
-        interval = host.watchdog_interval()
+        interval = systemd.watchdog_interval()
         while interval:
-            host.notify_systemd("WATCHDOG=1")
+            systemd.notify("WATCHDOG=1")
             await asyncio.sleep(interval)
 
     # ------------------------------------------------------------ the loop
@@ -163,7 +163,7 @@ class Daemon:
             wake_at = self._cycle(tasks)
             await self._notify_watchers()
             if first:
-                host.notify_systemd("READY=1")
+                systemd.notify("READY=1")
                 first = False
             pause = None if wake_at == NEVER else max(wake_at - self._boottime(), 0.0)
             try:
@@ -171,7 +171,7 @@ class Daemon:
                     await self._wake.wait()
             except TimeoutError:
                 pass
-        host.notify_systemd("STOPPING=1")
+        systemd.notify("STOPPING=1")
         await self._deeds.let_go()
 
     def _cycle(self, tasks: asyncio.TaskGroup) -> float:

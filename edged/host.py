@@ -1,4 +1,4 @@
-"""The board itself: capacity, identity of the boot, memory facts, and word to systemd.
+"""The board itself: capacity, identity of the boot, memory facts.
 
 Plain reads of /proc instead of psutil: each number here is one line of one file, and psutil costs the resident
 process 0.9 MB. The dashboard and the bench, which need more, use psutil in their own processes.
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import socket
 from pathlib import Path
 
 from edged.addresses import own_address as own_address
@@ -146,22 +145,3 @@ def capacity(config: NodeConfig) -> Capacity:
         storage=storage,
         storage_allocatable=max(storage - reserve, 0),
     )
-
-
-def notify_systemd(message: str) -> None:
-    """sd_notify(3): "READY=1", "STOPPING=1", "STATUS=...". Nothing without NOTIFY_SOCKET."""
-    address = os.environ.get("NOTIFY_SOCKET")
-    if not address:
-        return
-    if address.startswith("@"):
-        address = "\0" + address[1:]
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as peer:
-        try:
-            peer.sendto(message.encode(), address)
-        except OSError:
-            return  # systemd went away; the daemon doesn't depend on being heard
-
-
-def watchdog_interval() -> float:
-    """Seconds between two keep-alives: half of WATCHDOG_USEC (sd_watchdog_enabled(3)); 0 = no watchdog."""
-    return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6

@@ -65,11 +65,14 @@ def _add_user(commands: Any, common: argparse.ArgumentParser) -> None:
 
 
 def _add_upkeep(commands: Any, common: argparse.ArgumentParser) -> None:
+    check = commands.add_parser("check", parents=[common], help="whether the settings can be read; starts nothing")
+    check.set_defaults(act=lambda _arguments, _config: None)  # they were read before this is called
     backup = commands.add_parser(
         "backup", parents=[common], help="everything that the hub has, in one file, while it runs or not"
     )
-    backup.add_argument("file", type=Path, metavar="FILE")
+    backup.add_argument("file", type=Path, metavar="FILE", help="a new one; with --keep a folder of them")
     backup.add_argument("--without-keys", action="store_true", help="leave CA, keys and tokens out")
+    backup.add_argument("--keep", type=int, metavar="N", help="how many stay in the folder, this one included")
     backup.set_defaults(act=_back_up)
     restore = commands.add_parser("restore", parents=[common], help="a backup into an empty data_dir and database")
     restore.add_argument("file", type=Path, metavar="FILE")
@@ -94,7 +97,13 @@ def _add_upkeep(commands: Any, common: argparse.ArgumentParser) -> None:
 def _back_up(arguments: argparse.Namespace, config: HubConfig) -> None:
     from cloudlink.hub import upkeep
 
-    sys.stdout.write(f"{arguments.file}: {upkeep.back_up(config, arguments.file, not arguments.without_keys)}\n")
+    with_keys = not arguments.without_keys
+    if arguments.keep is not None:
+        sys.stdout.write(f"{upkeep.back_up_into(config, arguments.file, with_keys, arguments.keep)}\n")
+        return
+    if arguments.file.is_dir():
+        raise PermanentError(f"{arguments.file} is a folder; name a new file, or say with --keep how many stay in it")
+    sys.stdout.write(f"{arguments.file}: {upkeep.back_up(config, arguments.file, with_keys)}\n")
 
 
 def _restore(arguments: argparse.Namespace, config: HubConfig) -> None:

@@ -42,6 +42,7 @@ from cloudlink.hub.lives import Lives
 from cloudlink.hub.manager import Manager
 from cloudlink.hub.premises import USER, Premises
 from cloudlink.hub.remote import Remote
+from cloudlink.hub.service import tell_systemd
 from cloudlink.hub.store import Store
 from cloudlink.hub.streams import Streams
 from cloudlink.kube.core import Node
@@ -108,11 +109,16 @@ class Hub:
                 config.fleet, self._link(premises, broker), premises.signing_key, lambda node: _node_key(store, node)
             )
             server = _server(premises, self._app(premises, store, audit, streams), store.close)
+
+            def serves() -> bool:
+                return server.started and _speaks(store, broker)
+
             async with asyncio.TaskGroup() as tasks:
                 around = [
                     tasks.create_task(following.run(), name="following"),
                     tasks.create_task(_after(broker.ready if broker is not None else None, streams), name="streams"),
                     tasks.create_task(self._lead(premises, store, broker, following), name="leading"),
+                    tasks.create_task(tell_systemd(serves, config.fleet), name="systemd"),
                 ]
                 http = tasks.create_task(server.serve([door]), name="http")
                 log.info("fleet %s: API at %s, broker at port %d", config.fleet, config.url, config.broker_port)
@@ -261,6 +267,11 @@ async def _after(ready: asyncio.Event | None, speaker: Exchange | Streams) -> No
     if ready is not None:
         await ready.wait()
     await speaker.run()
+
+
+def _speaks(store: Store, broker: brokers.Broker | None) -> bool:
+    """Whether nodes can reach the broker that this hub starts; a hub that waits for the lead starts none."""
+    return broker is None or broker.ready.is_set() or (store.database.shared and not store.database.term)
 
 
 def _listen(host: str, port: int, setting: str) -> socket.socket:

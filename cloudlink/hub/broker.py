@@ -221,6 +221,8 @@ class Broker:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.PIPE,
+            # Debian's mosquitto would tell systemd READY=1, which is the hub's to say.
+            env={k: v for k, v in os.environ.items() if k != "NOTIFY_SOCKET"},
             start_new_session=True,  # Ctrl-C in the hub's terminal is the hub's to handle
         )
         self.starts += 1

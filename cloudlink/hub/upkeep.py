@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from cloudlink import certs, trust
-from cloudlink.hub import archive
+from cloudlink.hub import archive, backups
 from cloudlink.hub.broker import Identity, Listener, access_rules, broker_config
 from cloudlink.hub.config import HubConfig
 from cloudlink.hub.database import Database
@@ -31,6 +32,27 @@ def back_up(config: HubConfig, file: Path, with_keys: bool) -> str:
     with contextlib.closing(database):
         database.open_to_read()
         return archive.backup(file, database, config.fleet, keys if with_keys else {}, time.time())
+
+
+def back_up_into(config: HubConfig, folder: Path, with_keys: bool, keep: int) -> str:
+    """One more backup in a folder, and the oldest ones away. Where this one fails, all others stay.
+
+    One at a time: whoever comes second waits for the first.
+    """
+    if not 1 <= keep <= backups.MAX_KEPT:
+        raise PermanentError(f"--keep {keep} must be between 1 and {backups.MAX_KEPT}")
+    try:
+        alone = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as e:
+        raise PermanentError(f"can't use {folder}: {e.strerror}") from e
+    try:
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        name = backups.file_name(config.fleet, time.time())
+        told = back_up(config, folder / name, with_keys)
+        gone = backups.tidy(folder, name, config.fleet, keep)
+    finally:
+        os.close(alone)
+    return f"{folder / name}: {told}" + (f"; {len(gone)} older removed" if gone else "")
 
 
 def restore(config: HubConfig, file: Path) -> str:
