@@ -1,4 +1,7 @@
-"""`edgectl`: see --help. Every command ends with 0, or with one sentence on stderr and 1."""
+"""`edgectl`: see --help. Every command ends with 0, or with one sentence on stderr and 1.
+
+75 instead of 1 (sysexits.h's EX_TEMPFAIL): it may work later, so a script may try again.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from pathlib import Path
 from cloudlink.cli.client import HubClient
 from edged import config as configs
 from edged.control import logcat
-from edged.errors import EdgedError, PermanentError
+from edged.errors import EdgedError, PermanentError, RetryError
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -20,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
         arguments.run(arguments)
     except EdgedError as e:
         print(f"edgectl: {e}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(os.EX_TEMPFAIL if isinstance(e, RetryError) else 1)
     except BrokenPipeError:  # somebody reads only our first lines
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -33,12 +36,14 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
 
     join = commands.add_parser("join", help="make this machine a node of a hub's fleet")
-    join.add_argument("token", help="from `edgehub token create`; it works once")
+    join.add_argument("token", help="from `edgehub token create`; it works once; - reads it from stdin")
     join.add_argument("--name", default=os.uname().nodename, help="the node's name (default: the host name)")
     join.add_argument("--config", type=Path, default=Path("/etc/edged/node.toml"), help="where to write the settings")
     join.add_argument("--state-dir", default="/var/lib/edged")
     join.add_argument("--run-dir", default="/run/edged")
     join.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of node.toml")
+    join.add_argument("--settings", type=Path, metavar="FILE", help="a TOML file with settings; --set wins over it")
+    join.add_argument("--check", action="store_true", help="check the token's form and the settings; do nothing")
     join.set_defaults(run=run_join)
 
     applying = commands.add_parser("apply", help="apply manifests, for machines without kubectl")

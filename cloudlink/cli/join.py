@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +16,48 @@ from cloudlink import node, trust
 from edged.config import NodeConfig
 from edged.errors import PermanentError
 
+BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+MAX_TOKEN = 4096  # characters; one has about 150
+
 
 def join_and_write(arguments: argparse.Namespace) -> str:
     """Join, then write node.toml; returns the sentence that says what to do next.
 
     The settings are checked before the token is spent, and the file is written only after the hub said yes.
     """
-    settings = nested(arguments.set)
+    settings = merged(from_file(arguments.settings) if arguments.settings else {}, nested(arguments.set))
     settings |= {"name": arguments.name, "state_dir": arguments.state_dir, "run_dir": arguments.run_dir}
     checked(settings)
-    member = node.join(arguments.token, Path(arguments.state_dir) / "identity", arguments.name)
+    # Not on the command line, which everybody on a machine can read.
+    token = sys.stdin.read(MAX_TOKEN) if arguments.token == "-" else arguments.token
+    if arguments.check:
+        return "the settings are right" + (f", and a token for {trust.parse_token(token).url}" if token.strip() else "")
+    member = node.join(token, Path(arguments.state_dir) / "identity", arguments.name)
     settings |= {"name": member.node, "fleet": member.fleet, "uplink": {"factory": node.FACTORY}}
     checked(settings)
     config: Path = arguments.config
     config.parent.mkdir(parents=True, exist_ok=True)
     trust.write_file(config, toml(settings).encode(), 0o644)
     return f"{member.node} is a node of fleet {member.fleet}; start it: edged run --config {config}"
+
+
+def from_file(file: Path) -> dict[str, Any]:
+    """What node.toml shall say beside name, fleet and uplink, which are the hub's to give."""
+    try:
+        return tomllib.loads(file.read_text())
+    except OSError as e:
+        raise PermanentError(f"{file} can't be read: {e.strerror}") from e
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise PermanentError(f"{file}: {e}") from e
+
+
+def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` wins, table by table."""
+    both = dict(base)
+    for key, value in over.items():
+        old = both.get(key)
+        both[key] = merged(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return both
 
 
 def nested(pairs: list[str]) -> dict[str, Any]:
@@ -64,14 +93,28 @@ def checked(settings: dict[str, Any]) -> NodeConfig:
     try:
         return msgspec.convert(settings, NodeConfig)
     except msgspec.ValidationError as e:
-        raise PermanentError(f"--set: {e}; edged/config.py lists the settings") from e
+        raise PermanentError(f"settings: {e}; edged/config.py lists the settings") from e
 
 
 def toml(settings: dict[str, Any]) -> str:
-    """Plain values first, then one table each, as TOML 1.0 wants it. A JSON string is a TOML basic string."""
+    """Plain values first, then each table, as TOML 1.0 wants it. A JSON string is a TOML basic string."""
     lines = ["# Written by edgectl join; every setting with its unit and default is in edged/config.py."]
-    lines += [f"{k} = {json.dumps(v)}" for k, v in settings.items() if not isinstance(v, dict)]
+    return "\n".join(lines + _table(settings, ())) + "\n"
+
+
+def _table(settings: dict[str, Any], path: tuple[str, ...]) -> list[str]:
+    lines = [f"{_key(k)} = {_value(v)}" for k, v in settings.items() if not isinstance(v, dict)]
     for name, table in settings.items():
         if isinstance(table, dict):
-            lines += ["", f"[{name}]", *(f"{k} = {json.dumps(v)}" for k, v in table.items())]
-    return "\n".join(lines) + "\n"
+            place = (*path, _key(name))
+            lines += ["", f"[{'.'.join(place)}]", *_table(table, place)]
+    return lines
+
+
+def _key(name: str) -> str:
+    return name if BARE_KEY.fullmatch(name) else _value(name)
+
+
+def _value(value: Any) -> str:
+    """As JSON, but for what TOML wants otherwise: no pairs of surrogates, and DEL escaped."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
