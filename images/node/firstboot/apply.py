@@ -16,6 +16,7 @@ from .steps import Grow, Link, MakeHostKey, Put, Remove, Scrub, SetHostname, Ste
 BOOT = "/boot/firmware"
 FILL = ".edged-fill"
 CHUNK = 1 << 20  # bytes
+LARGEST_FILL = 2 << 30  # bytes; our boot partitions have 256 MiB, and nothing grows without a bound
 PATIENCE = 600.0  # seconds for a program; growing a file system on a slow card is the longest
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 
@@ -57,6 +58,7 @@ class Board:
         set_hostname: Callable[[str], None] = socket.sethostname,
         moment: Callable[[], None] = lambda: None,
         say: Callable[[str], None] = say,
+        largest_fill: int = LARGEST_FILL,
     ) -> None:
         self._root = root
         self._device = device
@@ -64,6 +66,7 @@ class Board:
         self._set_hostname = set_hostname
         self._moment = moment
         self.say = say
+        self._largest_fill = largest_fill
         self._remounted = False
         self.failures: list[str] = []
 
@@ -236,7 +239,7 @@ class Board:
         zeros = bytes(CHUNK)
         with path.open("wb", buffering=0) as file:
             try:
-                while True:
+                for _ in range(0, self._largest_fill, CHUNK):
                     self._moment()
                     file.write(zeros)
             except OSError as e:

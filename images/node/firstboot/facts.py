@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from . import plan
 from .apply import BOOT, Run
@@ -64,6 +64,7 @@ def look(root: Path, boot: bool, is_mount: Callable[[Path], bool] = os.path.ismo
         join_files=tuple(JoinFile(n, _start(at(f"{BOOT}/{n}"))) for n in names),
         example_edited=boot and _example_edited(at(f"{BOOT}/{EXAMPLE}"), at(f"/usr/lib/edged/{EXAMPLE}")),
         wiping=_text(at(plan.WIPING)),
+        node=kept_node(at(plan.NODE)),
         joined=at("/etc/edged/node.toml").exists(),
         done=at(plan.DONE).exists(),
     )
@@ -90,6 +91,14 @@ def join_command(run: Run, root: Path, *words: str, token: str, node: dict[str, 
     argv = [PYTHON, "-m", "cloudlink.cli", "join", "-", "--settings", os.fspath(file), *words]
     done = run(argv, given=token)
     return Completed(done.returncode, done.stdout.strip(), done.stderr.strip())
+
+
+def kept_node(file: Path) -> dict[str, Any]:
+    try:
+        kept = json.loads(file.read_text())
+    except (OSError, ValueError):
+        return {}
+    return kept if isinstance(kept, dict) else {}
 
 
 def sentence(said: str) -> str:

@@ -67,7 +67,7 @@ def no_data(why: str) -> str:
         "",
         f"- {why}",
         "",
-        "Start the board again. If this text comes back, check the card (e2fsck -f on another computer) or flash it anew.",
+        "Start the board again. If this text comes back, check the card (e2fsck -f elsewhere) or flash it anew.",
     )
 
 
@@ -77,7 +77,7 @@ def refused(said: str) -> str:
         "",
         f"- {said}",
         "",
-        'Make one with `edgehub token create` on the hub, write it into a new edged.toml here (token = "..." is enough,',
+        'Make one with `edgehub token create` on the hub, write it into a new edged.toml here (token = "..." will do,',
         "everything else was kept), and start the board again.",
     )
 

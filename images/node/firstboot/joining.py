@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 import time
 import tomllib
@@ -77,10 +76,7 @@ def refused_steps(said: str) -> tuple[Step, ...]:
 def join(board: Board, facts: Facts, run: Run) -> int:
     """Returns when the board has joined (0) or needs a new token (1)."""
     token = board.at(plan.TOKEN).read_text().strip()
-    try:
-        kept = json.loads(board.at(plan.NODE).read_text())
-    except (OSError, ValueError):
-        kept = {}
+    kept = facts.node
     attempt = 0
     while True:
         attempt += 1

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -52,6 +52,7 @@ class Facts:
     :ivar wiping: the mark's content: SHA-256 of the file that was being wiped; "" = none was.
     :ivar zones: whether a time zone of that name is on the board, for the one that is asked for.
     :ivar node_wrong: what the daemon's own tool says against token and [node]; "" = nothing.
+    :ivar node: NODE's content: the name and settings that were given before.
     :ivar joined: there is a node.toml.
     """
 
@@ -70,6 +71,7 @@ class Facts:
     wiping: str = ""
     zone_exists: bool = True
     node_wrong: str = ""
+    node: Mapping[str, Any] = field(default_factory=dict)
     joined: bool = False
     done: bool = True
 
@@ -186,15 +188,16 @@ def _apply(settings: Settings, facts: Facts) -> Iterator[Step]:
         yield from _network(settings.network, settings.wifi)
     if settings.watchdog is not None:
         yield Put(f"{DATA}/etc/watchdog.conf", files.watchdog(settings.watchdog).encode())
-    if settings.node is not None or settings.name is not None or settings.token is not None:
-        yield Put(NODE, json.dumps(_node(settings), indent=1).encode(), 0o600)
+    if settings.node is not None or settings.hostname is not None:
+        yield Put(NODE, json.dumps(_node(settings, facts.node), indent=1).encode(), 0o600)
     if settings.token is not None:
         yield Put(TOKEN, f"{settings.token}\n".encode(), 0o600)
 
 
-def _node(settings: Settings) -> dict[str, Any]:
+def _node(settings: Settings, before: Mapping[str, Any]) -> dict[str, Any]:
     """What `edgectl join` will be told."""
-    return {"name": settings.name or settings.hostname or "", "settings": dict(settings.node or {})}
+    name = settings.name or settings.hostname or before.get("name", "")
+    return {"name": name, "settings": before.get("settings", {}) if settings.node is None else dict(settings.node)}
 
 
 def _network(network: Network, wifi: Wifi | None) -> Iterator[Step]:
