@@ -241,7 +241,7 @@ def test_a_later_file_changes_only_what_it_names(card: Card) -> None:
     assert card.first_boot()
     after = card.content()
     changed = {k for k in before.keys() | after.keys() if before.get(k) != after.get(k)}
-    assert changed == {"data/etc/hostname", "boot/firmware/edged-joined.txt"}
+    assert changed == {"data/etc/hostname", "data/first-boot/node.json", "boot/firmware/edged-joined.txt"}
 
 
 def test_a_joined_board_forgets_its_token_and_says_so(card: Card) -> None:
