@@ -12,7 +12,8 @@ runtime=(crun:crun conmon:conmon mosquitto:mosquitto nft:nftables dnsmasq:dnsmas
 testing=(faketime:faketime htpasswd:apache2-utils skopeo:skopeo umoci:umoci docker-registry:docker-registry
     chromium:chromium nsenter:util-linux initdb:postgresql)
 benching=(dockerd:docker.io podman:podman containerd:containerd losetup:mount)
-machines=(mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86 ssh:openssh-client)
+machines=(mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils
+    ssh:openssh-client)
 wanted=("${runtime[@]}")
 [ "$purpose" = test ] && wanted+=("${testing[@]}")
 [ "$purpose" = bench ] && wanted+=("${testing[@]}" "${benching[@]}")

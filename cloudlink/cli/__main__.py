@@ -42,7 +42,7 @@ def parser() -> argparse.ArgumentParser:
     join.add_argument("--state-dir", default="/var/lib/edged")
     join.add_argument("--run-dir", default="/run/edged")
     join.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of node.toml")
-    join.add_argument("--settings", type=Path, metavar="FILE", help="a TOML file with settings; --set wins over it")
+    join.add_argument("--settings", type=Path, metavar="FILE", help="settings in TOML (or JSON: *.json); --set wins")
     join.add_argument("--check", action="store_true", help="check the token's form and the settings; do nothing")
     join.set_defaults(run=run_join)
 

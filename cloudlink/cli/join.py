@@ -44,11 +44,15 @@ def join_and_write(arguments: argparse.Namespace) -> str:
 def from_file(file: Path) -> dict[str, Any]:
     """What node.toml shall say beside name, fleet and uplink, which are the hub's to give."""
     try:
-        return tomllib.loads(file.read_text())
+        text = file.read_text()
+        given = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
     except OSError as e:
         raise PermanentError(f"{file} can't be read: {e.strerror}") from e
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+    except ValueError as e:  # TOML's, JSON's and UTF-8's
         raise PermanentError(f"{file}: {e}") from e
+    if not isinstance(given, dict):
+        raise PermanentError(f"{file}: must be a table of settings")
+    return given
 
 
 def merged(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -1,25 +1,27 @@
-"""One virtual machine for the whole run; only `make test-vm` (EDGED_VM=1) boots it."""
+"""What the tests in virtual machines share. Only `make test-vm` and its like (EDGED_VM=1) boot any.
+
+A test that CI runs, too, is marked `vm_ci`; such a run takes `-m vm_ci`.
+"""
 
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.vm import image
-from tests.vm.machine import Machine
+from tests.vm.fleet import Fleet, a_fleet
+from tests.vm.lifetime import NOTES, a_machine, notes_of
 from tests.vm.node import Node
 
-NOTES = pytest.StashKey[list[str]]()
 HERE = Path(__file__).parent
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vm: boots a virtual machine (make test-vm)")
+    config.addinivalue_line("markers", "vm_ci: part of what CI boots (make test-vm-ci)")
     config.stash[NOTES] = []
 
 
@@ -32,34 +34,44 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
                 item.add_marker(pytest.mark.skip(reason="boots a virtual machine, which takes minutes: make test-vm"))
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Of a worker of pytest-xdist, which has no terminal of its own."""
+    if (output := getattr(session.config, "workeroutput", None)) is not None:
+        output["notes"] = session.config.stash[NOTES]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    node.config.stash[NOTES] += getattr(node, "workeroutput", {}).get("notes", [])
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     for note in config.stash[NOTES]:
         terminalreporter.write_line(note)
 
 
 @pytest.fixture(scope="session")
+def notes(request: pytest.FixtureRequest) -> list[str]:
+    """Sentences with measured numbers, printed at the end of the run."""
+    return notes_of(request)
+
+
+@pytest.fixture(scope="session")
+def fleet() -> Iterator[Fleet]:
+    """A hub with its broker on this machine, which every virtual machine reaches as 10.0.2.2."""
+    with a_fleet() as one:
+        yield one
+
+
+@pytest.fixture(scope="session")
 def whole_run(request: pytest.FixtureRequest) -> Iterator[Node]:
-    """The machine with the node installed. Gone at the end, whatever happened; its console stays where it failed."""
-    assert not hasattr(request.config, "workerinput"), "one machine at a time: run without -n"
-    missing = image.missing_tools()
-    assert not missing, f"needs Debian packages: apt-get install --no-install-recommends {' '.join(missing)}"
-    folder = Path(tempfile.mkdtemp(prefix="edged-vm-"))
-    machine = Machine(image.build(), folder)
-    notes = request.config.stash[NOTES]
-    failed = request.session.testsfailed
-    try:
+    """One machine with the node installed, for all tests of a worker that change it no more than they mend."""
+    with a_machine(request) as machine:
         machine.boot()
-        node = Node(machine, notes)
-        notes.append(f"emulator: {' '.join(machine.accelerator)}; {machine.run('uname -rm').strip()}")
+        node = Node(machine, notes_of(request))
+        node.notes.append(f"emulator: {' '.join(machine.accelerator)}; {machine.run('uname -rm').strip()}")
         node.install()
         yield node
-    finally:
-        machine.cut_power()
-        if request.session.testsfailed == failed:
-            shutil.rmtree(folder)
-        else:
-            (folder / "disk.img").unlink(missing_ok=True)
-            notes.append(f"console of the virtual machine: {folder}/console.log")
 
 
 @pytest.fixture

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from edged.control.protocol import Snapshot
 from edged.model import Limits, Phase, Pod
-from tests.vm import image
-from tests.vm.conftest import NOTES
-from tests.vm.machine import Machine
+from tests.vm.hardware import Hardware
+from tests.vm.lifetime import a_machine, notes_of
 from tests.vm.node import IDLE, MIB, PARENT, PODS, Node, a_pod, status_of
 
 SMALL = 512  # MB
@@ -31,23 +27,12 @@ HOG = a_pod("hog", GREEDY, Limits(memory_request=8 * MIB))
 
 @pytest.fixture(scope="module")
 def board(request: pytest.FixtureRequest) -> Iterator[Node]:
-    """A node with 512 MB; its console stays where it failed."""
-    folder = Path(tempfile.mkdtemp(prefix="edged-vm-small-"))
-    machine = Machine(image.build(), folder, memory=SMALL)
-    notes = request.config.stash[NOTES]
-    failed = request.session.testsfailed
-    try:
+    """A node with 512 MB."""
+    with a_machine(request, hardware=Hardware(memory=SMALL), name="small") as machine:
         machine.boot()
-        node = Node(machine, notes)
+        node = Node(machine, notes_of(request))
         node.install()
         yield node
-    finally:
-        machine.cut_power()
-        if request.session.testsfailed == failed:
-            shutil.rmtree(folder)
-        else:
-            (folder / "disk.img").unlink(missing_ok=True)
-            notes.append(f"console of the small virtual machine: {folder}/console.log")
 
 
 @pytest.fixture
