@@ -38,13 +38,14 @@ def parser() -> argparse.ArgumentParser:
     join = commands.add_parser("join", help="make this machine a node of a hub's fleet")
     join.add_argument("token", help="from `edgehub token create`; it works once; - reads it from stdin")
     join.add_argument("--name", default=os.uname().nodename, help="the node's name (default: the host name)")
-    join.add_argument("--config", type=Path, default=Path("/etc/edged/node.toml"), help="where to write the settings")
-    join.add_argument("--state-dir", default="/var/lib/edged")
-    join.add_argument("--run-dir", default="/run/edged")
-    join.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of node.toml")
-    join.add_argument("--settings", type=Path, metavar="FILE", help="settings in TOML (or JSON: *.json); --set wins")
+    add_settings(join)
     join.add_argument("--check", action="store_true", help="check the token's form and the settings; do nothing")
     join.set_defaults(run=run_join)
+
+    configuring = commands.add_parser("configure", help="write node.toml anew for a node that has joined")
+    add_settings(configuring)
+    configuring.add_argument("--print", action="store_true", help="print it, and write nothing")
+    configuring.set_defaults(run=run_configure)
 
     applying = commands.add_parser("apply", help="apply manifests, for machines without kubectl")
     applying.add_argument("-f", "--filename", type=Path, required=True)
@@ -101,6 +102,14 @@ def add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     packing.set_defaults(run=run_fit, filename=None, namespace="")
 
 
+def add_settings(to: argparse.ArgumentParser) -> None:
+    to.add_argument("--config", type=Path, default=Path("/etc/edged/node.toml"), help="where to write the settings")
+    to.add_argument("--state-dir", default="/var/lib/edged")
+    to.add_argument("--run-dir", default="/run/edged")
+    to.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of node.toml")
+    to.add_argument("--settings", type=Path, metavar="FILE", help="TOML (or .json) with settings; --set wins over it")
+
+
 def add_kubeconfig(to: argparse.ArgumentParser) -> None:
     default = os.environ.get("KUBECONFIG", ".demo/kubeconfig")
     to.add_argument("--kubeconfig", type=Path, default=Path(default), help="default: $KUBECONFIG, or the demo's")
@@ -110,6 +119,12 @@ def run_join(arguments: argparse.Namespace) -> None:
     from cloudlink.cli.join import join_and_write
 
     print(join_and_write(arguments))
+
+
+def run_configure(arguments: argparse.Namespace) -> None:
+    from cloudlink.cli.join import configure
+
+    print(configure(arguments))
 
 
 def run_image(arguments: argparse.Namespace) -> None:

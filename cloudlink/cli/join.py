@@ -1,4 +1,4 @@
-"""`edgectl join`: an identity for this machine, and the node.toml that the daemon starts from."""
+"""`edgectl join`, `edgectl configure`: an identity for this machine, and the node.toml that the daemon starts from."""
 
 from __future__ import annotations
 
@@ -25,24 +25,51 @@ def join_and_write(arguments: argparse.Namespace) -> str:
 
     The settings are checked before the token is spent, and the file is written only after the hub said yes.
     """
-    settings = merged(from_file(arguments.settings) if arguments.settings else {}, nested(arguments.set))
-    settings |= {"name": arguments.name, "state_dir": arguments.state_dir, "run_dir": arguments.run_dir}
+    settings = wanted(arguments) | {"name": arguments.name}
     checked(settings)
     # Not on the command line, which everybody on a machine can read.
     token = sys.stdin.read(MAX_TOKEN) if arguments.token == "-" else arguments.token
     if arguments.check:
         return "the settings are right" + (f", and a token for {trust.parse_token(token).url}" if token.strip() else "")
     member = node.join(token, Path(arguments.state_dir) / "identity", arguments.name)
-    settings |= {"name": member.node, "fleet": member.fleet, "uplink": {"factory": node.FACTORY}}
+    write(arguments.config, of_member(settings, member))
+    return f"{member.node} is a node of fleet {member.fleet}; start it: edged run --config {arguments.config}"
+
+
+def configure(arguments: argparse.Namespace) -> str:
+    """node.toml anew for a node that has joined: these settings and its membership, and nothing of the old file.
+
+    :returns: with --print the text itself, and nothing is written; else what to do next.
+    """
+    member = node.load_membership(Path(arguments.state_dir) / "identity")
+    settings = of_member(wanted(arguments), member)
+    if arguments.print:
+        return toml(settings).rstrip("\n")
+    write(arguments.config, settings)
+    return f"{arguments.config} is written; systemctl restart edged makes it so, and containers go on meanwhile"
+
+
+def wanted(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What --settings and --set say, with the folders."""
+    settings = merged(from_file(arguments.settings) if arguments.settings else {}, nested(arguments.set))
+    return settings | {"state_dir": arguments.state_dir, "run_dir": arguments.run_dir}
+
+
+def of_member(settings: dict[str, Any], member: node.Membership) -> dict[str, Any]:
+    """What the hub gave at joining goes before what anybody wishes."""
+    uplink = {**settings.get("uplink", {}), "factory": node.FACTORY}
+    settings = settings | {"name": member.node, "fleet": member.fleet, "uplink": uplink}
     checked(settings)
-    config: Path = arguments.config
+    return settings
+
+
+def write(config: Path, settings: dict[str, Any]) -> None:
     config.parent.mkdir(parents=True, exist_ok=True)
     trust.write_file(config, toml(settings).encode(), 0o644)
-    return f"{member.node} is a node of fleet {member.fleet}; start it: edged run --config {config}"
 
 
 def from_file(file: Path) -> dict[str, Any]:
-    """What node.toml shall say beside name, fleet and uplink, which are the hub's to give."""
+    """What node.toml shall say beside name, fleet and uplink, the hub's to give. TOML, or JSON by its name."""
     try:
         text = file.read_text()
         given = json.loads(text) if file.suffix == ".json" else tomllib.loads(text)
@@ -102,7 +129,7 @@ def checked(settings: dict[str, Any]) -> NodeConfig:
 
 def toml(settings: dict[str, Any]) -> str:
     """Plain values first, then each table, as TOML 1.0 wants it. A JSON string is a TOML basic string."""
-    lines = ["# Written by edgectl join; every setting with its unit and default is in edged/config.py."]
+    lines = ["# Written by edgectl; every setting with its unit and default is in edged/config.py."]
     return "\n".join(lines + _table(settings, ())) + "\n"
 
 

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cloudlink import node
 from cloudlink.cli import join
 from edged.errors import PermanentError
 
@@ -75,3 +76,27 @@ def test_a_hub_that_is_not_there_is_told_apart_from_a_refusal(tmp_path: Path) ->
     assert done.returncode == 75
     assert "can't reach the hub" in done.stderr
     assert not config.exists()
+
+
+MEMBER = node.Membership("pi-1", "garden", "hub", 8883, "ca", "certificate", b"key")
+
+
+def test_what_a_node_was_told_at_joining_goes_before_its_settings() -> None:
+    settings = join.of_member({"name": "other", "uplink": {"options": {"host": "10.0.0.1"}}}, MEMBER)
+    assert settings["name"] == "pi-1"
+    assert settings["fleet"] == "garden"
+    assert settings["uplink"] == {"options": {"host": "10.0.0.1"}, "factory": node.FACTORY}
+
+
+def test_a_setting_that_does_not_exist_is_refused_with_its_name() -> None:
+    with pytest.raises(PermanentError, match="bridgee"):
+        join.of_member({"network": {"bridgee": "br0"}}, MEMBER)
+
+
+def test_settings_may_come_as_json_which_tools_write(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    file.write_text('{"labels": {"edged.io/site": "roof"}}')
+    assert join.from_file(file) == {"labels": {"edged.io/site": "roof"}}
+    file.write_text("[1]")
+    with pytest.raises(PermanentError, match="table of settings"):
+        join.from_file(file)
