@@ -6,6 +6,7 @@
     DIR/*.whl              the project's own wheel, its dependencies for that architecture and Python, and pip
     DIR/requirements.txt   each of them with its version and hash, for `pip install --no-index --require-hashes`;
                            not pip, which only does the installing: a stock board has none
+    DIR.tar                with --tar: all of it in one file, for one transfer
     DIR/VERSION            <project version>-<first 12 hex digits of a hash over the files above>
 
 The dependencies' versions and hashes come from requirements.lock, and only what the wanted extras need is taken.
@@ -26,6 +27,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import tomllib
 import zipfile
@@ -301,6 +303,20 @@ def digests(folder: Path) -> dict[str, str]:
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in files}
 
 
+def archive(folder: Path) -> None:
+    """DIR.tar: the same for the same files; not compressed, as wheels are."""
+
+    def plain(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.mtime, entry.mode, entry.uid, entry.gid, entry.uname, entry.gname = 0, 0o644, 0, 0, "", ""
+        return entry
+
+    new = folder.with_name(f".{folder.name}-{os.getpid()}.tar")
+    with tarfile.open(new, "w", format=tarfile.PAX_FORMAT) as tar:
+        for path in sorted(folder.iterdir()):
+            tar.add(path, path.name, recursive=False, filter=plain)
+    new.rename(folder.with_name(f"{folder.name}.tar"))
+
+
 def run(argv: Sequence[str], folder: Path, environment: Mapping[str, str] | None, what: str) -> None:
     done = subprocess.run(argv, cwd=folder, env=environment, capture_output=True, text=True, check=False, umask=0o022)
     if done.returncode != 0:
@@ -314,6 +330,7 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("--output", type=Path, required=True, help="folder to make or to replace")
     parser.add_argument("--arch", choices=["amd64", "arm64", "armhf"], required=True, help="as Debian calls it")
     parser.add_argument("--python", choices=PYTHONS, required=True, help="3.11 is Debian 12's, 3.13 is Debian 13's")
+    parser.add_argument("--tar", action="store_true", help="make DIR.tar as well")
     parser.add_argument("--extra", choices=EXTRAS, action="append", default=[], help="hub for a hub; may be repeated")
     arguments = parser.parse_args(words)
     try:
@@ -323,6 +340,8 @@ def main(words: Sequence[str] | None = None) -> int:
     except WheelhouseError as e:
         print(f"wheelhouse: {e}", file=sys.stderr)
         return 1
+    if arguments.tar:
+        archive(arguments.output.resolve())
     print(version)
     if not changed:
         print("it was there already", file=sys.stderr)
