@@ -19,7 +19,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from edged import __version__, systemd
+from edged import __version__
 from edged.apply import Executor, Images, Puller
 from edged.config import NodeConfig
 from edged.decide import budget as budgets
@@ -39,6 +39,7 @@ from edged.prober import Patient, Prober
 from edged.runtime.api import Runtime
 from edged.sources import StepSource, WorkingSets, unknown_working_sets
 from edged.store import StateStore
+from edged.systemd import Watchdog
 from edged.telling import Teller
 from edged.uplink import Asked, Silent, Uplink
 
@@ -74,6 +75,7 @@ class Daemon:
         machine = machine or Machine()
         self._machine = machine
         self._boottime = boottime = machine.boottime
+        self._watchdog = Watchdog(machine.watchdog(), machine.tell)
         self.config = config
         self.uplink = uplink
         self.capacity = machine.capacity(config)
@@ -119,7 +121,6 @@ class Daemon:
                 self._prober = Prober(self._runtime, tasks, self._wake.set, self._boottime)
                 around = [
                     tasks.create_task(self.uplink.run(self._keeper.inbox, asked or Silent()), name="uplink"),
-                    tasks.create_task(self._feed_watchdog(), name="watchdog"),
                     *(tasks.create_task(service, name=f"service {n}") for n, service in enumerate(waiting)),
                     *(tasks.create_task(s.run(self._wake.set), name=f"source {type(s).__name__}") for s in self._extra),
                 ]
@@ -148,12 +149,6 @@ class Daemon:
     def _on_exit(self, container_id: str) -> None:
         self._wake.set()
 
-    async def _feed_watchdog(self) -> None:
-        interval = systemd.watchdog_interval()
-        while interval:
-            systemd.notify("WATCHDOG=1")
-            await asyncio.sleep(interval)
-
     # ------------------------------------------------------------ the loop
 
     async def _cycles(self, tasks: asyncio.TaskGroup) -> None:
@@ -163,16 +158,29 @@ class Daemon:
             wake_at = self._cycle(tasks)
             await self._notify_watchers()
             if first:
-                systemd.notify("READY=1")
+                self._machine.tell("READY=1")
                 first = False
-            pause = None if wake_at == NEVER else max(wake_at - self._boottime(), 0.0)
-            try:
-                async with asyncio.timeout(pause):
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-        systemd.notify("STOPPING=1")
+            await self._wait(wake_at)
+        self._machine.tell("STOPPING=1")
         await self._deeds.let_go()
+
+    async def _wait(self, wake_at: float) -> None:
+        """Until something happens or its time has come. The watchdog is fed here and nowhere else: after a cycle that
+        came to its end, and while there is rightly nothing to do. A task of its own would also speak for a loop that
+        awaits something for ever."""
+        over = False
+        while not over:
+            now = self._boottime()
+            self._watchdog.feed(now)
+            left = max(wake_at - now, 0.0)
+            pause = self._watchdog.pause(left)
+            over = pause == left
+            try:
+                async with asyncio.timeout(None if pause == NEVER else pause):
+                    await self._wake.wait()
+                return
+            except TimeoutError:
+                continue
 
     def _cycle(self, tasks: asyncio.TaskGroup) -> float:
         """One round; returns when to look again if nothing happens."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 
 
 def notify(message: str) -> None:
@@ -23,3 +24,25 @@ def notify(message: str) -> None:
 def watchdog_interval() -> float:
     """Seconds between two keep-alives: half of WATCHDOG_USEC (sd_watchdog_enabled(3)); 0 = no watchdog."""
     return int(os.environ.get("WATCHDOG_USEC", "0")) / 2e6
+
+
+class Watchdog:
+    """WATCHDOG=1, for a loop that says itself that it goes on: whoever awaits anything for ever says nothing more.
+
+    :param interval: seconds, as `watchdog_interval` has them; 0: nobody listens.
+    """
+
+    def __init__(self, interval: float, tell: Callable[[str], None]) -> None:
+        self._interval = interval
+        self._tell = tell
+        self._due = float("-inf")
+
+    def feed(self, now: float) -> None:
+        """Called as often as one likes; a busy loop doesn't send a datagram each time."""
+        if self._interval and now >= self._due:
+            self._tell("WATCHDOG=1")
+            self._due = now + self._interval / 2
+
+    def pause(self, seconds: float) -> float:
+        """How much of a wait is to be done at a stretch."""
+        return min(seconds, self._interval) if self._interval else seconds

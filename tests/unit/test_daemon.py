@@ -10,10 +10,11 @@ from pathlib import Path
 from edged.config import NodeConfig
 from edged.daemon import Daemon, epoch
 from edged.errors import PermanentError, RetryError
-from edged.machine import boottime
+from edged.machine import Machine, boottime
 from edged.model import Container, Desired, Env, HubLink, Image, NodeStatus, Phase, Pod, PodStatus, PullPolicy
 from edged.sources import StepSource, WorkingSets, unknown_working_sets
 from edged.store import StateStore
+from edged.systemd import Watchdog
 from edged.uplink import Asked, Inbox
 from tests.fakes.runtime import Board, FakePuller, FakeRuntime
 
@@ -78,6 +79,7 @@ async def a_lab(
     board: Board | None = None,
     extra: Sequence[StepSource] = (),
     working_sets: WorkingSets = unknown_working_sets,
+    machine: Machine | None = None,
 ) -> AsyncIterator[Lab]:
     board = board or Board()
     board.now = boottime()
@@ -86,7 +88,7 @@ async def a_lab(
         "node", "fleet", state_dir=str(folder), run_dir=str(folder / "run"), memory_allocatable=256 << 20
     )
     puller = FakePuller(images.present)
-    daemon = Daemon(config, runtime, images, puller, StateStore(folder), uplink, extra, working_sets)
+    daemon = Daemon(config, runtime, images, puller, StateStore(folder), uplink, extra, working_sets, machine)
     running = asyncio.create_task(daemon.run(), name="daemon under test")
     try:
         yield Lab(daemon, runtime, uplink, images, puller)
@@ -110,9 +112,10 @@ def in_the_lab(
     board: Board | None = None,
     extra: Sequence[StepSource] = (),
     working_sets: WorkingSets = unknown_working_sets,
+    machine: Machine | None = None,
 ) -> None:
     async def main() -> None:
-        async with a_lab(folder, board, extra, working_sets) as lab:
+        async with a_lab(folder, board, extra, working_sets, machine) as lab:
             await story(lab)
 
     asyncio.run(main())
@@ -306,3 +309,72 @@ def test_a_failing_removal_is_told_and_does_not_spin(tmp_path: Path) -> None:
 def test_a_daemons_epoch_is_its_own_whatever_the_wall_clock_says() -> None:
     assert epoch("boot-1", 4.0) == epoch("boot-1", 4.0)
     assert len({epoch("boot-1", 4.0), epoch("boot-2", 4.0), epoch("boot-1", 4.5)}) == 3
+
+
+class FakeSystemd:
+    """Hears what a daemon says of itself, and wants a sign of life from it every 5 ms."""
+
+    def __init__(self) -> None:
+        self.heard: list[str] = []
+        self.machine = Machine(tell=self.heard.append, watchdog=lambda: 0.005)
+
+    def fed(self) -> int:
+        return self.heard.count("WATCHDOG=1")
+
+    async def hears_more(self) -> None:
+        before = self.fed()
+        async with asyncio.timeout(30):
+            while self.fed() == before:  # noqa: ASYNC110 -- systemd has no events for us
+                await asyncio.sleep(0.001)
+
+
+def test_systemd_is_told_when_the_first_cycle_is_over_and_hears_of_a_daemon_that_idles(tmp_path: Path) -> None:
+    systemd = FakeSystemd()
+
+    async def story(lab: Lab) -> None:
+        await lab.offer(wanting("a"))
+        await lab.until(running(1))
+        assert systemd.heard[0] == "READY=1"
+        for _ in range(3):
+            await systemd.hears_more()
+
+    in_the_lab(tmp_path, story, machine=systemd.machine)
+    assert systemd.heard[-1] == "STOPPING=1"
+
+
+def test_a_daemon_whose_cycle_never_ends_is_not_vouched_for(tmp_path: Path) -> None:
+    """The loop runs, and answers, but what the daemon is for isn't done any more."""
+    systemd = FakeSystemd()
+
+    async def story(lab: Lab) -> None:
+        await lab.offer(wanting("a"))
+        await lab.until(running(1))
+        await systemd.hears_more()
+        async with lab.daemon._changed:  # the next cycle waits for us to let go, which is never
+            lab.daemon.look_again()
+            for _ in range(10):
+                await asyncio.sleep(0.005)
+            silent = systemd.fed()
+            for _ in range(10):
+                await asyncio.sleep(0.005)
+            assert systemd.fed() == silent
+        await systemd.hears_more()
+
+    in_the_lab(tmp_path, story, machine=systemd.machine)
+
+
+def test_a_busy_loop_does_not_tell_systemd_each_time() -> None:
+    heard: list[str] = []
+    watchdog = Watchdog(30.0, heard.append)
+    for hundredth in range(3001):
+        watchdog.feed(hundredth / 100)
+    assert len(heard) == 3
+    assert watchdog.pause(float("inf")) == 30.0
+    assert watchdog.pause(4.0) == 4.0
+
+
+def test_without_a_watchdog_nothing_is_told_and_a_wait_is_as_long_as_it_is() -> None:
+    heard: list[str] = []
+    watchdog = Watchdog(0.0, heard.append)
+    watchdog.feed(1.0)
+    assert (heard, watchdog.pause(float("inf"))) == ([], float("inf"))
