@@ -2,14 +2,16 @@
 """Build a small container image without Docker, without a base image and without the internet.
 
     python images/build.py probe --output probe.tar
-    python images/build.py demo --output demo-arm64.tar --arch arm64 --busybox /path/to/arm64/busybox
+    python images/build.py demo --output demo.tar --arch all          # amd64, arm64 and arm/v7 in one archive
 
 An image is a folder beside this file: `image.toml` says what it is (see Spec below), `rootfs/` is copied as it is
 (executable files as 0755, others as 0644, all owned by root). The result is an OCI image layout in a tar archive
-(OCI image specification 1.1). The same inputs give the same bytes: entries are sorted, times are SOURCE_DATE_EPOCH
-(or 0), owners and modes don't depend on who builds.
+(OCI image specification 1.1); with several architectures, an index from which each machine takes its own. The same
+inputs give the same bytes: entries are sorted, times are SOURCE_DATE_EPOCH (or 0), owners and modes don't depend on who
+builds.
 
-Needs the standard library only, and the Debian package busybox-static (or --busybox).
+Needs the standard library only, and the Debian package busybox-static (or --busybox); other architectures' is fetched
+by apt (foreign.py).
 """
 
 from __future__ import annotations
@@ -33,6 +35,9 @@ from pathlib import Path
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))  # run as a script: the checkout, not this folder
+
+from images import foreign  # noqa: E402
 
 # OCI architecture and variant -> (machine as uname says it, e_machine of ELF, bits)
 ARCHITECTURES = {
@@ -42,6 +47,8 @@ ARCHITECTURES = {
     "arm/v6": ("armv6l", 40, 32),
     "riscv64": ("riscv64", 243, 64),
 }
+
+ALL = ("amd64", "arm64", "arm/v7")  # what boards and the machines beside them are
 
 # What every image has, so that image.toml speaks only of what is special.
 DIRECTORIES = {"bin": 0o755, "dev": 0o755, "etc": 0o755, "proc": 0o755, "run": 0o755, "sys": 0o755, "tmp": 0o1777}
@@ -100,8 +107,10 @@ def this_architecture() -> str:
     raise BuildError(f"this machine is {machine!r}, which is not known here; choose with --arch")
 
 
-def find_busybox() -> Path:
+def find_busybox(arch: str, release_only: bool = False) -> Path:
     """The static busybox of the Debian package, wherever that release keeps it (/bin or /usr/bin)."""
+    if arch != this_architecture():
+        return foreign.busybox(arch, release_only)
     if shutil.which("dpkg"):
         listed = subprocess.run(["dpkg", "-L", "busybox-static"], capture_output=True, text=True, check=False).stdout
         for line in listed.splitlines():
@@ -123,9 +132,8 @@ def read_busybox(path: Path, arch: str) -> bytes:
     _, wanted_machine, wanted_bits = ARCHITECTURES[arch]
     if (machine, bits) != (wanted_machine, wanted_bits):
         raise BuildError(
-            f"{path} is not for {arch} (ELF machine {machine}, {bits} bit); get that architecture's with: "
-            f"apt-get download busybox-static:{arch.partition('/')[0]} && dpkg-deb -x busybox-static_*.deb . "
-            "(armhf for arm/v7) and name it with --busybox"
+            f"{path} is not for {arch} (ELF machine {machine}, {bits} bit); without --busybox that architecture's is "
+            "fetched from Debian"
         )
     if _has_interpreter(data, bits):
         raise BuildError(f"{path} is dynamically linked; the static one is in the package busybox-static")
@@ -191,8 +199,8 @@ def _add(tar: tarfile.TarFile, path: str, mode: int, kind: bytes, content: bytes
         tar.addfile(info, io.BytesIO(content))
 
 
-def archive(spec: Spec, layer_tar: bytes, arch: str, epoch: int) -> bytes:
-    """An OCI image layout with one image, as a tar."""
+def image(spec: Spec, layer_tar: bytes, arch: str, epoch: int) -> tuple[dict[str, Any], tuple[bytes, ...]]:
+    """The descriptor of an image's manifest, and all its blobs."""
     packed = gzip.compress(layer_tar, compresslevel=9, mtime=0)
     architecture, _, variant = arch.partition("/")
     target = {"architecture": architecture, "os": "linux"} | ({"variant": variant} if variant else {})
@@ -224,17 +232,18 @@ def archive(spec: Spec, layer_tar: bytes, arch: str, epoch: int) -> bytes:
             "layers": [_descriptor(f"{oci}.layer.v1.tar+gzip", packed)],
         }
     )
-    index = _json(
-        {
-            "schemaVersion": 2,
-            "mediaType": f"{oci}.index.v1+json",
-            "manifests": [
-                _descriptor(f"{oci}.manifest.v1+json", manifest)
-                | {"platform": target, "annotations": {"org.opencontainers.image.ref.name": spec.reference}}
-            ],
-        }
-    )
-    files = {f"blobs/sha256/{_digest(blob)[7:]}": blob for blob in (packed, config, manifest)}
+    return _descriptor(f"{oci}.manifest.v1+json", manifest) | {"platform": target}, (packed, config, manifest)
+
+
+def archive(reference: str, images: list[tuple[dict[str, Any], tuple[bytes, ...]]], epoch: int) -> bytes:
+    """An OCI image layout with one image, as a tar; for several platforms under one name an index lies in between."""
+    blobs = [blob for _, some in images for blob in some]
+    named, _ = images[0]
+    if len(images) > 1:
+        blobs.append(_index([descriptor for descriptor, _ in images]))
+        named = _descriptor("application/vnd.oci.image.index.v1+json", blobs[-1])
+    index = _index([named | {"annotations": {"org.opencontainers.image.ref.name": reference}}])
+    files = {f"blobs/sha256/{_digest(blob)[7:]}": blob for blob in blobs}
     files |= {"index.json": index, "oci-layout": _json({"imageLayoutVersion": "1.0.0"})}
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
@@ -243,6 +252,11 @@ def archive(spec: Spec, layer_tar: bytes, arch: str, epoch: int) -> bytes:
         for path, blob in sorted(files.items()):
             _add(tar, path, 0o644, tarfile.REGTYPE, blob, epoch)
     return out.getvalue()
+
+
+def _index(manifests: list[dict[str, Any]]) -> bytes:
+    media_type = "application/vnd.oci.image.index.v1+json"
+    return _json({"schemaVersion": 2, "mediaType": media_type, "manifests": manifests})
 
 
 def _json(value: object) -> bytes:
@@ -257,35 +271,57 @@ def _descriptor(media_type: str, blob: bytes) -> dict[str, Any]:
     return {"mediaType": media_type, "digest": _digest(blob), "size": len(blob)}
 
 
-def build(folder: Path, arch: str, busybox: Path | None, epoch: int) -> tuple[Spec, bytes]:
-    """The archive of the image described in `folder`; raises BuildError."""
+def build(
+    folder: Path, architectures: tuple[str, ...], busybox: Path | None, epoch: int, release_only: bool = False
+) -> tuple[Spec, bytes]:
+    """The archive of the image described in `folder`; raises BuildError.
+
+    :param busybox: instead of Debian's; for one architecture only, since one binary runs on one.
+    :param release_only: other architectures' busybox without Debian's updates (foreign.busybox).
+    """
     spec = load_spec(folder)
-    binary = read_busybox(busybox or find_busybox(), arch)
-    try:
-        return spec, archive(spec, layer(spec, folder / "rootfs", binary, epoch), arch, epoch)
-    except (ValueError, OSError) as e:
-        raise BuildError(f"{folder}: {e}") from e
+    if busybox and len(architectures) > 1:
+        raise BuildError("--busybox names one binary, which is for one architecture; build each with its own --arch")
+    images = []
+    for arch in architectures:
+        try:
+            binary = read_busybox(busybox or find_busybox(arch, release_only), arch)
+            images.append(image(spec, layer(spec, folder / "rootfs", binary, epoch), arch, epoch))
+        except (ValueError, OSError, foreign.FetchError) as e:
+            raise BuildError(f"{folder.name} for {arch}: {e}") from e
+    return spec, archive(spec.reference, images, epoch)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="images/build.py", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("image", help="a folder beside this script (demo, probe), or the path of one of yours")
     parser.add_argument("--output", type=Path, required=True, metavar="FILE.tar")
-    parser.add_argument("--arch", choices=sorted(ARCHITECTURES), help="default: this machine's")
-    parser.add_argument("--busybox", type=Path, help="default: the Debian package's")
+    parser.add_argument(
+        *("--arch", "-a"),
+        action="append",
+        choices=["all", *sorted(ARCHITECTURES)],
+        help=f"may be given several times; all: {', '.join(ALL)}; default: this machine's",
+    )
+    parser.add_argument("--busybox", type=Path, help="default: the Debian package's of each architecture")
+    parser.add_argument(
+        "--release-only",
+        action="store_true",
+        help="other architectures' busybox without Debian's updates, where those lists are broken on the mirror",
+    )
     args = parser.parse_args(argv)
     folder = HERE / args.image if (HERE / args.image).is_dir() else Path(args.image)
     try:
         epoch = source_date_epoch()
-        arch = args.arch or this_architecture()
-        spec, data = build(folder, arch, args.busybox, epoch)
+        wanted = args.arch or [this_architecture()]
+        architectures = ALL if "all" in wanted else tuple(dict.fromkeys(wanted))
+        spec, data = build(folder, architectures, args.busybox, epoch, args.release_only)
         scratch = args.output.with_name(f".{args.output.name}.{os.getpid()}")
         scratch.write_bytes(data)
         scratch.replace(args.output)
     except (BuildError, OSError) as e:
         print(f"build.py: {e}", file=sys.stderr)
         return 1
-    print(f"{args.output}: {spec.reference} for {arch}, {len(data)} bytes, {_digest(data)}")
+    print(f"{args.output}: {spec.reference} for {', '.join(architectures)}, {len(data)} bytes, {_digest(data)}")
     return 0
 
 
