@@ -126,7 +126,7 @@ def _import_images(tree: Path, archives: Sequence[Path], epoch: int) -> None:
     """With the node's own importer and for its architecture: what is preloaded is what a person would have imported."""
     (tree / STATE).mkdir(mode=0o700, parents=True, exist_ok=True)
     for archive in archives:
-        python = ("/opt/edged/current/bin/python", "-m", "edged", "image", "import")
+        python = ("/opt/edged/current/bin/python", "-m", "edged.images", "import")
         name = f"/tmp/given/{archive.name}"
         chroot(tree, *python, name, given=archive.resolve().parent, epoch=epoch, PYTHONDONTWRITEBYTECODE="1")
 

@@ -9,12 +9,12 @@ an hour under emulation.
 from __future__ import annotations
 
 import email.utils
+import fcntl
 import hashlib
 import os
 import shutil
 import subprocess
 import tempfile
-import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,22 +60,26 @@ def debian(board: Board, release: str, cache: Path, fresh: bool, now: float) -> 
     """The tree, from the cache if it is there and young. :param fresh: make it anew whatever is there."""
     folder = cache / cache_key(board, release)
     made = folder / "epoch"
-    if made.exists() and not fresh and now - made.stat().st_mtime < KEPT:
-        return Tree(folder / "tree.tar", int(made.read_text()))
     cache.mkdir(parents=True, exist_ok=True)
+    with (cache / f".{folder.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second finds it made
+        if fresh or not made.exists() or now - made.stat().st_mtime > KEPT:
+            _make(board, release, folder)
+        return Tree(folder / "tree.tar", int(made.read_text()))
+
+
+def _make(board: Board, release: str, folder: Path) -> None:
+    cache = folder.parent
     with tempfile.TemporaryDirectory(prefix="build-", dir=cache) as name:
         work = Path(name)
         epoch = _bootstrap(board, release, work)
         (work / "epoch").write_text(f"{epoch}\n")
-        if folder.exists():
-            folder.rename(work / "old")
-        ready = cache / f"done-{os.getpid()}-{int(time.monotonic() * 1000)}"
-        work.joinpath("result").mkdir()
+        (work / "result").mkdir()
         for file in ("tree.tar", "epoch"):
             (work / file).rename(work / "result" / file)
-        (work / "result").rename(ready)
-    ready.rename(folder)
-    return Tree(folder / "tree.tar", epoch)
+        if folder.exists():  # who has it open reads on; it goes with the folder of this build
+            folder.rename(work / "old")
+        (work / "result").rename(folder)
 
 
 def _bootstrap(board: Board, release: str, work: Path) -> int:
