@@ -6,10 +6,10 @@ WORKERS ?= $(shell nproc)
 
 SECONDS ?= 60
 
-.PHONY: help demo demo-up demo-down test test-vm unit lint simulate bench setup setup-test lock
+.PHONY: help demo demo-up demo-down test test-vm test-vm-arm64 unit lint simulate bench setup setup-test lock
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup ## hub, broker, one node and the demo pods on this machine, in the foreground; Ctrl-C leaves nothing behind
 	@$(ROOT) $(PY) -m cloudlink.cli demo run
@@ -26,6 +26,10 @@ test: setup-test ## every test that can run on this machine
 test-vm: setup-test ## the node in a virtual machine with systemd and cgroup v2: limits, adoption, power cut (10 to 15 minutes)
 	@tools/setup.sh vm
 	@$(ROOT) EDGED_VM=1 $(PY) -m pytest -p no:xdist tests/vm
+
+test-vm-arm64: setup-test ## the arm64 image, built and booted in an emulator: it joins and runs an arm64 workload (20 to 40 minutes)
+	@tools/setup.sh arm64
+	@$(ROOT) EDGED_VM=1 EDGED_VM_ARM64=1 $(PY) -m pytest -p no:xdist tests/vm/test_vm_arm64.py
 
 unit: setup-test ## the pure tests alone, without root
 	@$(PY) -m pytest -n $(WORKERS) tests/unit

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Brings what `make demo` (or, with "test", "vm" or "bench", `make test`, `make test-vm` or the peers of `make bench`)
-# needs: Debian packages and a virtual environment with pinned, hash-checked Python packages. Does nothing where
-# everything is there. Debian 12 and 13.
+# Brings what `make demo` (or, with "test", "vm", "arm64" or "bench", `make test`, `test-vm`, `test-vm-arm64` or the peers of
+# `make bench`) needs: Debian packages and a virtual environment with pinned, hash-checked Python packages. Does nothing
+# where everything is there. Debian 12 and 13.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 purpose="${1:-demo}"
@@ -14,10 +14,13 @@ testing=(faketime:faketime htpasswd:apache2-utils skopeo:skopeo umoci:umoci dock
 benching=(dockerd:docker.io podman:podman containerd:containerd losetup:mount)
 machines=(mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils
     ssh:openssh-client)
+cards=(mcopy:mtools mkfs.vfat:dosfstools sfdisk:fdisk arch-test:arch-test qemu-aarch64-static:qemu-user-static
+    qemu-system-aarch64:qemu-system-arm QEMU_EFI.fd:qemu-efi-aarch64)
 wanted=("${runtime[@]}")
 [ "$purpose" = test ] && wanted+=("${testing[@]}")
 [ "$purpose" = bench ] && wanted+=("${testing[@]}" "${benching[@]}")
 [ "$purpose" = vm ] && wanted+=("${machines[@]}")
+[ "$purpose" = arm64 ] && wanted+=("${machines[@]}" "${cards[@]}")
 
 missing=()
 export PATH="$PATH:/usr/sbin:/sbin"
@@ -25,6 +28,8 @@ for pair in "${wanted[@]}"; do
     program="${pair%%:*}" package="${pair#*:}"
     if [ "$package" = busybox-static ]; then # another package may bring a dynamic busybox
         dpkg -s busybox-static >/dev/null 2>&1 || missing+=("$package")
+    elif [ "$package" = qemu-efi-aarch64 ]; then # no program at all
+        [ -e /usr/share/qemu-efi-aarch64/QEMU_EFI.fd ] || missing+=("$package")
     elif [ "$package" = postgresql ]; then # its programs are not on PATH
         compgen -G '/usr/lib/postgresql/*/bin/initdb' >/dev/null || missing+=("$package")
     elif ! command -v "$program" >/dev/null 2>&1; then

@@ -24,6 +24,9 @@ from tests.vm.image import ROOT, Image
 from tests.vm.lifetime import a_machine
 from tests.vm.machine import Machine
 
+pytestmark = pytest.mark.skipif(
+    os.environ.get("EDGED_VM_ARM64") != "1", reason="builds and emulates an arm64 card: make test-vm-arm64"
+)
 NAME = "greenhouse"
 UEFI = "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"  # Debian: qemu-efi-aarch64
 CARD = "4G"  # larger than the image: the data partition has to grow
