@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.vm import installed
 from tests.vm.fleet import Fleet, a_fleet
 from tests.vm.lifetime import NOTES, a_machine, notes_of
 from tests.vm.node import Node
@@ -66,11 +67,12 @@ def fleet() -> Iterator[Fleet]:
 @pytest.fixture(scope="session")
 def whole_run(request: pytest.FixtureRequest) -> Iterator[Node]:
     """One machine with the node installed, for all tests of a worker that change it no more than they mend."""
-    with a_machine(request) as machine:
+    with a_machine(request, installed.build()) as machine:
         machine.boot()
         node = Node(machine, notes_of(request))
         node.notes.append(f"emulator: {' '.join(machine.accelerator)}; {machine.run('uname -rm').strip()}")
         node.install()
+        node.install_tests()
         yield node
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from edged.control.protocol import Snapshot
 from edged.model import Limits, Phase, Pod
+from tests.vm import installed
 from tests.vm.hardware import Hardware
 from tests.vm.lifetime import a_machine, notes_of
 from tests.vm.node import IDLE, MIB, PARENT, PODS, Node, a_pod, status_of
@@ -28,7 +29,7 @@ HOG = a_pod("hog", GREEDY, Limits(memory_request=8 * MIB))
 @pytest.fixture(scope="module")
 def board(request: pytest.FixtureRequest) -> Iterator[Node]:
     """A node with 512 MB."""
-    with a_machine(request, hardware=Hardware(memory=SMALL), name="small") as machine:
+    with a_machine(request, installed.build(), hardware=Hardware(memory=SMALL), name="small") as machine:
         machine.boot()
         node = Node(machine, notes_of(request))
         node.install()
