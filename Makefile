@@ -23,7 +23,7 @@ demo-down: ## takes the demo down; returns when nothing is left of it
 test: setup-test ## every test that can run on this machine
 	@$(ROOT) $(PY) -m pytest -n $(WORKERS) --dist worksteal tests
 
-test-vm: setup-test ## the node in a virtual machine with systemd and cgroup v2: limits, adoption, power cut (10 to 15 minutes)
+test-vm: setup-test ## the node in virtual machines: everything but 200 power cuts and the images of boards (an hour)
 	@tools/setup.sh vm
 	@$(ROOT) EDGED_VM=1 $(PY) -m pytest -p no:xdist tests/vm
 

@@ -6,7 +6,7 @@ A test that CI runs, too, is marked `vm_ci`; such a run takes `-m vm_ci`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from tests.vm.lifetime import NOTES, a_machine, notes_of
 from tests.vm.node import Node
 
 HERE = Path(__file__).parent
+CI = os.environ.get("CI") == "true"
+WANTED = os.environ.get("EDGED_VM") == "1"
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -27,12 +29,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    wanted = os.environ.get("EDGED_VM") == "1"
     for item in items:
         if HERE in item.path.parents:
             item.add_marker(pytest.mark.vm)
-            if not wanted:
+            if not WANTED:
                 item.add_marker(pytest.mark.skip(reason="boots a virtual machine, which takes minutes: make test-vm"))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """In CI what belongs to its part can't be passed by skipping it."""
+    report = yield
+    if CI and WANTED and report.skipped and "vm_ci" in item.keywords:
+        report.outcome = "failed"
+    return report
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
@@ -47,6 +57,8 @@ def pytest_testnodedown(node: Any) -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if config.stash[NOTES]:
+        terminalreporter.section("measured in virtual machines")
     for note in config.stash[NOTES]:
         terminalreporter.write_line(note)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from cloudlink.cli.house import House
 from tests.houses import unique_names
-from tests.kubectl_lab import Kubectl, oldest_and_newest
+from tests.kubectl_lab import Kubectl, oldest_and_newest, versions
 from tests.vm.machine import Machine
 
 SEEN_AT = "10.0.2.2"
@@ -53,6 +53,10 @@ class Fleet(House):
 
     def kubectl(self, namespace: str = "default", name: str = "") -> Kubectl:
         return Kubectl(oldest_and_newest()[-1], self.kubeconfig, namespace, name)
+
+    def shown(self, *words: str) -> str:
+        """For the notes: what kubectl says, where there is one."""
+        return self.kubectl().run(*words)[1] if versions() else "(no kubectl here to show it)"
 
     def nodes(self) -> dict[str, dict[str, Any]]:
         return {n["metadata"]["name"]: n for n in self.client.call("GET", "/api/v1/nodes")["items"]}

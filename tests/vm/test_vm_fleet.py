@@ -242,6 +242,7 @@ def test_a_board_that_dies_and_returns_moves_its_pods_and_nothing_else(boards: B
 
     # what the kernels saw
     stays = boards.stays()
+    assert {s.uid for s in stays} >= {*first, *last}, "the witnesses saw them all"
     for app, replicas in wanted.items():
         most, seconds = most_at_once([s for s in stays if boards.apps.get(s.uid) == app])
         boards.notes.append(

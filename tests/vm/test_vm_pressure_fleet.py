@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cloudlink.cli.resources import apply
 from tests.houses import pods_of
 from tests.vm import installed
 from tests.vm.fleet import Fleet
@@ -15,9 +16,10 @@ from tests.vm.lifetime import a_machine, notes_of
 from tests.vm.node import MIB, PARENT, Node, Running
 from tests.vm.prober import Prober
 
-pytestmark = [pytest.mark.kubectl, pytest.mark.vm_ci]
+pytestmark = pytest.mark.vm_ci
 
 NAME = "small"
+PODS = "/api/v1/namespaces/default/pods"
 IDLE = "trap 'exit 0' TERM; sleep 1d & wait"
 HOGS = {
     # 8 MiB more three times a second, held by dd for good: nobody reads what it writes
@@ -58,13 +60,12 @@ def board(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Node]:
         fleet.join_machine(machine, NAME)
         machine.run("systemctl start edged", timeout=900.0)
         fleet.until_ready(NAME)
-        kubectl = fleet.kubectl()
         for one in INNOCENT:
-            kubectl.ok("apply", "-f", "-", stdin=one)
+            apply(fleet.client, one)
         fleet.wait("the innocent to run", lambda: len(ready(fleet)) == len(INNOCENT))
         yield Node(machine, notes_of(request))
-        kubectl.ok("delete", "pods", "--all", "--wait=false")
-        kubectl.ok("delete", "node", NAME)
+        fleet.client.call("DELETE", PODS)
+        fleet.client.call("DELETE", f"/api/v1/nodes/{NAME}")
 
 
 def ready(fleet: Fleet) -> set[str]:
@@ -101,19 +102,18 @@ def untouched(node: Node, before: dict[str, Running]) -> None:
 
 def test_sshd_and_the_daemon_answer_while_hogs_are_dealt_with_and_the_hub_knows(board: Node, fleet: Fleet) -> None:
     before, was, daemon = numbers(board), board.processes(), board.daemon()
-    kubectl = fleet.kubectl(name="pressure")
     board.notes.append("--- 512 MB, before the hogs: " + "; ".join(f"{k}: {v}" for k, v in before.items()))
     with Prober(board.machine) as prober:
         for name in ("cpu", "pages", "fork"):
-            kubectl.ok("apply", "-f", "-", stdin=pod(name, HOGS[name]))
+            apply(fleet.client, pod(name, HOGS[name]))
         fleet.wait("the hogs to be at it", lambda: len(board.processes()) >= len(INNOCENT) + 2)
-        kubectl.ok("apply", "-f", "-", stdin=pod("memory", HOGS["memory"], requests={"memory": "8Mi"}))
+        apply(fleet.client, pod("memory", HOGS["memory"], requests={"memory": "8Mi"}))
         fleet.wait("the hub to see MemoryPressure", lambda: fleet.node_is(NAME, "MemoryPressure"), lambda: told(board))
-        board.notes.append(kubectl.ok("get", "nodes", NAME))
+        board.notes.append(fleet.shown("get", "nodes", NAME))
         fleet.wait("the memory hog to be evicted", lambda: "memory" in evicted(fleet), lambda: told(board))
         during = numbers(board)
         board.notes.append("during: " + "; ".join(f"{k}: {v}" for k, v in during.items()))
-        board.notes.append(kubectl.ok("get", "pods", "-o", "wide"))
+        board.notes.append(fleet.shown("get", "pods", "-o", "wide"))
     board.notes += prober.table()
     board.notes.append(told(board))
 
@@ -131,7 +131,7 @@ def test_sshd_and_the_daemon_answer_while_hogs_are_dealt_with_and_the_hub_knows(
     steps = [e.reason for e in board.snapshot().status.events if e.reason in LADDER]
     assert [s for s in LADDER if s in steps] == list(dict.fromkeys(steps)), f"another order: {steps}"
     assert steps[-1] == "Evicted"
-    seen = {e["reason"] for e in kubectl.json("get", "events")["items"]}
+    seen = {e["reason"] for e in fleet.client.call("GET", "/api/v1/namespaces/default/events")["items"]}
     assert "Evicted" in seen, f"the hub's events: {sorted(seen)}"
     assert {c["type"] for c in fleet.nodes()[NAME]["status"]["conditions"]} >= {"Ready", "MemoryPressure"}
     assert "Out of memory: Killed" not in board.machine.run("journalctl -k -b --no-pager -o cat")
@@ -139,7 +139,7 @@ def test_sshd_and_the_daemon_answer_while_hogs_are_dealt_with_and_the_hub_knows(
 
 def test_when_the_hogs_are_gone_the_board_is_as_before(board: Node, fleet: Fleet) -> None:
     was = {uid: one for uid, one in board.processes().items() if uid in innocent_uids(fleet)}
-    fleet.kubectl().ok("delete", "pods", "-l", "app=hog", "--wait=false")
+    fleet.client.call("DELETE", f"{PODS}?labelSelector=app%3Dhog")
     fleet.wait("the hogs to be gone", lambda: set(board.processes()) == set(was) and not pods_of(fleet, "hog"))
     fleet.wait("MemoryPressure to end", lambda: fleet.node_is(NAME, "MemoryPressure", "False"))
     untouched(board, was)
