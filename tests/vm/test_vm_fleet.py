@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from cloudlink.kube.quantity import to_int
 from tests.houses import deployment
 from tests.kubectl_lab import Kubectl
 from tests.vm import installed, witness
@@ -28,7 +29,7 @@ pytestmark = pytest.mark.kubectl
 
 NAMES = ("board-1", "board-2", "board-3")
 MEMORY = 320  # MB each
-KI, MI = 1 << 10, 1 << 20
+MI = 1 << 20
 PATIENCE = 10  # seconds for which pods tolerate a lost node
 TOLERATIONS = [
     {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": PATIENCE}
@@ -259,5 +260,4 @@ def test_a_board_that_dies_and_returns_moves_its_pods_and_nothing_else(boards: B
 
 
 def allocatable(fleet: Fleet, name: str) -> int:
-    told = str(fleet.nodes()[name]["status"]["allocatable"]["memory"])
-    return int(told.removesuffix("Ki")) * KI if told.endswith("Ki") else int(told)
+    return to_int(fleet.nodes()[name]["status"]["allocatable"]["memory"])
