@@ -5,8 +5,10 @@ ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
 WORKERS ?= $(shell nproc)
 
 SECONDS ?= 60
+# One machine at a time: its two cores use both of ours.
+VM = $(ROOT) EDGED_VM=1 $(PY) -m pytest -p no:xdist
 
-.PHONY: help demo demo-up demo-down test test-vm test-vm-arm64 unit lint simulate bench setup setup-test lock
+.PHONY: help demo demo-up demo-down test test-vm test-vm-ci test-vm-fleet test-vm-arm64 unit lint simulate bench setup setup-test lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,9 +25,17 @@ demo-down: ## takes the demo down; returns when nothing is left of it
 test: setup-test ## every test that can run on this machine
 	@$(ROOT) $(PY) -m pytest -n $(WORKERS) --dist worksteal tests
 
-test-vm: setup-test ## the node in virtual machines: everything but 200 power cuts and the images of boards (an hour)
+test-vm: setup-test ## boards as virtual machines: all but the long ones below (an hour; tests/vm/README.md)
 	@tools/setup.sh vm
-	@$(ROOT) EDGED_VM=1 $(PY) -m pytest -p no:xdist tests/vm
+	@$(VM) -m "not vm_long" tests/vm
+
+test-vm-ci: setup-test ## the part of it that CI runs
+	@tools/setup.sh vm
+	@$(VM) -m vm_ci tests/vm
+
+test-vm-fleet: setup-test ## three boards and a hub: one dies, its pods move, it returns
+	@tools/setup.sh vm
+	@$(VM) tests/vm/test_vm_fleet.py
 
 test-vm-arm64: setup-test ## the arm64 image, built and booted in an emulator: it joins and runs an arm64 workload (20 to 40 minutes)
 	@tools/setup.sh arm64

@@ -13,8 +13,8 @@ testing=(faketime:faketime htpasswd:apache2-utils skopeo:skopeo umoci:umoci dock
     chromium:chromium nsenter:util-linux initdb:postgresql)
 benching=(dockerd:docker.io podman:podman containerd:containerd losetup:mount)
 machines=(mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils
-    ssh:openssh-client)
-cards=(mcopy:mtools mkfs.vfat:dosfstools sfdisk:fdisk arch-test:arch-test qemu-aarch64-static:qemu-user-static
+    ssh:openssh-client mcopy:mtools mkfs.vfat:dosfstools sfdisk:fdisk)
+cards=(arch-test:arch-test qemu-aarch64-static:qemu-user-static
     qemu-system-aarch64:qemu-system-arm QEMU_EFI.fd:qemu-efi-aarch64)
 wanted=("${runtime[@]}")
 [ "$purpose" = test ] && wanted+=("${testing[@]}")

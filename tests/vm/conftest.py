@@ -25,6 +25,7 @@ WANTED = os.environ.get("EDGED_VM") == "1"
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "vm: boots a virtual machine (make test-vm)")
     config.addinivalue_line("markers", "vm_ci: part of what CI boots (make test-vm-ci)")
+    config.addinivalue_line("markers", "vm_long: has a make target of its own, and is not part of make test-vm")
     config.stash[NOTES] = []
 
 

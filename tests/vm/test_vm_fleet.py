@@ -25,7 +25,7 @@ from tests.vm.lifetime import a_machine, notes_of
 from tests.vm.machine import Machine
 from tests.vm.node import Node, Running
 
-pytestmark = pytest.mark.kubectl
+pytestmark = [pytest.mark.kubectl, pytest.mark.vm_long]
 
 NAMES = ("board-1", "board-2", "board-3")
 MEMORY = 320  # MB each
