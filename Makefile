@@ -11,7 +11,7 @@ VM = $(ROOT) EDGED_VM=1 $(PY) -m pytest -p no:xdist
 .PHONY: help demo demo-up demo-down test test-vm test-vm-ci test-vm-fleet test-vm-arm64 unit lint simulate bench setup setup-test lock
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup ## hub, broker, one node and the demo pods on this machine, in the foreground; Ctrl-C leaves nothing behind
 	@$(ROOT) $(PY) -m cloudlink.cli demo run
