@@ -34,7 +34,7 @@ def content_bytes(folder: Path) -> int:
 
 
 def clamp_times(folder: Path, epoch: int) -> None:
-    """No file is newer than `epoch`, and none was read after it was written."""
+    """No file is newer than `epoch`."""
     for base, folders, files in os.walk(folder, topdown=False):
         for name in (*folders, *files, "."):
             path = Path(base, name)
@@ -89,14 +89,16 @@ def _make_ext4(
         *(os.fspath(image), f"{where.size // 1024}k"),
         epoch=epoch,
     )
-    _set_change_times(image, where, epoch)
+    _set_times_of_build(image, where, epoch)
 
 
-def _set_change_times(image: Path, where: Partition, epoch: int) -> None:
-    """mke2fs takes over ctime, which no program can set on a file: it is the time of the build. Set in the image."""
+def _set_times_of_build(image: Path, where: Partition, epoch: int) -> None:
+    """mke2fs takes over ctime, which no program can set on a file, and atime, which its own reading of a symbolic link
+    changes: both are times of the build. Set in the image."""
     device = f"{image}?offset={where.start}"
     counts = run("debugfs", "-R", "stats -h", device, epoch=epoch)
     found = {k: int(v) for k, v in re.findall(r"^(Inode count|Free inodes):\s+(\d+)$", counts, re.MULTILINE)}
     last = found["Inode count"] - found["Free inodes"]
-    lines = [f"sif <{inode}> ctime @{epoch}\n" for inode in (2, *range(FIRST_INODE, last + 1))]
+    inodes = (2, *range(FIRST_INODE, last + 1))
+    lines = [f"sif <{inode}> {field} @{epoch}\n" for inode in inodes for field in ("ctime", "atime")]
     run("debugfs", "-w", "-f", "-", device, given="".join(lines), epoch=epoch)
