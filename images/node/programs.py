@@ -15,6 +15,7 @@ TOOLS = {
     "mmdebstrap": "mmdebstrap",
     "mke2fs": "e2fsprogs",
     "debugfs": "e2fsprogs",
+    "e2fsck": "e2fsprogs",
     "mkfs.vfat": "dosfstools",
     "mcopy": "mtools",
     "sfdisk": "fdisk",
@@ -55,14 +56,21 @@ def missing(arch: str, machine: str) -> list[str]:
     return sorted(absent)
 
 
-def run(*argv: str, given: str | None = None, epoch: int | None = None, cwd: Path | None = None) -> str:
+def run(
+    *argv: str,
+    given: str | None = None,
+    epoch: int | None = None,
+    cwd: Path | None = None,
+    fine: tuple[int, ...] = (0,),
+) -> str:
     """What it says on stdout; BuildError with the command as one can paste it otherwise.
 
-    :param given: its stdin. :param epoch: for tools that know SOURCE_DATE_EPOCH, and e2fsprogs' own word for it.
+    :param given: its stdin. :param epoch: for tools that know SOURCE_DATE_EPOCH, and e2fsprogs' own words for it.
+    :param fine: exit codes that are no failure.
     """
     environment = _environment() | _times(epoch)
     done = subprocess.run(argv, input=given, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
+    if done.returncode not in fine:
         said = f"{done.stdout[-2000:]}{done.stderr[-4000:]}".strip()
         raise BuildError(f"{shlex.join(argv)}\n{_end(done.returncode)}: {said}")
     return done.stdout
@@ -96,7 +104,8 @@ def _environment() -> dict[str, str]:
 
 
 def _times(epoch: int | None) -> dict[str, str]:
-    return {} if epoch is None else {"SOURCE_DATE_EPOCH": str(epoch), "E2FSPROGS_FAKE_TIME": str(epoch)}
+    names = ("SOURCE_DATE_EPOCH", "E2FSPROGS_FAKE_TIME", "E2FSCK_TIME")
+    return {} if epoch is None else dict.fromkeys(names, str(epoch))
 
 
 def _end(code: int) -> str:
