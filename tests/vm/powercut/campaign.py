@@ -1,0 +1,242 @@
+"""The plan of the cuts (from a seed), the loop over them, and the table of what was found.
+
+    boot, network unplugged -> look -> plug in -> (sometimes wait until all is done) -> begin a deed -> cut at the moment
+    of the plan -> boot, ...
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cloudlink import trust
+from edged.model import Desired
+from tests.vm.image import ROOT, Image
+from tests.vm.node import SOURCES, UNITS
+from tests.vm.powercut import findings
+from tests.vm.powercut.board import Board
+from tests.vm.powercut.deeds import DEEDS, Scene, settle_in
+from tests.vm.powercut.home import HOST, Home, Seen
+
+USUAL_BOOT = 18.0  # seconds until ssh answers on a quiet machine: the measure of all windows
+PATIENCE = 300.0
+LOOK = Path(__file__).with_name("look.py")
+UNITS_THERE = " ".join(f"systemd/{unit}" for unit in UNITS)
+INSTALL = """
+set -eu
+cd /opt/edged/src
+cp {units} /etc/systemd/system/
+mkdir -p /etc/edged
+/opt/edged/current/bin/python -m cloudlink.cli join '{token}' --name {node}
+cat >> /etc/edged/node.toml <<END
+
+[uplink.options]
+host = "{host}"
+
+[images.registries."{registry}"]
+insecure = true
+END
+systemctl daemon-reload
+systemctl enable -q --now edged
+"""
+
+
+class Cut(NamedTuple):
+    """One line of the plan.
+
+    :ivar moment: share of the deed's window that has passed. :ivar share: of the unflushed writes that the card loses;
+    negative: the emulator is killed and no more.
+    """
+
+    number: int
+    deed: str
+    moment: float
+    share: float
+    settled: bool
+    seed: int
+
+
+class Line(NamedTuple):
+    """One line of the table. Seconds."""
+
+    cut: Cut
+    after: float
+    loss: str
+    all_up: float
+    pods: int
+    found: str
+
+    def text(self) -> str:
+        return (
+            f"{self.cut.number:3} | {self.cut.deed:7} | {self.after:5.1f} | {self.loss:28} | {self.all_up:5.1f} |"
+            f" {self.pods:2} | {self.found}"
+        )
+
+
+HEAD = "cut | during  | after | the card lost                | s up  | pods | found"
+
+
+def plan(seed: int, node: str, count: int) -> list[Cut]:
+    """Every deed comes as often as the others; all else is dice."""
+    dice = random.Random(f"{seed} {node}")
+    cuts = []
+    order: list[str] = []
+    for number in range(1, count + 1):
+        if not order:
+            order = sorted(DEEDS)
+            dice.shuffle(order)
+        share = dice.choice((-1.0, 0.0, 0.3, 0.7, 1.0, 1.0))
+        cuts.append(Cut(number, order.pop(), dice.random(), share, dice.random() < 0.3, dice.getrandbits(32)))
+    return cuts
+
+
+class Campaign:
+    """One board and its cuts.
+
+    :param tell: called with each line as it comes.
+    """
+
+    def __init__(self, home: Home, image: Image, folder: Path, node: str, cores: int, tell: Callable[[str], None]):
+        self.home, self.node, self.tell = home, node, tell
+        self.board = Board(image, folder, cores)
+        self.lines: list[Line] = []
+        self._known: set[str] = set()
+        self._secrets: dict[int, str] = {}
+        self._speed = 1.0
+        self._key = b""
+        self._plugged = True
+
+    # ------------------------------------------------------------ before
+
+    def install(self) -> None:
+        board, home = self.board, self.home
+        self._boot(plugged=True)
+        board.send_tree(ROOT, SOURCES, "/opt/edged/src")
+        token = home.token(self.node)
+        board.run(INSTALL.format(units=UNITS_THERE, token=token, node=self.node, host=HOST, registry=home.registry), timeout=900.0)
+        self._key = base64.b64decode(board.run("base64 -w0 /var/lib/edged/identity/seal.key"))
+        settle_in(self._scene(Cut(0, "", 0, 0, True, 0)))
+        self._until_done("the first pods")
+
+    def _scene(self, cut: Cut) -> Scene:
+        return Scene(self.home, self.board, self.node, cut.number, random.Random(cut.seed))
+
+    # ------------------------------------------------------------ one cut
+
+    def run(self, cuts: list[Cut]) -> None:
+        for cut in cuts:
+            self.one(cut)
+        self._connect()
+        self._until_done("all that was left undone at the last cut")
+
+    def one(self, cut: Cut) -> None:
+        scene, deed = self._scene(cut), DEEDS[cut.deed]
+        deed.prepare(scene)
+        self._connect()
+        if cut.settled:
+            self._until_done("what earlier cuts have left undone")
+        began = time.monotonic()
+        deed.begin(scene)
+        time.sleep(max(0.0, began + cut.moment * deed.window * self._speed - time.monotonic()))
+        seen = self.home.witness.of(self.node)
+        after = time.monotonic() - began
+        if cut.share < 0:
+            self.board.cut_power()
+            loss = "nothing: killed only"
+        else:
+            unflushed, lost, torn = self.board.lose_power(scene.dice, cut.share)
+            loss = f"{lost} of {unflushed} unflushed, {torn} torn"
+        kept = self.board.keep_disk("cut.img")
+        self._boot(plugged=False)
+        found = self._look(seen)
+        expected = self._expected(seen)
+        if wrong := findings.wrong(found, expected):
+            raise AssertionError(self._report(cut, wrong, found, kept))
+        self._known |= found["images"]["layers"].keys()
+        up = [c["started"] for c in found["containers"] if c["pod"] in found["must"]]
+        unusual = findings.unusual(found, expected)
+        line = Line(cut, after, loss, max(up, default=0.0), len({c["pod"] for c in found["containers"]}), unusual)
+        self.lines.append(line)
+        self.tell(f"{self.node} {line.text()}")
+
+    def _boot(self, plugged: bool) -> None:
+        began = time.monotonic()
+        self._plugged = plugged
+        self.board.boot(plugged)
+        self._speed = max(1.0, (time.monotonic() - began) / USUAL_BOOT)
+
+    def _look(self, seen: Seen) -> dict[str, Any]:
+        asked = {
+            "ran": sorted(seen.ran),
+            "images": sorted(seen.images),
+            "known": sorted(self._known),
+            "patience": PATIENCE,
+        }
+        return dict(self.board.python(LOOK.read_text(), json.dumps(asked), timeout=PATIENCE * 2))
+
+    def _expected(self, seen: Seen) -> findings.Expected:
+        documents = self.home.witness.of(self.node).documents
+        for generation, document in documents.items():
+            if generation not in self._secrets:
+                self._secrets[generation] = self._version_in(document)
+        return findings.Expected(seen, documents, self._secrets, self.home.layers)
+
+    def _version_in(self, document: Desired) -> str:
+        for name, sealed in document.secrets.items():
+            content = trust.unseal(self._key, self.node, name, sealed)
+            if "key0" in content:
+                return content["key0"].decode().split()[0]
+        return ""
+
+    def _report(self, cut: Cut, wrong: list[str], found: dict[str, Any], kept: Path) -> str:
+        journal = self.board.try_run("journalctl -b -u edged -n 80 --no-pager").stdout.decode(errors="replace")
+        (kept.parent / "found.json").write_text(json.dumps(found, indent=1))
+        sentences = "\n".join(f"  - {sentence}" for sentence in wrong)
+        return f"after {cut}:\n{sentences}\ndisk after the cut: {kept}\nfound: {kept.parent}/found.json\n{journal}"
+
+    # ------------------------------------------------------------ at home again
+
+    def _connect(self) -> None:
+        if not self._plugged:
+            before, self._plugged = self.home.witness.of(self.node).online, True
+            self.board.plug(True)
+            self._wait(lambda: self.home.witness.of(self.node).online > before, "the node to find its hub")
+
+    def _until_done(self, what: str) -> None:
+        """The newest document is in force, and all its pods run."""
+
+        def done() -> bool:
+            seen = self.home.witness.of(self.node)
+            if seen.status is None or not seen.documents or seen.acknowledged < max(seen.documents):
+                return False
+            wanted = {p.uid for p in seen.documents[seen.acknowledged].pods}
+            running = {p.uid for p in seen.status.pods if p.phase == "Running" and p.ready}
+            quiet = self._deployments_done()
+            return bool(wanted) and running == wanted == {p.uid for p in seen.status.pods} and quiet
+
+        self._wait(done, what)
+
+    def _deployments_done(self) -> bool:
+        items = self.home.client.call("GET", "/apis/apps/v1/namespaces/default/deployments")["items"]
+        mine = [d for d in items if d["metadata"]["name"].endswith(f"-{self.node}")]
+        return all(
+            d["spec"].get("replicas", 1)
+            == d.get("status", {}).get("availableReplicas", 0)
+            == d.get("status", {}).get("updatedReplicas", 0)
+            == d.get("status", {}).get("replicas", 0)
+            for d in mine
+        )
+
+    def _wait(self, true: Callable[[], bool], what: str) -> None:
+        deadline = time.monotonic() + PATIENCE * self._speed
+        while not true():
+            if time.monotonic() > deadline:
+                seen = self.home.witness.of(self.node)
+                journal = self.board.try_run("journalctl -b -u edged -n 60 --no-pager").stdout.decode(errors="replace")
+                raise AssertionError(f"waited in vain for {what}: {seen.acknowledged} {seen.status}\n{journal}")
+            time.sleep(0.5)

@@ -1,0 +1,205 @@
+"""Runs on the board after the cut, with the node's own interpreter: waits for the pods and says what it sees, as JSON.
+
+    look.py '{"ran": [uids], "images": [references], "known": [diff_ids], "patience": seconds}'
+
+It only looks, but for one thing: at the end it enters the image store as any writer does, who must clean up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import re
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from edged.control import ControlClient
+from edged.errors import EdgedError
+from edged.images.store import ImageStore, layer_name
+from edged.images.writer import StoreWriter
+from edged.model import Desired
+from edged.store import StateStore
+
+STATE, RUN = Path("/var/lib/edged"), Path("/run/edged")
+CGROUPS = Path("/sys/fs/cgroup/system.slice/edged-pods.service")
+VERSIONS = Path("/opt/edged")
+TICKS = os.sysconf("SC_CLK_TCK")
+
+
+def main() -> None:
+    asked = json.loads(sys.argv[1])
+    store = StateStore(STATE)
+    saved = store.load()
+    desired = saved.desired if saved else Desired("", "", 0)
+    must = due(desired, set(asked["ran"]), set(asked["images"]))
+    snapshot, waited = asyncio.run(wait_for(must, desired.generation, asked["patience"]))
+    found = {
+        "generation": desired.generation,
+        "wanted": {p.uid: p.title for p in desired.pods},
+        "must": sorted(must),
+        "damaged": store.damaged,
+        "snapshot": msgspec.to_builtins(snapshot) if snapshot else None,
+        "waited": waited,
+        "containers": containers(),
+        "images": images(set(asked["known"])),
+        "kernel": kernel(),
+        "leftovers": leftovers({p.uid for p in desired.pods}),
+        "versions": versions(),
+        "files": sorted(e.name for e in STATE.iterdir()),
+        "uptime": time.clock_gettime(time.CLOCK_BOOTTIME),
+    }
+    print(json.dumps(found))
+
+
+def due(desired: Desired, ran: set[str], images: set[str]) -> set[str]:
+    """Pods that must run with no network: they ran before, or all that they are made of did."""
+    return {p.uid for p in desired.pods if p.uid in ran or {c.image for c in p.all_containers} <= images}
+
+
+async def wait_for(must: set[str], generation: int, patience: float) -> tuple[Any, float]:
+    """The snapshot in which all of them run, or the last one there was; and how long it took."""
+    began = time.monotonic()
+    client, last = ControlClient(RUN / "control.sock", 30.0), None
+    while time.monotonic() < began + patience:
+        try:
+            last = await client.status()
+            running = {p.uid for p in last.status.pods if p.phase == "Running" and p.ready}
+            if last.status.generation == generation and must <= running:
+                break
+        except EdgedError:
+            pass
+        await asyncio.sleep(0.3)
+    return last, time.monotonic() - began
+
+
+def containers() -> list[dict[str, Any]]:
+    found = []
+    for file in RUN.glob("pods/*/containers/*/*/pid"):
+        uid, _, name, attempt = file.parts[-5:-1]
+        try:
+            process = Path("/proc") / file.read_text().strip()
+            started = int((process / "stat").read_text().rpartition(")")[2].split()[19]) / TICKS
+            variables = dict(v.split("=", 1) for v in (process / "environ").read_text().split("\0") if "=" in v)
+            folder = process / "root" / "secret"
+            secret = {e.name: e.read_text().split()[0] for e in folder.glob("key*")} if folder.is_dir() else {}
+        except OSError:
+            continue
+        found.append(
+            {
+                "pod": uid,
+                "name": name,
+                "attempt": int(attempt),
+                "started": started,
+                "revision": variables.get("REVISION", ""),
+                "secret": secret,
+            }
+        )
+    return found
+
+
+# ---------------------------------------------------------------- images
+
+
+def images(known: set[str]) -> dict[str, Any]:
+    store = ImageStore(STATE / "images")
+    stale = strays(store)
+    try:
+        with StoreWriter(store.root):
+            pass
+        trouble = ""
+    except EdgedError as e:
+        trouble = str(e)
+    index = store.read_index()
+    blobs = {f.name: hashlib.sha256(f.read_bytes()).hexdigest() == f.name for f in store.blobs.glob("*")}
+    layers = {d: tree(store.layers / layer_name(d)) for d in index.layers if d not in known}
+    return {
+        "references": sorted(index.images),
+        "damage": [*store.damage, *([trouble] if trouble else [])],
+        "wrong_blobs": sorted(name for name, right in blobs.items() if not right),
+        "layers": layers,
+        "strays_before": stale,
+        "strays": strays(store),
+        "partial": sorted(f.name for f in (store.root / "partial").glob("*")),
+    }
+
+
+def strays(store: ImageStore) -> list[str]:
+    listed = {layer_name(d) for d in store.read_index().layers}
+    inside = [f"{f.parent.name}/{f.name}" for d in (store.layers, store.lists) for f in d.glob("*")]
+    known = {"index.json", "lock", "blobs", "lists", "layers", "tmp", "partial", "boot.json"}
+    return sorted(
+        [name for name in inside if name.rpartition("/")[2] not in listed]
+        + [f"tmp/{f.name}" for f in (store.root / "tmp").glob("*")]
+        + [f.name for f in store.root.iterdir() if f.name not in known]
+    )
+
+
+def tree(folder: Path) -> dict[str, str]:
+    """Path -> what it is, as home.contents has it."""
+    found = {}
+    for place, folders, files in os.walk(folder):
+        for name in (*folders, *files):
+            path = Path(place, name)
+            mode = path.lstat().st_mode
+            if stat.S_ISDIR(mode):
+                what = "d"
+            elif stat.S_ISLNK(mode):
+                what = f"l {path.readlink()}"
+            elif stat.S_ISREG(mode):
+                what = f"f {hashlib.sha256(path.read_bytes()).hexdigest()}"
+            else:
+                what = "?"
+            found[os.fspath(path.relative_to(folder))] = what
+    return found
+
+
+# ---------------------------------------------------------------- what may have been left behind
+
+
+def kernel() -> dict[str, Any]:
+    said = subprocess.run(["dmesg"], capture_output=True, text=True).stdout
+    overlays = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            text = (process / "mountinfo").read_text()
+        except OSError:
+            continue
+        overlays |= set(re.findall(r"upperdir=(\S*?),", text))
+    conmons = subprocess.run(["pgrep", "-c", "-x", "conmon"], capture_output=True, text=True).stdout
+    return {
+        "errors": [line for line in said.splitlines() if re.search(r"EXT4-fs (error|warning)|I/O error|corrupt", line)],
+        "cgroups": sorted(e.name for e in CGROUPS.iterdir() if e.is_dir()) if CGROUPS.is_dir() else [],
+        "conmons": int(conmons or 0),
+        "overlays": sorted(overlays),
+        "namespaces": sorted(e.name for e in (RUN / "netns").glob("*")),
+        "failed": subprocess.run(
+            ["systemctl", "--failed", "--plain", "--no-legend"], capture_output=True, text=True
+        ).stdout.split("\n")[:-1],
+    }
+
+
+def leftovers(wanted: set[str]) -> list[str]:
+    """Folders of pods that nobody wants, on the disk and in memory."""
+    places = (STATE / "rw", RUN / "pods")
+    return sorted(f"{p.name}/{e.name}" for p in places if p.is_dir() for e in p.iterdir() if e.name not in wanted)
+
+
+def versions() -> dict[str, Any]:
+    try:
+        current = os.fspath((VERSIONS / "current").readlink())
+    except OSError:
+        current = ""
+    there = sorted(e.name for e in (VERSIONS / "versions").glob("*")) if (VERSIONS / "versions").is_dir() else []
+    trial = {f.name: f.read_text() for f in VERSIONS.glob("*trial*")}
+    return {"current": current, "there": there, "trial": trial}
+
+
+main()
