@@ -69,9 +69,8 @@ class Machine:
             self._ports = {guest: free_port() for guest in (22, *self.hardware.forwards)}
         self._console_from = len(self._whole_console())
         (self.folder / "monitor").unlink(missing_ok=True)
-        argv = command(self.hardware, self.image, self.folder, self.accelerator, self._ports)
         with (self.folder / "emulator.log").open("ab") as log:
-            self._emulator = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self._emulator = subprocess.Popen(self._words(), stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         if not self.hardware.link:
             while not (self.folder / "monitor").exists():
                 self._check_emulator()
@@ -191,6 +190,10 @@ class Machine:
         return ["ssh", "-i", os.fspath(self.image.key), *OPTIONS, *options, f"-p{self.port(22)}", f"{user}@127.0.0.1"]
 
     # ------------------------------------------------------------ our own
+
+    def _words(self) -> list[str]:
+        """The emulator's command line."""
+        return command(self.hardware, self.image, self.folder, self.accelerator, self._ports)
 
     @property
     def _control(self) -> Path:

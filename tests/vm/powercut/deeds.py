@@ -30,8 +30,8 @@ def settle_in(scene: Scene) -> None:
     home, node = scene.home, scene.node
     rotate(scene)
     volume = {"volumes": [{"name": "secret", "secret": {"secretName": f"secret-{node}"}}]}
-    for name, options in (("steady", {}), ("keeper", volume), ("changing", {}), ("pulled", {})):
-        apply(home.client, deployment(f"{name}-{node}", node, scene.base, **options))
+    for name, pod in (("steady", None), ("keeper", volume), ("changing", None), ("pulled", None)):
+        apply(home.client, deployment(f"{name}-{node}", node, scene.base, pod=pod))
     apply(home.client, deployment(f"deployed-{node}", node, scene.base, replicas=0))
 
 

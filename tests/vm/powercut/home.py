@@ -23,16 +23,15 @@ import aiomqtt
 
 from cloudlink import link, trust, wire
 from cloudlink.cli.client import HubClient
-from cloudlink.cli.house import House
 from cloudlink.hub.exchange import Link
 from edged.model import Desired, NodeStatus
 from tests.fakes.oci_layout import Layout, config, layer, member
 from tests.fakes.oci_layout import link as tar_link
 from tests.fakes.registries import docker_registry, push
 from tests.houses import unique_names
+from tests.vm.fleet import SEEN_AT, Fleet
 from tests.vm.image import ROOT
 
-HOST = "10.0.2.2"  # this machine's loopback, as guests see it
 PATIENCE = 60.0
 
 
@@ -78,7 +77,7 @@ class Witness(threading.Thread):
 
     async def _until_over(self) -> None:
         task = asyncio.create_task(self._listen())
-        while not self._over.is_set():
+        while not self._over.is_set():  # noqa: ASYNC110 (set by another thread)
             await asyncio.sleep(0.1)
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -129,9 +128,9 @@ class Home:
 
     def __init__(self, folder: Path, registry: str) -> None:
         self.folder = folder
-        self.house = House(folder / "house", unique_names(), PATIENCE)
+        self.house = Fleet(folder / "house", unique_names(), PATIENCE)
         self._push_to = registry
-        self.registry = f"{HOST}:{registry.rpartition(':')[2]}"
+        self.registry = f"{SEEN_AT}:{registry.rpartition(':')[2]}"
         self.layers: dict[str, dict[str, str]] = {}
         self.images: dict[str, list[str]] = {}
         self._base = self._probe_layer()
@@ -144,8 +143,6 @@ class Home:
 
     def start(self) -> None:
         self.house.prepare_hub()
-        with self.house.hub_toml.open("a") as file:
-            file.write(f'names = ["{HOST}"]\n')
         self.house.start_hub()
         hub = self.house.folder / "hub"
         listeners = [line.split() for line in (hub / "broker" / "mosquitto.conf").read_text().splitlines()]
@@ -155,13 +152,6 @@ class Home:
         way = Link("127.0.0.1", ports[-1], lambda: link.hub_context(ca, files))
         self.witness = Witness(self.house.names.node, way, trust.verify_key_of(signing))
         self.witness.start()
-
-    def token(self, node: str) -> str:
-        made = self.house.python(
-            *("-m", "cloudlink.hub", "token", "create", "--config", str(self.house.hub_toml)),
-            *("--advertise", HOST, "--node", node),
-        )
-        return made.stdout.split()[-1]
 
     def stop(self) -> None:
         self.witness.stop()
@@ -255,9 +245,11 @@ def contents(plain: bytes) -> dict[str, str]:
     return found
 
 
-def deployment(name: str, node: str, image: str, replicas: int = 1, revision: str = "1", **pod: Any) -> dict[str, Any]:
+def deployment(
+    name: str, node: str, image: str, replicas: int = 1, revision: str = "1", pod: dict[str, Any] | None = None
+) -> dict[str, Any]:
     labels = {"app": name}
-    mounts = [{"name": v["name"], "mountPath": f"/{v['name']}"} for v in pod.get("volumes", ())]
+    mounts = [{"name": v["name"], "mountPath": f"/{v['name']}"} for v in (pod or {}).get("volumes", ())]
     container = {
         "name": "main",
         "image": image,
@@ -266,7 +258,7 @@ def deployment(name: str, node: str, image: str, replicas: int = 1, revision: st
         "resources": {"limits": {"memory": "16Mi"}, "requests": {"memory": "4Mi"}},
         "volumeMounts": mounts,
     }
-    spec = {"terminationGracePeriodSeconds": 1, "nodeSelector": {"kubernetes.io/hostname": node}, **pod}
+    spec = {"terminationGracePeriodSeconds": 1, "nodeSelector": {"kubernetes.io/hostname": node}, **(pod or {})}
     return {
         "apiVersion": "apps/v1",
         "kind": "Deployment",

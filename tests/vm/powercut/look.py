@@ -134,7 +134,7 @@ def images(known: set[str]) -> dict[str, Any]:
 def strays(store: ImageStore) -> list[str]:
     listed = {layer_name(d) for d in store.read_index().layers}
     inside = [f"{f.parent.name}/{f.name}" for d in (store.layers, store.lists) for f in d.glob("*")]
-    known = {"index.json", "lock", "blobs", "lists", "layers", "tmp", "partial", "boot.json"}
+    known = {"index.json", "lock", "blobs", "lists", "layers", "tmp", "partial", "boot.json", "heads.json"}
     return sorted(
         [name for name in inside if name.rpartition("/")[2] not in listed]
         + [f"tmp/{f.name}" for f in (store.root / "tmp").glob("*")]
@@ -175,7 +175,11 @@ def kernel() -> dict[str, Any]:
         overlays |= set(re.findall(r"upperdir=(\S*?),", text))
     conmons = subprocess.run(["pgrep", "-c", "-x", "conmon"], capture_output=True, text=True).stdout
     return {
-        "errors": [line for line in said.splitlines() if re.search(r"EXT4-fs (error|warning)|I/O error|corrupt", line)],
+        "errors": [
+            line
+            for line in said.splitlines()
+            if re.search(r"EXT4-fs (error|warning)|I/O error|JBD2: .*(fail|corrupt)", line)
+        ],
         "cgroups": sorted(e.name for e in CGROUPS.iterdir() if e.is_dir()) if CGROUPS.is_dir() else [],
         "conmons": int(conmons or 0),
         "overlays": sorted(overlays),
