@@ -21,23 +21,25 @@ from tests.vm.machine import Machine
 from tests.vm.powercut import blocklog
 from tests.vm.powercut.blocklog import Loss
 
+BYTES, WRITES = 10_000_000, 500  # a second: what a card of application class A1 has to take (SD specification 5.1)
+
 
 class Board(Machine):
-    """:ivar booted_in: seconds of this machine from power on until ssh answered."""
+    """:ivar card: its file. :ivar booted_in: seconds of this machine from power on until ssh answered."""
 
     def __init__(self, image: Image, folder: Path, hardware: Hardware | None = None) -> None:
         super().__init__(image, folder, replace(hardware or Hardware(), management=True))
         self.booted_in = 0.0
-        self._card = folder / "card.img"
+        self.card = folder / "card.img"
         self._log = folder / "writes.log"
-        _copy(image.disk, self._card)
+        _copy(image.disk, self.card)
 
     # ------------------------------------------------------------ power
 
     def switch_on(self, plugged: bool = True) -> None:
         """:param plugged: is the network's line in?"""
         self.hardware = replace(self.hardware, link=plugged)
-        over = ("-f", "qcow2", "-F", "raw", "-b", os.fspath(self._card), os.fspath(self.disk))
+        over = ("-f", "qcow2", "-F", "raw", "-b", os.fspath(self.card), os.fspath(self.disk))
         subprocess.run(["qemu-img", "create", "-q", *over], check=True)
         self._log.write_bytes(b"")
         began = time.monotonic()
@@ -52,12 +54,17 @@ class Board(Machine):
             subprocess.run(["qemu-img", "commit", "-q", os.fspath(self.disk)], check=True)
             return Loss(0, 0, 0)
         pieces, loss = blocklog.after_the_cut(entries, dice, share)
-        blocklog.lay(self._log, self._card, pieces)
+        blocklog.lay(self._log, self.card, pieces)
         return loss
+
+    def shut_down(self, patience: float = 600.0) -> float:
+        took = super().shut_down(patience)
+        self.lose_power(random.Random(0), 0.0)
+        return took
 
     def keep_card(self, name: str) -> Path:
         """A copy of what is on it; the machine is off."""
-        return _copy(self._card, self.folder / name)
+        return _copy(self.card, self.folder / name)
 
     # ------------------------------------------------------------ inside
 
@@ -70,7 +77,9 @@ class Board(Machine):
             *("-blockdev", "driver=qcow2,node-name=disk,file=layer"),
             *("-blockdev", f"driver=file,node-name=log,filename={self._log}"),
             *("-blockdev", "driver=blklogwrites,node-name=logged,file=disk,log=log"),
-            *("-device", "virtio-blk-pci,drive=logged"),
+            *("-object", f"throttle-group,id=card,x-bps-write={BYTES},x-iops-write={WRITES}"),
+            *("-blockdev", "driver=throttle,node-name=slow,throttle-group=card,file=logged"),
+            *("-device", "virtio-blk-pci,drive=slow"),
             *words[at + 2 :],
         ]
 

@@ -16,9 +16,6 @@ from typing import Any, NamedTuple
 
 from cloudlink import trust
 from edged.model import Desired
-from tests.vm.hardware import Hardware
-from tests.vm.image import Image
-from tests.vm.node import Node
 from tests.vm.powercut import findings
 from tests.vm.powercut.board import Board
 from tests.vm.powercut.deeds import DEEDS, Scene, settle_in
@@ -87,15 +84,16 @@ class Campaign:
     """One board and its cuts.
 
     :ivar failures: what was wrong after which cut; the disk of the first is failed.img in the board's folder.
+    :param wheels: a folder of tools/wheelhouse.py. :param board: with a card that card.prepare has made.
     :param tell: called with each line as it comes.
     """
 
-    def __init__(self, home: Home, image: Image, folder: Path, node: str, cores: int, tell: Callable[[str], None]):
-        self.home, self.node, self.tell = home, node, tell
-        self.board = Board(image, folder, Hardware(cores=cores))
+    def __init__(self, home: Home, wheels: Path, board: Board, node: str, tell: Callable[[str], None]) -> None:
+        self.home, self.wheels, self.board, self.node, self.tell = home, wheels, board, node, tell
         self.lines: list[Line] = []
         self.failures: list[str] = []
         self._known: set[str] = set()
+        self._versions: set[str] = set()
         self._secrets: dict[int, str] = {}
         self._speed = 1.0
         self._key = b""
@@ -103,10 +101,9 @@ class Campaign:
 
     # ------------------------------------------------------------ before
 
-    def install(self) -> None:
+    def join(self) -> None:
         board, home = self.board, self.home
         self._boot(plugged=True)
-        Node(board, []).install_daemon()
         home.house.join_machine(board, self.node)
         board.run("cat >> /etc/edged/node.toml", stdin=SETTINGS.format(registry=home.registry).encode())
         board.run("systemctl start edged", timeout=600.0)
@@ -115,7 +112,7 @@ class Campaign:
         self._until_done("the first pods")
 
     def _scene(self, cut: Cut) -> Scene:
-        return Scene(self.home, self.board, self.node, cut.number, random.Random(cut.seed))
+        return Scene(self.home, self.board, self.node, cut.number, random.Random(cut.seed), self.wheels)
 
     # ------------------------------------------------------------ one cut
 
@@ -145,6 +142,7 @@ class Campaign:
         if wrong := findings.wrong(found, expected):
             self._note_failure(cut, wrong, found)
         self._known |= found["images"]["layers"].keys()
+        self._versions = {v["version"] for v in found["versions"]["versions"] if v["whole"]}
         up = [c["started"] for c in found["containers"] if c["pod"] in found["must"]]
         unusual = findings.unusual(found, expected)
         line = Line(cut, after, loss, max(up, default=0.0), len({c["pod"] for c in found["containers"]}), unusual)
@@ -161,6 +159,7 @@ class Campaign:
             "ran": sorted(seen.ran),
             "images": sorted(seen.images),
             "known": sorted(self._known),
+            "versions": sorted(self._versions),
             "patience": PATIENCE,
         }
         return dict(self.board.python(LOOK.read_text(), json.dumps(asked), timeout=PATIENCE * 2))

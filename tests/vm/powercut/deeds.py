@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
+import shutil
+import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
 from cloudlink.cli.resources import apply
 from tests.vm.powercut.board import Board
 from tests.vm.powercut.home import Home, deployment, fine_layer, large_layer, secret
 
+# Both run on when we have hung up, as Ansible's tasks do when the line breaks.
+UPGRADE = """
+cd /opt/edged/versions
+current="$(basename "$(readlink ../current)")"
+other="$(ls -d */.whole | cut -d/ -f1 | grep -v -x -F "$current" | shuf -n 1)"
+setsid sh -c "/opt/edged/bin/edged-version switch $other && systemctl restart edged" </dev/null >/dev/null 2>&1 &
+"""
+INSTALL = """
+cd /opt/edged/bin
+setsid sh -c './edged-version install /var/tmp/wheels && ./edged-version prune --keep 2' </dev/null >/dev/null 2>&1 &
+"""
+
 
 class Scene(NamedTuple):
-    """:ivar number: of the cut, so that nothing comes twice."""
+    """:ivar number: of the cut, so that nothing comes twice. :ivar wheels: a folder of tools/wheelhouse.py."""
 
     home: Home
     board: Board
     node: str
     number: int
     dice: random.Random
+    wheels: Path
 
     @property
     def base(self) -> str:
@@ -75,6 +92,35 @@ def nothing(scene: Scene) -> None:
     """No preparations."""
 
 
+def bring_wheels(scene: Scene) -> None:
+    """Those of another version, for it differs in a comment."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name) / "wheels"
+        shutil.copytree(scene.wheels, folder)
+        requirements = folder / "requirements.txt"
+        requirements.write_text(f"# build {scene.node} {scene.number}\n{requirements.read_text()}")
+        lines = [
+            f"{hashlib.sha256(f.read_bytes()).hexdigest()}  {f.name}\n"
+            for f in sorted((*folder.glob("*.whl"), requirements), key=lambda f: f.name)
+        ]
+        version = (folder / "VERSION").read_text().strip().rpartition("-")[0]
+        (folder / "VERSION").write_text(f"{version}-{hashlib.sha256(''.join(lines).encode()).hexdigest()[:12]}\n")
+        scene.board.send_tree(folder.parent, ["wheels"], "/var/tmp/wheels.new")
+    scene.board.run(
+        "rm -rf /var/tmp/wheels && mv /var/tmp/wheels.new/wheels /var/tmp/wheels && rmdir /var/tmp/wheels.new"
+    )
+
+
+def install(scene: Scene) -> None:
+    """A new version of the software is made on the board."""
+    scene.board.run(INSTALL)
+
+
+def upgrade(scene: Scene) -> None:
+    """Another version than the current one is put on trial, and the daemon is started anew."""
+    scene.board.run(UPGRADE)
+
+
 class Deed(NamedTuple):
     """:ivar window: seconds, on a machine that boots in 18, in which it happens. :ivar prepare: before, at home."""
 
@@ -89,4 +135,6 @@ DEEDS = {
     "deploy": Deed(deploy, 7.0),
     "update": Deed(update, 6.0),
     "rotate": Deed(rotate, 3.0),
+    "install": Deed(install, 40.0, bring_wheels),
+    "upgrade": Deed(upgrade, 12.0),
 }

@@ -9,24 +9,18 @@ from edged.model import Desired
 from tests.vm.powercut.home import Seen
 
 WAITING = {"ErrImagePull", "ImagePullBackOff", "ContainerCreating", "PodInitializing"}
-KNOWN_FILES = {
-    *("desired.a", "desired.b", "identity", "images", "rw", "byte-code", "volumes", "logs", "endings"),
-    *("lock", "working-sets", "users", "seccomp"),
-}
 
 
 class Expected(NamedTuple):
     """:ivar seen: what the witness knew when the power went; `documents` may be of a moment later.
     :ivar secrets: generation -> the version of the secret that this document carries ("" = it has none).
     :ivar layers: diff_id -> contents (Home.layers).
-    :ivar versions: of the software, that are whole.
     """
 
     seen: Seen
     documents: Mapping[int, Desired]
     secrets: Mapping[int, str]
     layers: Mapping[str, Mapping[str, str]]
-    versions: frozenset[str] = frozenset()
 
 
 def wrong(found: dict[str, Any], expected: Expected) -> list[str]:
@@ -36,7 +30,7 @@ def wrong(found: dict[str, Any], expected: Expected) -> list[str]:
         *_pods(found, expected),
         *_images(found["images"], expected.layers),
         *_remains(found),
-        *_software(found["versions"], expected.versions),
+        *_software(found["versions"]),
     ]
 
 
@@ -120,12 +114,15 @@ def _remains(found: dict[str, Any]) -> Iterator[str]:
         yield f"half-written files in the state folder: {half}"
 
 
-def _software(found: dict[str, Any], whole: frozenset[str]) -> Iterator[str]:
-    if not whole:
-        return
-    current = found["current"].rpartition("/")[2]
+def _software(found: dict[str, Any]) -> Iterator[str]:
+    current, whole = found["current"], [v["version"] for v in found["versions"] if v["whole"]]
+    running = [v["version"] for v in found["versions"] if v["running"]]
     if current not in whole:
-        yield f"the current version is {found['current']!r}, which is none of {sorted(whole)}"
+        yield f"the current version is {current!r}, which is none of {whole}"
+    if running != [current]:
+        yield f"versions {running} run where {current} is current"
+    if found["damaged"]:
+        yield f"files of versions are not what pip wrote: {found['damaged'][:5]}"
 
 
 def unusual(found: dict[str, Any], expected: Expected) -> str:
@@ -139,6 +136,11 @@ def unusual(found: dict[str, Any], expected: Expected) -> str:
         words.append(f"{len(found['images']['strays_before'])} unfinished in the image store, cleaned")
     if found["images"]["partial"]:
         words.append("a layer half fetched")
+    software = found["versions"]
+    if unfinished := [v["version"] for v in software["versions"] if not v["whole"] and not v["failed"]]:
+        words.append(f"{len(unfinished)} version half installed")
+    if software["trial"]:
+        words.append(f"a version on trial, start {software['trial']['attempts']}")
     waiting = len(found["wanted"]) - len({c["pod"] for c in found["containers"]})
     if waiting:
         words.append(f"{waiting} pods wait for an image that was not through")

@@ -1,6 +1,7 @@
 """Runs on the board after the cut, with the node's own interpreter: waits for the pods and says what it sees, as JSON.
 
-    look.py '{"ran": [uids], "images": [references], "known": [diff_ids], "patience": seconds}'
+    look.py '{"ran": [uids], "images": [references], "known": [diff_ids], "versions": [names],
+            "patience": seconds}'
 
 It only looks, but for one thing: at the end it enters the image store as any writer does, who must clean up.
 """
@@ -8,6 +9,7 @@ It only looks, but for one thing: at the end it enters the image store as any wr
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import json
 import os
@@ -30,7 +32,7 @@ from edged.store import StateStore
 
 STATE, RUN = Path("/var/lib/edged"), Path("/run/edged")
 CGROUPS = Path("/sys/fs/cgroup/system.slice/edged-pods.service")
-VERSIONS = Path("/opt/edged")
+VERSIONS = Path("/opt/edged/versions")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -52,7 +54,7 @@ def main() -> None:
         "images": images(set(asked["known"])),
         "kernel": kernel(),
         "leftovers": leftovers({p.uid for p in desired.pods}),
-        "versions": versions(),
+        "versions": versions(set(asked["versions"])),
         "files": sorted(e.name for e in STATE.iterdir()),
         "uptime": time.clock_gettime(time.CLOCK_BOOTTIME),
     }
@@ -196,14 +198,30 @@ def leftovers(wanted: set[str]) -> list[str]:
     return sorted(f"{p.name}/{e.name}" for p in places if p.is_dir() for e in p.iterdir() if e.name not in wanted)
 
 
-def versions() -> dict[str, Any]:
-    try:
-        current = os.fspath((VERSIONS / "current").readlink())
-    except OSError:
-        current = ""
-    there = sorted(e.name for e in (VERSIONS / "versions").glob("*")) if (VERSIONS / "versions").is_dir() else []
-    trial = {f.name: f.read_text() for f in VERSIONS.glob("*trial*")}
-    return {"current": current, "there": there, "trial": trial}
+def versions(known: set[str]) -> dict[str, Any]:
+    """What edged-version says, and whose files are not those that pip wrote."""
+    said = subprocess.run(["/opt/edged/bin/edged-version", "list", "--json"], capture_output=True, text=True)
+    listed: dict[str, Any] = json.loads(said.stdout)
+    whole = [v["version"] for v in listed["versions"] if v["whole"]]
+    return listed | {"damaged": [fault for v in whole if v not in known for fault in faults(VERSIONS / v)]}
+
+
+def faults(version: Path) -> list[str]:
+    """By the RECORD of each package (recording installed projects, packaging.python.org)."""
+    found = []
+    for record in version.glob("lib/python3*/site-packages/*.dist-info/RECORD"):
+        for line in record.read_text().splitlines():
+            name, _, digest = line.rsplit(",", 1)[0].rpartition(",sha256=")
+            file = record.parent.parent / name
+            if not name or not digest or "/bin/" in name:
+                continue
+            try:
+                right = base64.urlsafe_b64encode(hashlib.sha256(file.read_bytes()).digest()).rstrip(b"=").decode()
+            except OSError:
+                right = "missing"
+            if right != digest:
+                found.append(f"{version.name}: {name}")
+    return found
 
 
 main()
