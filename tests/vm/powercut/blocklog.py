@@ -55,25 +55,22 @@ def read(log: Path) -> list[Written]:
     with log.open("rb") as file:
         magic, version, _, sector = SUPER.unpack(file.read(SUPER.size))
         assert (magic, version) == (MAGIC, 1), f"{log} is no log of writes"
-        end = os.fstat(file.fileno()).st_size
-        found = list(_entries(file.fileno(), sector, end))
-    last = found[-1].place + found[-1].length if found else sector
-    return found if not _anything_after(log, last + sector) else []
-
-
-def _entries(fd: int, sector: int, end: int) -> Iterator[Written]:
-    at = sector
-    while at + ENTRY.size <= end:
-        first, count, flags, _ = ENTRY.unpack(os.pread(fd, ENTRY.size, at))
-        length = 0 if flags & DISCARD else count * sector
-        if not (count or flags) or at + sector + length > end:
-            return
-        yield Written(first * sector, length, flags, at + sector)
-        at += sector + length
+        fd, at = file.fileno(), sector
+        end = os.fstat(fd).st_size
+        found: list[Written] = []
+        while at + ENTRY.size <= end:
+            first, count, flags, _ = ENTRY.unpack(os.pread(fd, ENTRY.size, at))
+            length = 0 if flags & DISCARD else count * sector
+            if not (count or flags):
+                return [] if _anything_after(log, at) else found
+            if at + sector + length > end:  # the one that the kill has cut off
+                break
+            found.append(Written(first * sector, length, flags, at + sector))
+            at += sector + length
+        return found
 
 
 def _anything_after(log: Path, place: int) -> bool:
-    """Is there more than one entry that had just been begun?"""
     fd = os.open(log, os.O_RDONLY)
     try:
         try:
@@ -107,7 +104,7 @@ def after_the_cut(entries: Sequence[Written], dice: random.Random, share: float)
         unflushed += 1
         if dice.random() < share:
             lost += 1
-        elif entry.length > PAGE and dice.random() < 0.1:
+        elif share and entry.length > PAGE and dice.random() < 0.1:
             torn += 1
             pieces += (page for page in _pages(whole) if dice.random() < 0.5)
         else:
@@ -125,13 +122,6 @@ def lay(log: Path, disk: Path, pieces: Iterable[Piece]) -> None:
     with log.open("rb") as source, disk.open("r+b") as target:
         for piece in pieces:
             _copy(source.fileno(), piece.place, target.fileno(), piece.offset, piece.length)
-
-
-def restore(entries: Iterable[Written], good: Path, disk: Path) -> None:
-    """Make `disk` what `good` is, wherever one of the entries has touched it."""
-    with good.open("rb") as source, disk.open("r+b") as target:
-        for entry in entries:
-            _copy(source.fileno(), entry.offset, target.fileno(), entry.offset, entry.length)
 
 
 def _copy(source: int, place: int, target: int, offset: int, length: int) -> None:

@@ -10,7 +10,7 @@ import base64
 import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -78,6 +78,19 @@ def plan(seed: int, node: str, count: int) -> list[Cut]:
         share = dice.choice((0.0, 0.0, 0.3, 0.7, 1.0, 1.0))
         cuts.append(Cut(number, order.pop(), dice.random(), share, dice.random() < 0.3, dice.getrandbits(32)))
     return cuts
+
+
+def summary(lines: Sequence[Line]) -> list[str]:
+    """A sentence for each deed, and one for all."""
+    said = []
+    for deed in [*sorted({line.cut.deed for line in lines}), ""]:
+        ups = sorted(line.all_up for line in lines if deed in ("", line.cut.deed))
+        if ups:
+            middle, worst = ups[len(ups) // 2], ups[-1]
+            said.append(
+                f"{deed or 'all':7}: {len(ups):3} cuts, kernel start to all pods up {middle:.1f} s, at most {worst:.1f}"
+            )
+    return said
 
 
 class Campaign:
