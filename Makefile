@@ -8,7 +8,7 @@ SECONDS ?= 60
 # One machine at a time: its two cores use both of ours.
 VM = $(ROOT) EDGED_VM=1 $(PY) -m pytest -p no:xdist
 
-.PHONY: help demo demo-up demo-down test test-vm test-vm-ci test-vm-fleet test-vm-arm64 unit lint simulate bench setup setup-test lock
+.PHONY: help demo demo-up demo-down test test-vm test-vm-ci test-powercut test-vm-fleet test-vm-arm64 unit lint simulate bench setup setup-test lock
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -32,6 +32,10 @@ test-vm: setup-test ## boards as virtual machines: all but the long ones below (
 test-vm-ci: setup-test ## the part of it that CI runs
 	@tools/setup.sh vm
 	@$(VM) -m vm_ci tests/vm
+
+test-powercut: setup-test ## power cuts at random moments, CUTS=200 of them (docs/power.md); SEED= replays a plan
+	@tools/setup.sh vm
+	@CUTS=$${CUTS:-200} $(VM) tests/vm/test_vm_powercut.py
 
 test-vm-fleet: setup-test ## three boards and a hub: one dies, its pods move, it returns
 	@tools/setup.sh vm

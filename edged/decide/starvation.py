@@ -16,6 +16,7 @@ from edged.model import EmptyDir, Pod, Qos, Value, qos_of
 
 ENOUGH = 0.9  # share of all processes that may be there until the node says PIDPressure
 TOO_MANY = 0.95  # from which on a pod goes
+WORTH = 1 << 20  # bytes on the disk below which the end of a pod is no help
 
 
 class Use(Value, frozen=True):
@@ -64,10 +65,15 @@ def excess(use: Use) -> str:
 
 
 def for_disk(free: int, mark: int, uses: Sequence[Use]) -> list[EndPod]:
-    """:param free: bytes of the disk. :param mark: below it there is pressure."""
+    """The pod to end next, if any: a disk that somebody else has filled gets no emptier by ending pods that have nothing
+    on it, and would cost the board all of them.
+
+    :param free: bytes of the disk. :param mark: below it there is pressure.
+    """
     if free >= mark:
         return []
-    for pod, used in _ranked(uses, lambda use: use.storage, _storage_request):
+    worth = [use for use in uses if use.storage >= WORTH]
+    for pod, used in _ranked(worth, lambda use: use.storage, _storage_request):
         return [_end(pod, f"the node was short of storage ({_of(free)} left); the pod used {_of(used)}")]
     return []
 

@@ -220,3 +220,9 @@ def test_a_condition_says_that_processes_run_out_and_outlasts_it_a_little(tmp_pa
     board.now += 40.0
     assert asyncio.run(source.look()) is True
     assert source.conditions == ()
+
+
+def test_a_disk_that_somebody_else_has_filled_costs_no_pod_its_life() -> None:
+    uses = [Use(pod("a"), 64 << 10), Use(pod("b"), 4 << 10)]
+    assert starvation.for_disk(0, 100 * MIB, uses) == []
+    assert len(starvation.for_disk(0, 100 * MIB, [*uses, Use(pod("c"), 2 * MIB)])) == 1
