@@ -65,8 +65,8 @@ def excess(use: Use) -> str:
 
 
 def for_disk(free: int, mark: int, uses: Sequence[Use]) -> list[EndPod]:
-    """The pod to end next, if any: a disk that somebody else has filled gets no emptier by ending pods that have nothing
-    on it, and would cost the board all of them.
+    """The pod to end next, if any. A disk that somebody else has filled gets no emptier by ending pods that have
+    nothing on it: that would cost the board all of them.
 
     :param free: bytes of the disk. :param mark: below it there is pressure.
     """
