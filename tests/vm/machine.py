@@ -156,10 +156,17 @@ class Machine:
         return said
 
     def try_run(
-        self, line: str, *, stdin: bytes | None = None, timeout: float = 120.0, fresh: bool = False
+        self,
+        line: str,
+        *,
+        stdin: bytes | None = None,
+        timeout: float = 120.0,
+        fresh: bool = False,
+        connect: float = 20.0,
     ) -> subprocess.CompletedProcess[bytes]:
-        """:param fresh: by a connection of its own, so that sshd is asked and not only a session that is there."""
-        shared = () if fresh else (f"-oControlPath={self._control}",)
+        """:param fresh: by a connection of its own, so that sshd is asked and not only a session that is there.
+        :param connect: seconds for sshd's first word."""
+        shared = (f"-oConnectTimeout={connect:.0f}", *(() if fresh else (f"-oControlPath={self._control}",)))
         given: Any = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
         return subprocess.run([*self.ssh(*shared), line], capture_output=True, timeout=timeout, **given)
 
@@ -186,8 +193,8 @@ class Machine:
         self.run(f"rm -rf {where} && mkdir -p {where} && tar -C {where} -xz --no-same-owner", stdin=packed, timeout=600)
 
     def ssh(self, *options: str, user: str = "root") -> list[str]:
-        """The words that open a shell in there; a command may follow them."""
-        return ["ssh", "-i", os.fspath(self.image.key), *OPTIONS, *options, f"-p{self.port(22)}", f"{user}@127.0.0.1"]
+        """The words that open a shell in there; a command may follow them. Of two -o the first counts: `options`."""
+        return ["ssh", "-i", os.fspath(self.image.key), *options, *OPTIONS, f"-p{self.port(22)}", f"{user}@127.0.0.1"]
 
     # ------------------------------------------------------------ our own
 
