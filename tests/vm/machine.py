@@ -80,8 +80,10 @@ class Machine:
 
     def until_ssh(self, patience: float = BOOT_PATIENCE) -> None:
         """Wait until a command can be run."""
-        deadline = time.monotonic() + patience
-        while not (self._greets() and self._answers()):
+        deadline, wait = time.monotonic() + patience, 2.0
+        while not (self._greets(wait) and self._answers()):
+            # Each question that is given up leaves work behind in a slow guest, and sshd turns away who comes too often.
+            wait = min(2 * wait, 60.0)
             self._check_emulator()
             assert time.monotonic() < deadline, f"no ssh after {patience:g} s: {self.console()[-2000:]}"
             time.sleep(0.2)
@@ -206,16 +208,15 @@ class Machine:
     def _control(self) -> Path:
         return self.folder / "ssh"
 
-    def _greets(self) -> bool:
+    def _greets(self, patience: float) -> bool:
         """Whether sshd is there; cheaper than an exchange of keys with one that isn't."""
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port(22)), 5.0) as peer:
-            peer.settimeout(5.0)
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port(22)), patience) as peer:
             return peer.recv(4) == b"SSH-"
         return False
 
     def _answers(self) -> bool:
         try:
-            return self.try_run("true", timeout=60.0, fresh=True).returncode == 0
+            return self.try_run("true", timeout=120.0, fresh=True, connect=60.0).returncode == 0
         except subprocess.TimeoutExpired:
             return False
 
