@@ -82,7 +82,7 @@ class Machine:
         """Wait until a command can be run."""
         deadline, wait = time.monotonic() + patience, 2.0
         while not (self._greets(wait) and self._answers()):
-            # Each question that is given up leaves work behind in a slow guest, and sshd turns away who comes too often.
+            # A question that is given up leaves work behind in a slow guest, and sshd turns away who asks too often.
             wait = min(2 * wait, 60.0)
             self._check_emulator()
             assert time.monotonic() < deadline, f"no ssh after {patience:g} s: {self.console()[-2000:]}"
