@@ -13,14 +13,15 @@ def kernel_arguments(board: Board, read_only_root: bool) -> str:
         (
             *(f"console={console}" for console in board.consoles),
             f"root=LABEL={ROOT_LABEL}",
-            *_after_root(board, read_only_root),
+            *("rootwait", "fsck.repair=yes", "net.ifnames=0"),
+            *_own(board, read_only_root),
         )
     )
 
 
-def _after_root(board: Board, read_only_root: bool) -> tuple[str, ...]:
-    mode = "ro" if read_only_root else "rw"
-    return (mode, "rootwait", "fsck.repair=yes", "net.ifnames=0", "panic=10", *board.arguments)
+def _own(board: Board, read_only_root: bool) -> tuple[str, ...]:
+    """What Debian's hook for the Raspberry Pi doesn't write by itself; of its "rw" and our "ro" the last one counts."""
+    return ("ro" if read_only_root else "rw", "panic=10", *board.arguments)
 
 
 def raspi_firmware(board: Board, read_only_root: bool) -> dict[str, str]:
@@ -33,7 +34,7 @@ def raspi_firmware(board: Board, read_only_root: bool) -> dict[str, str]:
             "# Written by images/node/build.py; read by /etc/kernel/postinst.d/z50-raspi-firmware\n"
             f'CMA=0\nROOTPART="LABEL={ROOT_LABEL}"\nCONSOLES="{" ".join(board.consoles)}"\n'
         ),
-        "etc/default/raspi-extra-cmdline": " ".join(_after_root(board, read_only_root)) + "\n",
+        "etc/default/raspi-extra-cmdline": " ".join(_own(board, read_only_root)) + "\n",
     }
 
 
