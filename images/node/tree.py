@@ -88,9 +88,8 @@ def _bootstrap(board: Board, release: str, work: Path) -> int:
     acquire = run("apt-config", "dump", "Acquire").splitlines() if shutil.which("apt-config") else []
     (work / "apt.conf").write_text("".join(f"{line}\n" for line in acquire if "IndexTargets" not in line))
     tree = work / "tree"
-    mode = "root" if os.geteuid() == 0 else "unshare"
     run(
-        *("mmdebstrap", f"--mode={mode}", "--variant=minbase", "--format=directory", f"--arch={board.arch}"),
+        *("mmdebstrap", "--mode=root", "--variant=minbase", "--format=directory", f"--arch={board.arch}"),
         *(f"--include={','.join(packages(board))}", f"--components={','.join(board.components)}"),
         f"--aptopt={work}/apt.conf",
         *OPTIONS,

@@ -52,6 +52,12 @@ def built(folder: Path, *options: str) -> dict[str, Any]:
     return about
 
 
+def inside(card: Card, start: int, order: str) -> str:
+    """What debugfs says of one of the card's file systems."""
+    done = subprocess.run(["debugfs", "-R", order, f"{card.image.disk}?offset={start}"], capture_output=True, text=True)
+    return done.stdout
+
+
 def write_join_file(folder: Path, about: dict[str, Any], token: str) -> None:
     """As a person with a card reader, and with a key of this test's own to log in by."""
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", folder / "key"], check=True)
@@ -119,6 +125,21 @@ def test_the_join_file_is_gone_and_the_data_partition_fills_the_card(board: Mach
     size = int(board.run("findmnt -bno SIZE /data"))
     assert size > 1 << 30, "4 GB less 2.3 for the others"
     assert board.run("hostname").strip() == NAME
+
+
+def test_the_card_as_it_is_written_has_no_identity_and_no_trace_of_where_it_was_built(card: Card) -> None:
+    """The machine writes into a layer of its own: this is what the builder made."""
+    root, data = (card.about["partitions"][name]["start"] for name in ("root", "data"))
+    assert inside(card, root, "cat /etc/machine-id") == ""
+    assert "ssh_host" not in inside(card, root, "ls -p /etc/ssh") + inside(card, data, "ls -p /ssh")
+    assert "random-seed" not in inside(card, data, "ls -p /systemd")
+    for folder in ("/var/log", "/var/lib/apt/lists", "/var/cache/apt", "/root/.cache", "/tmp"):
+        names = {line.split("/")[5] for line in inside(card, root, f"ls -p {folder}").splitlines() if "/" in line}
+        assert names <= {".", ".."}, folder
+    own = subprocess.run(["hostname"], check=True, capture_output=True, text=True).stdout.strip()
+    for file in ("/etc/hostname", "/etc/hosts", "/etc/apt/sources.list"):
+        assert own not in inside(card, root, f"cat {file}")
+    assert "99mmdebstrap" not in inside(card, root, "ls -p /etc/apt/apt.conf.d")
 
 
 def test_the_image_brought_nothing_that_must_differ_between_boards(board: Machine) -> None:
