@@ -304,6 +304,8 @@ class Disk:
         import shutil
 
         folder = self.versions / version
+        if folder.is_symlink():
+            return  # an image's own, in its root: it takes no room here, and is the last way back
         (folder / MARK).unlink(missing_ok=True)
         flush(folder)
         shutil.rmtree(folder)

@@ -115,7 +115,9 @@ def _always(facts: Facts) -> Iterator[Step]:
             yield Link(f"{VERSIONS}/{version}", f"{FACTORY}/{version}")
     if not facts.current and facts.factory:
         yield Link(CURRENT, f"versions/{facts.factory[-1]}")
-    if facts.hostname == DEFAULT_NAME and facts.machine_id:
+    settings = asked(facts)
+    named = isinstance(settings, Settings) and settings.hostname is not None and not against(settings, facts)
+    if facts.hostname == DEFAULT_NAME and facts.machine_id and not named:
         yield from hostname(facts, default_name(facts.machine_id))
 
 
