@@ -6,7 +6,7 @@ WORKERS ?= $(shell nproc)
 
 SECONDS ?= 60
 # One machine at a time: its two cores use both of ours.
-VM = $(ROOT) EDGED_VM=1 $(PY) -m pytest -p no:xdist
+VM = $(ROOT) EDGED_VM=1 $(PY) -m pytest -p no:xdist --durations=20 --durations-min=5
 
 .PHONY: help demo demo-up demo-down test test-vm test-vm-ci test-powercut test-vm-fleet test-vm-arm64 unit lint simulate bench setup setup-test lock
 
