@@ -107,6 +107,13 @@ def test_a_power_cut_ends_a_stay_at_its_last_word_and_a_torn_line_is_none() -> N
     assert witness.stays("") == []
 
 
+def test_who_ran_at_the_same_time_is_counted_and_for_how_long() -> None:
+    assert witness.most_at_once([]) == (0, 0.0)
+    assert witness.most_at_once([(1.0, 2.0), (2.0, 3.0)]) == (1, 2.0), "one after the other"
+    assert witness.most_at_once([(0.0, 10.0), (4.0, 6.0), (8.0, 9.5)]) == (2, 3.5)
+    assert witness.most_at_once([(0.0, 10.0), (4.0, 6.0), (5.0, 9.0)]) == (3, 1.0)
+
+
 def test_a_witness_sees_pods_with_a_process_and_no_others(tmp_path: Path) -> None:
     for name, populated in (("uid-a", 1), ("uid-b", 0)):
         folder = tmp_path / name

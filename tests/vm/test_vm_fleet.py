@@ -171,20 +171,6 @@ def same(before: dict[str, Running], after: dict[str, Running], uids: set[str]) 
         assert (after[uid].pid, after[uid].started) == (before[uid].pid, before[uid].started), uid
 
 
-def most_at_once(stays: list[Stay]) -> tuple[int, float]:
-    """How many ran at the same time at most, and for how many seconds that many did."""
-    steps = sorted([(s.since, 1) for s in stays] + [(s.until, -1) for s in stays])
-    many = most = 0
-    seconds = 0.0
-    for (at, step), (then, _) in zip(steps, [*steps[1:], steps[-1]], strict=True):
-        many += step
-        if many > most:
-            most, seconds = many, 0.0
-        if many == most:
-            seconds += then - at
-    return most, seconds
-
-
 def test_a_board_that_dies_and_returns_moves_its_pods_and_nothing_else(boards: Boards) -> None:
     room = min(allocatable(boards.fleet, name) for name in NAMES)
     wanted = {"large": LARGE, "small": SMALL, "valve": VALVE}
@@ -251,14 +237,15 @@ def test_a_board_that_dies_and_returns_moves_its_pods_and_nothing_else(boards: B
     again = [s for s in stays if s.board == victim and s.since > cut_at]
     for app, replicas in wanted.items():
         of_app = [s for s in stays if boards.apps[s.uid] == app]
-        most, seconds = most_at_once(of_app)
-        without, _ = most_at_once([s for s in of_app if s not in again])
+        most, seconds = witness.most_at_once((s.since, s.until) for s in of_app)
+        without, _ = witness.most_at_once((s.since, s.until) for s in of_app if s not in again)
+        if app == "valve":
+            assert most == 1, "a StatefulSet's pod ran twice"
         boards.notes.append(
             f"{app}: {replicas} wanted; by the guests' kernels {without} at most ran at once until {victim} was back"
             f" on its line, then {most} for {seconds if most > replicas else 0.0:.1f} s"
         )
         assert without <= replicas, f"{app} ran too often while {victim} was away"
-    assert most_at_once([s for s in stays if boards.apps[s.uid] == "valve"])[0] == 1, "a StatefulSet's pod ran twice"
     assert max(Counter(s.uid for s in elsewhere).values()) == 1, "started twice on a board that was never away"
     # A board that boots without having heard the hub starts what it was last told; docs/nodes.md says how long that
     # is. With its first message it ends, for good: once at most, and only what was there before.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,6 +88,21 @@ def stays(log: str) -> list[Stay]:
         here = {uid: here.get(uid, now) for uid in pods}
         last = now
     return found
+
+
+def most_at_once(spans: Iterable[tuple[float, float]]) -> tuple[int, float]:
+    """How many ran at the same time at most, and for how many seconds that many did. Who ends in the moment in which
+    another one begins has ended before."""
+    steps = sorted(step for since, until in spans for step in ((since, 1), (until, -1)))
+    many = most = 0
+    seconds = last = 0.0
+    for at, step in steps:
+        if many == most:
+            seconds += at - last
+        many, last = many + step, at
+        if many > most:
+            most, seconds = many, 0.0
+    return most, seconds
 
 
 if __name__ == "__main__":
