@@ -10,17 +10,19 @@ from tests.vm.image import Image
 from tests.vm.node import Node
 from tests.vm.powercut.board import Board
 
-# The image has its packages in a plain folder, `current`. Here it becomes a version, and a second one is made of it, so
-# that there is always another one to upgrade to. Both read the checkout's own sources.
+# The software becomes a version where the image has it in a plain folder, and a second one is made of it, so that there
+# is always another one to upgrade to. Both read the checkout's own sources.
 VERSIONS = """
 set -eu
 cd /opt/edged
 mkdir -p versions bin
 install -m 755 src/systemd/edged_version.py bin/edged-version
-mv current versions/source-1
-cp -a versions/source-1 versions/source-2
-touch versions/source-2/.whole versions/source-1/.whole
-ln -s versions/source-1 current
+if [ ! -L current ]; then
+    mv current versions/source
+    ln -s versions/source current
+fi
+touch versions/source/.whole
+cp -a versions/source versions/source-2
 """
 
 
