@@ -60,6 +60,8 @@ def parser() -> argparse.ArgumentParser:
     add_kubeconfig(get)
     get.set_defaults(run=run_get)
 
+    add_delete(commands)
+
     confirming = commands.add_parser("confirm", help="let a rollout in waves go on that waits for a person")
     confirming.add_argument("what", metavar="deployment/NAME")
     confirming.add_argument("-n", "--namespace", default="default")
@@ -100,6 +102,15 @@ def add_fit(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     packing = commands.add_parser("packing", help="how the nodes are packed, as `edgectl fit` without a manifest")
     add_kubeconfig(packing)
     packing.set_defaults(run=run_fit, filename=None, namespace="")
+
+
+def add_delete(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    deleting = commands.add_parser("delete", help="delete one object, for machines without kubectl")
+    deleting.add_argument("what", metavar="KIND", help="such as pod, node or deploy")
+    deleting.add_argument("name")
+    deleting.add_argument("-n", "--namespace", default="default")
+    add_kubeconfig(deleting)
+    deleting.set_defaults(run=run_delete)
 
 
 def add_settings(to: argparse.ArgumentParser) -> None:
@@ -172,6 +183,12 @@ def run_get(arguments: argparse.Namespace) -> None:
 
     for line in table(HubClient(arguments.kubeconfig), arguments.what, arguments.namespace):
         print(line)
+
+
+def run_delete(arguments: argparse.Namespace) -> None:
+    from cloudlink.cli.resources import delete
+
+    print(delete(HubClient(arguments.kubeconfig), arguments.what, arguments.name, arguments.namespace))
 
 
 def run_confirm(arguments: argparse.Namespace) -> None:

@@ -83,6 +83,13 @@ def apply(client: HubClient, document: JSON, namespace: str = "default") -> str:
     return f"{kind.kind.lower()}/{name} {deed}"
 
 
+def delete(client: HubClient, word: str, name: str, namespace: str = "default") -> str:
+    """One object: "nodes/pi-1 deleted"."""
+    kind = called(kinds(client), word)
+    client.call("DELETE", kind.path(namespace, name))
+    return f"{kind.plural}/{name} deleted"
+
+
 def _version(client: HubClient, path: str) -> str:
     try:
         return str(client.call("GET", path)["metadata"]["resourceVersion"])
