@@ -49,6 +49,7 @@ FILES = ("pyproject.toml", "README.md")
 EPOCH = 315532800  # 1980-01-01, the first day that a zip file can name
 GLIBC = 36  # Debian 12 has 2.36, and later ones run what it runs
 BUILT_FOR_ARMHF = ("cffi", "msgspec", "psutil", "pynacl", "zstandard")  # no wheels of them on the index
+HELPERS = ("packaging", "pycparser", "setuptools")  # what builds those
 
 
 class WheelhouseError(Exception):
@@ -203,6 +204,8 @@ def gather(target: Target, extras: Sequence[str], pins: Mapping[str, Pin], folde
     """The wheels of the project's dependencies, and theirs, and pip: fetched in rounds until nothing is missing."""
     _, direct = project()
     wanted = {("pip", frozenset[str]())}.union(*(needed(direct[extra], (), target) for extra in ("", *extras)))
+    if target.arch == "armhf":
+        build_foreign(target, pins, folder)
     have: dict[str, Path] = {}
     seen: set[tuple[str, frozenset[str]]] = set()
     while fresh := wanted - seen:
@@ -221,15 +224,24 @@ def gather(target: Target, extras: Sequence[str], pins: Mapping[str, Pin], folde
 
 
 def fetch(target: Target, pins: Sequence[Pin], folder: Path) -> dict[str, Path]:
-    """Wheels of these pins, by name."""
-    foreign = []
-    if target.arch == "armhf":
-        foreign = [p for p in pins if p.name in BUILT_FOR_ARMHF]
-    if foreign:
-        raise WheelhouseError("armhf: not yet")
-    download(target, [p for p in pins if p not in foreign], folder)
-    files: dict[str, Path] = {canonicalize_name(w.name.split("-")[0]): w for w in folder.glob("*.whl")}
-    return {p.name: files[p.name] for p in pins}
+    """Wheels of these pins, by name; those that are in the folder already are taken as they are."""
+    there = wheels_in(folder)
+    download(target, [p for p in pins if p.name not in there], folder)
+    there = wheels_in(folder)
+    return {p.name: there[p.name] for p in pins}
+
+
+def wheels_in(folder: Path) -> dict[str, Path]:
+    return {canonicalize_name(w.name.split("-")[0]): w for w in folder.glob("*.whl")}
+
+
+def build_foreign(target: Target, pins: Mapping[str, Pin], folder: Path) -> None:
+    """The wheels that the index lacks for 32-bit ARM, in `folder`: by a program of its own, as it needs root."""
+    words = [word for name in HELPERS for word in ("--helper", pins[name].line())]
+    words += [pins[name].line() for name in BUILT_FOR_ARMHF]
+    program = os.fspath(ROOT / "tools" / "foreign_wheels.py")
+    argv = [sys.executable, program, "--python", target.python, "--output", os.fspath(folder), *words]
+    run(argv, folder, None, "building wheels for 32-bit ARM")
 
 
 def download(target: Target, pins: Sequence[Pin], folder: Path) -> None:
