@@ -75,7 +75,7 @@ class Join:
     def edgectl(self, command: str, *words: str, stdin: str = "") -> str:
         """What it says; settings go in by a file of ours that is gone afterwards."""
         python = Path(self.given["root"], "versions", self.given["version"], "bin", "python")
-        with tempfile.NamedTemporaryFile("w", suffix=".json", dir=self.module.tmpdir) as file:
+        with tempfile.NamedTemporaryFile("w", suffix=".json", dir="/run") as file:
             json.dump(self.given["settings"] or {}, file)
             file.flush()
             places = ["--config", str(self.config), "--state-dir", str(self.state), "--settings", file.name]

@@ -75,7 +75,7 @@ def from_bundle(module: AnsibleModule, bundle: Path, names: list[str]) -> None:
         if lacking:
             module.fail_json(msg=f"the bundle has no {', '.join(lacking)}; remove its folder on the control machine")
         hint = "The bundle does not fit this board's packages: upgrade the board, or give it a network for once."
-        apt(module, "install", "--no-download", *(f"{folder}/{f}" for f in files), hint=hint)
+        apt(module, "install", *(f"{folder}/{f}" for f in files), hint=hint)
     bundle.unlink()
 
 

@@ -45,6 +45,7 @@ RETURN = r"""
 previous: {description: The version that ran before., type: str, returned: always}
 """
 SYSTEM_PYTHON = "/usr/bin/python3"
+WORDS = 8  # lines of the journal in a failure
 PERIOD = 1.0  # seconds between two looks
 
 
@@ -70,6 +71,13 @@ def failure(listed: dict[str, Any], version: str) -> str:
         f"the board is back on {current}" if current and current != version else "there was no version to go back to"
     )
     return f"version {version} did not come up and {after}: {why}"
+
+
+def last_words(journal: list[str]) -> list[str]:
+    """The lines before the process last ended, or the last ones of all. Pure."""
+    ends = [n for n, line in enumerate(journal) if "Main process exited" in line or "timed out" in line]
+    end = ends[-1] + 1 if ends else len(journal)
+    return journal[max(0, end - WORDS) : end]
 
 
 # ---------------------------------------------------------------- doing
@@ -159,11 +167,11 @@ class Release:
         sentence = failure(listed, version) if found == "failed" else f"{unit} did not get ready with version {version}"
         if active != "active":
             sentence += f"; after {self.given['timeout']} s it is {active}"
-        journal = self.module.run_command(["journalctl", "-u", unit, "-n", "40", "--no-pager", "-o", "cat"])[1]
+        journal = self.module.run_command(["journalctl", "-u", unit, "-n", "100", "--no-pager", "-o", "cat"])[1]
         self.module.fail_json(
             msg=f"{sentence}. Its last words are below, in `journal`",
             rolled_back=found == "failed",
-            journal=journal.splitlines(),
+            journal=last_words(journal.splitlines()),
         )
 
 
