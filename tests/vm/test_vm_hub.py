@@ -104,7 +104,6 @@ def hub(machine: HubMachine) -> HubMachine:
     return machine
 
 
-@pytest.mark.vm_ci
 def test_a_stock_debian_becomes_a_hub_that_kubectl_reaches(hub: HubMachine) -> None:
     assert hub.first is not None
     assert hub.first.recap["greenhouse-hub"]["failed"] == 0
@@ -127,7 +126,6 @@ def test_a_stock_debian_becomes_a_hub_that_kubectl_reaches(hub: HubMachine) -> N
     assert {line.split()[0] for line in secrets.splitlines()} == {"640", "700", "600"}
 
 
-@pytest.mark.vm_ci
 def test_a_second_run_changes_nothing_and_a_check_run_neither(hub: HubMachine) -> None:
     pid = hub.property("MainPID")
     again = hub.play()
