@@ -57,10 +57,11 @@ if [ "$variant" = ro ]; then
     touch "$root/usr/lib/edged/read-only-root"
 fi
 # nofail: a board whose data partition is gone still says so on its boot partition, and lets a person in by console.
+# 300s: nothing runs without it, so a slow card is waited for; it is the root's own, and that is there by then.
 # umask: edged.toml has secrets in it until it is wiped.
 cat > "$root/etc/fstab" <<END
 LABEL=edged-root / ext4 $options 0 1
-LABEL=edged-data /data ext4 noatime,lazytime,prjquota,nofail,x-systemd.device-timeout=30s 0 2
+LABEL=edged-data /data ext4 noatime,lazytime,prjquota,nofail,x-systemd.device-timeout=300s 0 2
 LABEL=EDGED-BOOT /boot/firmware vfat $boot,umask=0077,noatime,nofail,x-systemd.device-timeout=30s 0 2
 /data/edged /var/lib/edged none bind,nofail 0 0
 /data/etc/edged /etc/edged none bind,nofail 0 0
