@@ -72,6 +72,11 @@ tmpfs /tmp tmpfs mode=1777,nosuid,nodev,size=20% 0 0
 tmpfs /var/tmp tmpfs mode=1777,nosuid,nodev,size=10% 0 0
 tmpfs /var/log tmpfs mode=0755,nosuid,nodev,noexec,size=16M 0 0
 END
+if [ "$variant" = ro ]; then
+    # `edged watchdog apply` writes its drop-in there, at each boot (edged-watchdog.service).
+    mkdir -p "$root/etc/systemd/system.conf.d"
+    echo "tmpfs /etc/systemd/system.conf.d tmpfs mode=0755,nosuid,nodev,noexec,size=64k 0 0" >> "$root/etc/fstab"
+fi
 # Each board makes its own at the first boot. An empty machine-id is "none yet", in systemd's words.
 rm -f "$root"/etc/ssh/ssh_host_* "$root/var/lib/dbus/machine-id" "$data/systemd/random-seed"
 : > "$root/etc/machine-id"
@@ -86,7 +91,7 @@ ln -sfn ../run/systemd/resolve/stub-resolv.conf "$root/etc/resolv.conf"
 
 units() { systemctl --root="$root" --quiet "$@"; }
 units enable systemd-networkd.service systemd-resolved.service systemd-timesyncd.service ssh.service \
-    edged-firstboot.service edged-join.service
+    edged-firstboot.service edged-join.service edged-watchdog.service
 for unit in edged.service edged-pods.service edged-dashboard.socket; do
     [ ! -e "$root/etc/systemd/system/$unit" ] || units enable "$unit"
 done

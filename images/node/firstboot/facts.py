@@ -76,8 +76,9 @@ def checked(facts: Facts, settings: Settings, root: Path, run: Run) -> Facts:
     zone = settings.timezone
     exists = zone is None or (root / "usr/share/zoneinfo" / zone).is_file()
     wrong = ""
-    if settings.token is not None or settings.node:
-        done = join_command(run, root, "--check", token=settings.token or "", node=dict(settings.node or {}))
+    node = dict(settings.node or {}) | plan.watchdog(settings)
+    if settings.token is not None or node:
+        done = join_command(run, root, "--check", token=settings.token or "", node=node)
         if done.returncode:
             wrong = sentence(done.stderr)
     return replace(facts, zone_exists=exists, node_wrong=wrong)

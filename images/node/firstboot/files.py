@@ -32,10 +32,6 @@ def networkd(network: Network, link: str) -> str:
     )
 
 
-def watchdog(policy: str) -> str:
-    return f"{WRITTEN}EDGED_WATCHDOG={policy}\n"
-
-
 # ---------------------------------------------------------------- for people; CRLF, as Windows' oldest editors want it
 
 

@@ -170,7 +170,8 @@ def against(settings: Settings, facts: Facts) -> tuple[Problem, ...]:
         found.append(Problem(0, "timezone", f'there is no "{settings.timezone}"; names are as in "Europe/Berlin"'))
     if facts.node_wrong:
         found.append(Problem(0, "", facts.node_wrong))
-    if settings.node is not None and settings.token is None and facts.joined:
+    for_node = settings.node is not None or settings.watchdog is not None
+    if for_node and settings.token is None and facts.joined:
         what = "this board has joined already, with its settings; change /etc/edged/node.toml over ssh, or give a token"
         found.append(Problem(0, "node", what))
     return tuple(found)
@@ -188,9 +189,7 @@ def _apply(settings: Settings, facts: Facts) -> Iterator[Step]:
         yield Put(WIFI, files.wpa_supplicant(settings.wifi).encode(), 0o600)
     if settings.network is not None:
         yield from _network(settings.network, settings.wifi)
-    if settings.watchdog is not None:
-        yield Put(f"{DATA}/etc/watchdog.conf", files.watchdog(settings.watchdog).encode())
-    if settings.node is not None or settings.hostname is not None:
+    if settings.node is not None or settings.hostname is not None or settings.watchdog is not None:
         yield Put(NODE, json.dumps(_node(settings, facts.node), indent=1).encode(), 0o600)
     if settings.token is not None:
         yield Put(TOKEN, f"{settings.token}\n".encode(), 0o600)
@@ -199,7 +198,13 @@ def _apply(settings: Settings, facts: Facts) -> Iterator[Step]:
 def _node(settings: Settings, before: Mapping[str, Any]) -> dict[str, Any]:
     """What `edgectl join` will be told."""
     name = settings.name or settings.hostname or before.get("name", "")
-    return {"name": name, "settings": before.get("settings", {}) if settings.node is None else dict(settings.node)}
+    node = dict(before.get("settings", {}) if settings.node is None else settings.node)
+    return {"name": name, "settings": node | watchdog(settings)}
+
+
+def watchdog(settings: Settings) -> dict[str, Any]:
+    """It is the node's, like others; in the first part of the file because a person looks for it there."""
+    return {} if settings.watchdog is None else {"hardware_watchdog": settings.watchdog}
 
 
 def _network(network: Network, wifi: Wifi | None) -> Iterator[Step]:
