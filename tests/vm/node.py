@@ -87,7 +87,7 @@ class Node:
             self.install_daemon()  # else the machine has booted tests.vm.installed
         self.machine.write("/etc/edged/node.toml", 'name = "board"\n')
         self.desire(PODS, reload=False)
-        self.machine.run("systemctl start edged", timeout=600.0)
+        self.machine.run("systemctl enable -q --now edged", timeout=600.0)
         self.all_running()
 
     def install_daemon(self) -> None:

@@ -144,7 +144,7 @@ def settle_in(fleet: Fleet, board: Board) -> None:
     board.machine.write("/etc/systemd/system/witness.service", witness.UNIT)
     board.machine.run("systemctl daemon-reload && systemctl enable -q --now witness")
     fleet.join_machine(board.machine, board.name)
-    board.machine.run("systemctl start edged", timeout=900.0)
+    board.machine.run("systemctl enable -q --now edged", timeout=900.0)
 
 
 def workload(app: str, replicas: int, memory: int, kind: str = "Deployment") -> dict[str, Any]:

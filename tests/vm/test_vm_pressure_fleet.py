@@ -58,7 +58,7 @@ def board(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Node]:
     with a_machine(request, installed.build(), Hardware(memory=512), "pressure") as machine:
         machine.boot()
         fleet.join_machine(machine, NAME)
-        machine.run("systemctl start edged", timeout=900.0)
+        machine.run("systemctl enable -q --now edged", timeout=900.0)
         fleet.until_ready(NAME)
         for one in INNOCENT:
             apply(fleet.client, one)
