@@ -21,8 +21,8 @@ from tests.vm.image import CACHE, ROOT, Image
 from tests.vm.machine import Machine
 from tests.vm.node import INSTALL, SOURCES, Node
 
-# As the unit does at its first start, when it takes half a minute in an emulator. Whoever boots this enables it: without
-# a node.toml it would be started, and fail, every second.
+# As the unit does at its first start, when it takes half a minute in an emulator. Whoever boots this enables
+# it: without a node.toml it would be started, and fail, every second.
 COMPILE = f"""
 set -eu
 printf 'name = "board"\\n[uplink]\\nfactory = "{FACTORY}"\\n' > /tmp/node.toml
