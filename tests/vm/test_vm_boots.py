@@ -121,7 +121,7 @@ def board(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Wanderer]:
         machine.boot()
         one = Wanderer(machine, notes_of(request), fleet)
         fleet.join_machine(machine, NAME)
-        machine.run("systemctl start edged", timeout=600.0)
+        machine.run("systemctl enable -q --now edged", timeout=600.0)
         fleet.until_ready(NAME)
         for manifest in MANIFESTS:
             apply(fleet.client, manifest)
