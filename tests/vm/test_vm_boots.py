@@ -20,7 +20,7 @@ from tests.vm.lifetime import a_machine, notes_of
 from tests.vm.machine import Machine
 from tests.vm.node import IMAGE, MIB, Node
 
-pytestmark = [pytest.mark.root, pytest.mark.vm_ci]
+pytestmark = pytest.mark.root
 NAME = "wanderer"
 LABELS = {"app": "web"}
 MANIFESTS: list[dict[str, Any]] = [
