@@ -1,8 +1,8 @@
 """Looks after the images that are here: collects what nothing needs when the disk fills up, and has files compared
 after a power cut. A source of steps (edged.sources); what it decides by is edged.decide.images_gc.
 
-It never wakes up by itself but once after a boot: the disk is looked at (one statvfs(2)) whenever the loop has other
-reasons to turn, and every pull and every document is one.
+It never wakes up by itself but once after a boot, and while there is pressure, whose end nobody tells: the disk is
+looked at (one statvfs(2)) whenever the loop has other reasons to turn, and every pull and every document is one.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from edged.apply import Outcome
 from edged.config import NodeConfig
 from edged.decide import images_gc
+from edged.decide.attempts import NEVER
 from edged.decide.plan import wanted_images
 from edged.decide.steps import Plan, RemoveImages, image_owner
 from edged.errors import PermanentError, RetryError
@@ -27,6 +28,7 @@ from edged.puller import ImageWorker
 
 log = logging.getLogger("edged.images")
 
+LOOK_AGAIN = 30.0  # seconds between two looks at a disk that is too full: whoever makes room tells nobody
 COMPARE_AFTER = 60.0  # seconds after the daemon's start; pods come up first, and what they need is compared for them
 COMPARE_AGAIN = 600.0  # seconds until a comparison that could not be done is tried again
 HALF_FETCHED_AGAIN = 600.0  # seconds; what is still there after a removal is in somebody's hands
@@ -68,9 +70,10 @@ class ImageKeeper:
         half = self._half_fetched() if now >= self._half_fetched_at + HALF_FETCHED_AGAIN else 0
         garbage = images_gc.collect(self._kept(), half, self._needed, disk, self._marks)
         self._press(garbage.pressure)
+        wake_at = now + LOOK_AGAIN if garbage.pressure else NEVER
         if not garbage.references and not garbage.half_fetched:
-            return Plan()
-        return Plan((RemoveImages(garbage.references, garbage.reason),))
+            return Plan((), wake_at)
+        return Plan((RemoveImages(garbage.references, garbage.reason),), wake_at)
 
     @property
     def conditions(self) -> Sequence[NodeCondition]:

@@ -360,7 +360,11 @@ def install(disk: Disk, wheelhouse: Path) -> str:
         shutil.rmtree(unpacked, ignore_errors=True)
         source = wheelhouse if wheelhouse.is_dir() else _unpack(wheelhouse, unpacked)
         version = _version_of(source)
-        if version in disk.seen().whole:
+        seen = disk.seen()
+        for name in disk.folders():  # installs that were cut off: none is under way now, and they may fill the disk
+            if name not in seen.whole and name != seen.current:
+                disk.remove(name)
+        if version in seen.whole:
             return version
         facts = os.statvfs(disk.versions)
         if why := too_full(disk.versions, needed_bytes(source), facts.f_bavail * facts.f_frsize):

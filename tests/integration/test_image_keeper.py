@@ -139,7 +139,7 @@ def test_what_the_node_needs_stays_on_the_fullest_disk_and_pressure_is_told_once
     state = ContainerState("u.c.0", "u", "c", 0, "i", ContainerPhase.EXITED, image_id=running.id)
     observed = Observed(containers=(state,), busy=frozenset({image_owner(names[2])}))
     node.fill(90)
-    assert node.look(names[:1], observed).steps == ()
+    assert node.look(names[:1], observed, now=100.0) == Plan((), 130.0), "nobody tells when there is room again"
     [condition] = node.keeper.conditions
     assert condition.kind == "DiskPressure"
     assert "no image that may go is left" in condition.message

@@ -432,6 +432,12 @@ def test_an_install_that_fails_says_why_and_leaves_nothing(tmp_path: Path) -> No
     assert "can't be installed: " in refused(root, tmp_path / "missing.tar")
 
 
+def test_an_install_that_was_cut_off_is_removed_by_the_next_one_of_whatever_version(tmp_path: Path) -> None:
+    half = tmp_path / "root" / "versions" / A / "lib"
+    half.mkdir(parents=True)
+    assert "pip says no" in refused(tmp_path / "root", wheelhouse(tmp_path / "w"))
+
+
 def test_a_disk_that_is_too_full_is_told_before_anything_is_written(tmp_path: Path) -> None:
     source = wheelhouse(tmp_path / "w")
     with zipfile.ZipFile(source / "big.whl", "w", zipfile.ZIP_DEFLATED) as wheel:

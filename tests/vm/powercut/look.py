@@ -129,7 +129,7 @@ def images(known: set[str]) -> dict[str, Any]:
         "layers": layers,
         "strays_before": stale,
         "strays": strays(store),
-        "partial": sorted(f.name for f in (store.root / "partial").glob("*")),
+        "partial": sorted(f.name for f in (store.root / "partial").glob("*") if re.fullmatch("[0-9a-f]{64}", f.name)),
     }
 
 
