@@ -163,9 +163,10 @@ def starting(record: Record, seen: Seen, when: str) -> tuple[Step, ...]:
 
 
 def confirm(record: Record, seen: Seen) -> tuple[Step, ...]:
-    """The service is ready. That counts for the trial only if it was this trial's start (there was an attempt)."""
+    """The service is ready. That counts for the trial only if it was this trial's start (there was an attempt), not
+    the last start of the version before; where there was none before, as in an image, there is nothing to mistake."""
     trial = record.trial
-    if trial is None or trial.version != seen.current or trial.attempts == 0:
+    if trial is None or trial.version != seen.current or (trial.attempts == 0 and trial.previous is not None):
         return ()
     return Write(Record(None, _with(record.good, trial.version), record.failed)), Say(f"{trial.version} is good")
 
