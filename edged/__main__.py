@@ -6,6 +6,7 @@ edged status    [--config FILE]             pods, as the daemon sees them
 edged logs      [--config FILE] POD [-c CONTAINER] [-f] [--since 10m] [--tail N] [--previous]; see edged logs --help
 edged image     [--config FILE] import FILE [--name REFERENCE] | list | pull REFERENCE | remove REFERENCE
                                 | prune [--dry-run] | verify
+edged watchdog  [--config FILE] [apply]     the board's hardware watchdog; arm it by the settings' policy
 edged teardown  [--config FILE] --yes       remove every container, namespace, mount and cgroup of this node
 """
 
@@ -68,6 +69,7 @@ def take_option(words: list[str], name: str, default: str) -> tuple[str, list[st
 
 
 RESIDENT = (
+    "edged.board_watchdog",
     "edged.control",
     "edged.daemon",
     "edged.image_keeper",
@@ -98,6 +100,7 @@ def run(config: configs.NodeConfig) -> None:
     host.claim(config.state)
     host.lower_oom_score()
     load_resident(config)
+    from edged.board_watchdog import BoardWatchdog
     from edged.control import ControlServer
     from edged.daemon import Daemon
     from edged.image_keeper import ImageKeeper
@@ -120,6 +123,7 @@ def run(config: configs.NodeConfig) -> None:
         worker = ImageWorker(config)
         minutely, working_sets = upkeep(config, boottime)
         sources: list[StepSource] = [memory_pressure(config, boottime), minutely, ImageKeeper(config, images, worker)]
+        sources.append(BoardWatchdog(config))
         runtime = PodRuntime(config)
         daemon = Daemon(config, runtime, images, worker, store, uplink, sources, working_sets)
         loop = asyncio.get_running_loop()

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+from edged import board_watchdog
 from edged.config import NodeConfig
 from edged.control import ControlClient
 from edged.decide import budget as budgets
@@ -27,6 +28,8 @@ def dispatch(command: str, words: list[str], config: NodeConfig, usage: str) -> 
             logs(config, words)
         case ("image", [_, *_]):
             image(config, words)
+        case ("watchdog", [] | ["apply"]):
+            watchdog(config, bool(words))
         case ("teardown", ["--yes"]):
             asyncio.run(teardown(config))
         case ("teardown", _):
@@ -45,6 +48,18 @@ def daemon_answers(config: NodeConfig) -> bool:
     except EdgedError:
         return False
     return True
+
+
+def watchdog(config: NodeConfig, change: bool) -> None:
+    """Show the board's own watchdog, or have systemd feed it; exit code 1 where a required one is missing."""
+    policy = config.hardware_watchdog
+    if change and board_watchdog.apply(policy):
+        board_watchdog.reload_systemd()
+        print(f"{board_watchdog.DROP_IN} changed")
+    found = board_watchdog.look()
+    print(board_watchdog.told(policy, found))
+    if said := board_watchdog.complaint(policy, found):
+        raise PermanentError(said)
 
 
 async def plan(config: NodeConfig) -> str:

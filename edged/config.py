@@ -163,6 +163,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_node_bytes: int = 16 << 20  # of all containers together, in memory: 3 % of a 512 MB board
     log_disk_bytes: int = 8 << 20  # per container whose pod asks for its logs on disk, before compression
     log_disk_node_bytes: int = 128 << 20  # of all logs on disk, those of pods that are gone included
+    # who resets a board whose kernel hangs: "required", "automatic" or "off" (edged.board_watchdog)
+    hardware_watchdog: str = "automatic"
     labels: dict[str, str] = {}
     network: NetworkConfig = NetworkConfig()
     uplink: UplinkConfig = UplinkConfig()
@@ -172,6 +174,12 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     users: UsersConfig = UsersConfig()
     storage: StorageConfig = StorageConfig()
     devices: DevicesConfig = DevicesConfig()
+
+    def __post_init__(self) -> None:
+        if self.hardware_watchdog not in ("required", "automatic", "off"):
+            raise ValueError(
+                f'hardware_watchdog is "{self.hardware_watchdog}"; it must be "required", "automatic" or "off"'
+            )
 
     @property
     def state(self) -> Path:

@@ -1,4 +1,4 @@
-"""systemd's part on a booted node: upgrades on trial, the way back, power cuts, the watchdog's bite, the page on demand.
+"""systemd on a booted node: upgrades on trial, the way back, power cuts, the watchdog's bite, the page on demand.
 
 The waits of the units are shortened by a drop-in; what they wait for is the same.
 """
