@@ -119,7 +119,7 @@ class Campaign:
         self._boot(plugged=True)
         home.house.join_machine(board, self.node)
         board.run("cat >> /etc/edged/node.toml", stdin=SETTINGS.format(registry=home.registry).encode())
-        board.run("systemctl start edged", timeout=600.0)
+        board.run("systemctl enable -q --now edged", timeout=600.0)
         self._key = base64.b64decode(board.run("base64 -w0 /var/lib/edged/identity/seal.key"))
         settle_in(self._scene(Cut(0, "", 0, 0, True, 0)))
         self._until_done("the first pods")
