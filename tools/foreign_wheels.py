@@ -97,7 +97,7 @@ def build(python: str, lines: Sequence[str], helpers: Sequence[str], output: Pat
                 wanted,
             )
         for line in in_order(lines):
-            work = tree / "work"
+            work = tree / "build"
             work.mkdir()
             wanted = requirements(Path(name), line)
             fetch = ("download", "--no-deps", "--no-binary=:all:", "--require-hashes")
@@ -105,9 +105,9 @@ def build(python: str, lines: Sequence[str], helpers: Sequence[str], output: Pat
             sources = next(work.glob("*.tar.gz"))
             run("tar", "-xf", os.fspath(sources), "-C", os.fspath(work), "--strip-components=1")
             name_the_version(work / "pyproject.toml", line)
-            environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/work"}
+            environment = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", "HOME": "/build"}
             environment |= {"SOURCE_DATE_EPOCH": "315532800", "CFLAGS": "-O2 -g0", "MAKEFLAGS": "-j2"}
-            words = ("chroot", os.fspath(tree), "sh", "-c", 'cd /work && exec python3 -c "$0" /work/out', BUILD)
+            words = ("chroot", os.fspath(tree), "sh", "-c", 'cd /build && exec python3 -c "$0" /build/out', BUILD)
             run(*words, environment=environment)
             wheel = next((work / "out").glob("*.whl"))
             shutil.copyfile(wheel, output / wheel.name)

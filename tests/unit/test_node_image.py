@@ -149,11 +149,11 @@ def test_a_release_without_its_updates_is_left_of_either_kind_of_sources() -> No
 
 
 def test_apt_refuses_what_is_not_signed_and_leaves_the_machines_own_state_alone() -> None:
-    words = foreign.options("armhf", Path("/work"))
+    words = foreign.options("armhf", Path("/there"))
     assert "-oAcquire::AllowInsecureRepositories=false" in words
     assert "-oAPT::Get::AllowUnauthenticated=false" in words
     assert "-oAPT::Update::Error-Mode=any" in words
-    assert all("=/work/" in w or "=/dev/null" in w for w in words if w.startswith("-oDir::"))
+    assert all("=/there/" in w or "=/dev/null" in w for w in words if w.startswith("-oDir::"))
 
 
 def test_an_architecture_that_debian_has_no_busybox_for_is_named() -> None:
