@@ -12,7 +12,7 @@ import pytest
 SYSTEMD = Path(__file__).parent.parent.parent / "systemd"
 UNITS = sorted(p.name for p in SYSTEMD.glob("edged*") if p.suffix in (".service", ".socket"))
 # Of 10, systemd-analyze's scale. A daemon that is the parent of containers can't have most walls: its unit says why.
-CEILINGS = {"edged.service": 9.5, "edged-pods.service": 2.1, "edged-dashboard.service": 2.1}
+CEILINGS = {"edged.service": 9.6, "edged-pods.service": 2.1, "edged-dashboard.service": 2.1}
 # Of the daemon alone: whatever is inherited by containers, or gives it a mount namespace, breaks pods.
 BREAKS_CONTAINERS = re.compile(
     "^(Protect|Private|ReadOnlyPaths|ReadWritePaths|InaccessiblePaths|TemporaryFileSystem|BindPaths|RootDirectory"
