@@ -23,23 +23,27 @@ import socket
 def words(file): return [line.split() for line in open(file)]
 def average(file, which): return next(w[1][6:] for w in words(file) if w[0] == which)
 pods = "/sys/fs/cgroup{PARENT}/"
+ours = "/sys/fs/cgroup/system.slice/edged.service/"
 print("available", int(dict(w[:2] for w in words("/proc/meminfo"))["MemAvailable:"]) >> 10)
 print("pods", int(words(pods + "memory.current")[0][0]) >> 20)
 print("high", dict(words(pods + "memory.events"))["high"])
 print("some", average("/proc/pressure/memory", "some"))
 print("full", average(pods + "memory.pressure", "full"))
+print("cpu", average(ours + "cpu.pressure", "some"))
+print("pages", average(ours + "memory.pressure", "some"))
 print("pids", words(pods + "pids.current")[0][0], flush=True)
 peer = socket.socket(socket.AF_UNIX); peer.settimeout(80.0)
 peer.connect("/run/edged/control.sock"); peer.sendall(b"{{\\"op\\":\\"ping\\"}}\\n")
 print("daemon", int(b"ok" in peer.recv(100)))
 '"""
-COLUMNS = ("available", "pods", "high", "some", "full", "pids")
+COLUMNS = ("available", "pods", "high", "some", "full", "cpu", "pages", "pids")
 
 
 class Answer(NamedTuple):
     """:ivar at: seconds since the first question. :ivar took: until it was whole, or was given up.
     :ivar numbers: COLUMNS: MB available, MB of all pods, times that they met memory.high, the board's PSI (some, avg10,
-    percent) and that of the pods (full), processes in pods."""
+    percent) and that of the pods (full), how long the daemon waited for a processor and for memory (PSI, some, avg10),
+    processes in pods."""
 
     at: float
     took: float
@@ -80,7 +84,10 @@ class Prober:
         every = max(1, -(-asked // rows))
         slowest = max(self.answers, key=lambda a: a.took)
         shown = [a for n, a in enumerate(self.answers) if n % every == 0 or a in (slowest, self.answers[-1])]
-        head = "   s | took s | available MB | pods MB | high hits | PSI some | pods full | pids | ssh, daemon"
+        head = (
+            "   s | took s | available MB | pods MB | high hits | PSI some | pods full | daemon: cpu, memory |"
+            " pids | ssh, daemon"
+        )
         return [
             f"asked {asked} times over new ssh connections: {ssh} without ssh, {daemon} without the daemon; "
             f"slowest {slowest.took:.1f} s",
@@ -110,6 +117,6 @@ def _row(answer: Answer) -> str:
     n = {name: answer.numbers.get(name, float("nan")) for name in COLUMNS}
     return (
         f"{answer.at:4.0f} | {answer.took:6.1f} | {n['available']:12.0f} | {n['pods']:7.0f} | {n['high']:9.0f} |"
-        f" {n['some']:8.2f} | {n['full']:9.2f} | {n['pids']:4.0f} |"
+        f" {n['some']:8.2f} | {n['full']:9.2f} | {n['cpu']:11.2f}, {n['pages']:6.2f} | {n['pids']:4.0f} |"
         f" {'yes' if answer.ssh else 'NO'}, {'yes' if answer.daemon else 'NO'}"
     )

@@ -100,22 +100,31 @@ def untouched(node: Node, before: dict[str, Running]) -> None:
         assert (after[uid].pid, after[uid].started) == (one.pid, one.started), f"{uid}: another process than before"
 
 
+def pressed(board: Node, fleet: Fleet) -> dict[str, str]:
+    """Let the hogs loose, the one for memory last, and wait until it is evicted; what the kernel says then."""
+    for name in ("cpu", "pages", "fork"):
+        apply(fleet.client, pod(name, HOGS[name]))
+    fleet.wait("the hogs to be at it", lambda: len(board.processes()) >= len(INNOCENT) + 2)
+    apply(fleet.client, pod("memory", HOGS["memory"], requests={"memory": "8Mi"}))
+    fleet.wait("the hub to see MemoryPressure", lambda: fleet.node_is(NAME, "MemoryPressure"), lambda: told(board))
+    board.notes.append(fleet.shown("get", "nodes", NAME))
+    fleet.wait("the memory hog to be evicted", lambda: "memory" in evicted(fleet), lambda: told(board))
+    during = numbers(board)
+    board.notes.append("during: " + "; ".join(f"{k}: {v}" for k, v in during.items()))
+    board.notes.append(fleet.shown("get", "pods", "-o", "wide"))
+    return during
+
+
 def test_sshd_and_the_daemon_answer_while_hogs_are_dealt_with_and_the_hub_knows(board: Node, fleet: Fleet) -> None:
     before, was, daemon = numbers(board), board.processes(), board.daemon()
     board.notes.append("--- 512 MB, before the hogs: " + "; ".join(f"{k}: {v}" for k, v in before.items()))
-    with Prober(board.machine) as prober:
-        for name in ("cpu", "pages", "fork"):
-            apply(fleet.client, pod(name, HOGS[name]))
-        fleet.wait("the hogs to be at it", lambda: len(board.processes()) >= len(INNOCENT) + 2)
-        apply(fleet.client, pod("memory", HOGS["memory"], requests={"memory": "8Mi"}))
-        fleet.wait("the hub to see MemoryPressure", lambda: fleet.node_is(NAME, "MemoryPressure"), lambda: told(board))
-        board.notes.append(fleet.shown("get", "nodes", NAME))
-        fleet.wait("the memory hog to be evicted", lambda: "memory" in evicted(fleet), lambda: told(board))
-        during = numbers(board)
-        board.notes.append("during: " + "; ".join(f"{k}: {v}" for k, v in during.items()))
-        board.notes.append(fleet.shown("get", "pods", "-o", "wide"))
-    board.notes += prober.table()
-    board.notes.append(told(board))
+    prober = Prober(board.machine)
+    try:
+        with prober:
+            during = pressed(board, fleet)
+    finally:
+        board.notes += prober.table()
+        board.notes.append(told(board))
 
     asked, ssh, answers = prober.missed()
     assert asked > 3
