@@ -134,6 +134,14 @@ class PodCgroups:
         if folder.exists() and not settle(folder / "memory.high", value):
             raise RetryError(f"memory.high of pod {pod_uid} can't be set to {value}")
 
+    async def squeeze(self, pod_uid: str, high: int | None) -> None:
+        """`set_high` by who can't wait: the kernel reclaims within the write, until the pod is below or sixteen rounds
+        won nothing, and all that time would be the loop's. Letting go costs nothing. :raises RetryError: likewise."""
+        if high is None:
+            self.set_high(pod_uid, None)
+        else:
+            await in_thread(lambda: self.set_high(pod_uid, high), f"squeeze {pod_uid}")
+
     def freeze(self, pod_uid: str, frozen: bool) -> None:
         """Stop every process of the pod, or let them go on; harmless where there is none.
 

@@ -307,7 +307,7 @@ class PodRuntime:
         await in_thread(lambda: self._pod_cgroups.reclaim(pod_uid, amount), f"reclaim {pod_uid}")
 
     async def set_memory_high(self, pod_uid: str, high: int | None) -> None:
-        self._pod_cgroups.set_high(pod_uid, high)
+        await self._pod_cgroups.squeeze(pod_uid, high)
 
     async def freeze_pod(self, pod_uid: str, frozen: bool) -> None:
         self._pod_cgroups.freeze(pod_uid, frozen)

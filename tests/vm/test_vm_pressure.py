@@ -71,6 +71,11 @@ def test_all_pods_together_leave_the_daemon_and_sshd_their_memory(calm: Node) ->
     assert int(tree["pids.max"]) > 1000
 
 
+def test_the_daemon_comes_before_pods_where_there_is_too_little_processor(calm: Node) -> None:
+    ours, pods = (shown(calm, place, "cpu.weight")["cpu.weight"] for place in ("/system.slice/edged.service", PARENT))
+    assert int(ours) >= 10 * int(pods)
+
+
 def test_what_a_pod_was_promised_is_promised_to_it_all_the_way_down(calm: Node) -> None:
     calm.desire((*PODS, SURE))
     running(calm, SURE)
