@@ -6,7 +6,7 @@ edged status    [--config FILE]             pods, as the daemon sees them
 edged logs      [--config FILE] POD [-c CONTAINER] [-f] [--since 10m] [--tail N] [--previous]; see edged logs --help
 edged image     [--config FILE] import FILE [--name REFERENCE] | list | pull REFERENCE | remove REFERENCE
                                 | prune [--dry-run] | verify
-edged watchdog  [--config FILE] [apply]     the board's hardware watchdog; arm it by the settings' policy
+edged watchdog  [--config FILE] [apply [--dry-run]]   the board's hardware watchdog; arm it by the settings' policy
 edged teardown  [--config FILE] --yes       remove every container, namespace, mount and cgroup of this node
 """
 

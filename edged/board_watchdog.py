@@ -77,12 +77,14 @@ def wanted(policy: str, found: Sequence[Found]) -> str | None:
     return None if policy == "off" or not found else TEXT
 
 
-def apply(policy: str, drop_in: Path = DROP_IN, devices: Path = DEVICES) -> bool:
-    """Arm it, or take our arming back. Says whether anything has changed."""
+def apply(policy: str, drop_in: Path = DROP_IN, devices: Path = DEVICES, dry_run: bool = False) -> bool:
+    """Arm it, or take our arming back. Says whether anything has changed, or would without `dry_run`."""
     text = wanted(policy, look(devices))
     try:
         if (drop_in.read_text() if drop_in.exists() else None) == text:
             return False
+        if dry_run:
+            return True
         if text is None:
             drop_in.unlink()
         else:

@@ -28,8 +28,8 @@ def dispatch(command: str, words: list[str], config: NodeConfig, usage: str) -> 
             logs(config, words)
         case ("image", [_, *_]):
             image(config, words)
-        case ("watchdog", [] | ["apply"]):
-            watchdog(config, bool(words))
+        case ("watchdog", [] | ["apply"] | ["apply", "--dry-run"]):
+            watchdog(config, *(word in words for word in ("apply", "--dry-run")))
         case ("teardown", ["--yes"]):
             asyncio.run(teardown(config))
         case ("teardown", _):
@@ -50,10 +50,13 @@ def daemon_answers(config: NodeConfig) -> bool:
     return True
 
 
-def watchdog(config: NodeConfig, change: bool) -> None:
+def watchdog(config: NodeConfig, change: bool, dry_run: bool) -> None:
     """Show the board's own watchdog, or have systemd feed it; exit code 1 where a required one is missing."""
     policy = config.hardware_watchdog
-    if change and board_watchdog.apply(policy):
+    if change and board_watchdog.apply(policy, dry_run=dry_run):
+        if dry_run:
+            print(f"{board_watchdog.DROP_IN} would change")
+            return
         board_watchdog.reload_systemd()
         print(f"{board_watchdog.DROP_IN} changed")
     found = board_watchdog.look()

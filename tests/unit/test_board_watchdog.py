@@ -37,6 +37,8 @@ def test_what_is_there_is_told_in_a_line() -> None:
 
 def test_it_is_armed_where_there_is_one_and_our_arming_is_taken_back_when_off(tmp_path: Path) -> None:
     drop_in, devices = tmp_path / "system.conf.d/50.conf", a_board(tmp_path)
+    assert board_watchdog.apply("automatic", drop_in, devices, dry_run=True)
+    assert not drop_in.exists()
     assert board_watchdog.apply("automatic", drop_in, devices)
     assert "RuntimeWatchdogSec=14s" in drop_in.read_text()
     assert not board_watchdog.apply("required", drop_in, devices)

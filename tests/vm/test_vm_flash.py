@@ -160,6 +160,13 @@ class Board:
         assert len(found) == 2, found
         return found
 
+    def away(self) -> float:
+        """Seconds without a daemon that was ready, until its last start."""
+        said = self.machine.run("journalctl -b -u edged -o short-unix --no-pager | grep -E '(Stopping|Started) edged'")
+        words = [(float(line.split()[0]), "Stopping" in line) for line in said.splitlines()]
+        [*_, stopped] = [when for when, stopping in words if stopping]
+        return words[-1][0] - stopped
+
     def versions(self) -> dict[str, Any]:
         listed: dict[str, Any] = json.loads(self.machine.run("edged-version list --json"))
         return listed
@@ -172,6 +179,8 @@ def board(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Board]:
         one = Board(machine, fleet, notes_of(request))
         # The hub is in the board's own network; nothing else is to be had.
         machine.run("ip route del default")
+        # A watchdog, as every Pi has one; but an emulator may hang for a while, so it only says that it would bite.
+        machine.run("modprobe softdog soft_noboot=1")
         yield one
 
 
@@ -194,6 +203,7 @@ def test_a_check_of_a_fresh_board_says_what_would_be_done_and_changes_nothing(bo
     assert not board.everything() ^ before
 
 
+@pytest.mark.vm_ci
 def test_a_flashed_board_is_ready_at_its_hub_and_runs_what_the_hub_says(flashed: Board) -> None:
     assert flashed.fleet.node_is(NAME)
     assert flashed.fleet.nodes()[NAME]["metadata"]["labels"]["edged.io/site"] == "roof"
@@ -203,11 +213,14 @@ def test_a_flashed_board_is_ready_at_its_hub_and_runs_what_the_hub_says(flashed:
     state = flashed.node.properties("ActiveState", "UnitFileState", "Type")
     assert state == {"ActiveState": "active", "UnitFileState": "enabled", "Type": "notify"}
     status = flashed.machine.run("systemctl status --no-pager --lines=3 edged | cat")
-    flashed.notes += [f"  {line}" for line in status.splitlines()]
+    exposure = flashed.machine.run("systemd-analyze security --no-pager edged | tail -n 1")
+    flashed.notes += [f"  {line}" for line in (*status.splitlines(), exposure.strip())]
+    assert flashed.machine.run("cat /sys/class/watchdog/watchdog0/state").strip() == "active"
     assert "commit=30" in flashed.machine.run("findmnt -no OPTIONS /")
     assert "volatile" in flashed.machine.run("systemd-analyze cat-config systemd/journald.conf | grep Storage=v")
 
 
+@pytest.mark.vm_ci
 def test_a_second_run_and_its_check_change_nothing(flashed: Board) -> None:
     for what, words in (("the second run", ()), ("--check on a node", ("--check",))):
         recap = flashed.play(what, *words)
@@ -236,6 +249,7 @@ def test_an_upgrade_that_does_not_come_up_is_undone_and_the_run_says_why(flashed
     assert recap.count("failed") == 1
     assert "did not come up and the board is back on" in " ".join(recap.said.split())
     assert "broken on purpose" in recap.said
+    flashed.notes.append(f"an upgrade that fails: {flashed.away():.0f} s without a daemon")
     assert flashed.versions()["current"] == before
     assert flashed.node.properties("ActiveState") == {"ActiveState": "active"}
     assert flashed.pids() == pids
@@ -253,6 +267,7 @@ def test_state_absent_leaves_nothing_of_a_node(flashed: Board) -> None:
     flashed.present = False
     assert not {name for name in flashed.everything() if "edged" in name or name in ("crun", "conmon", "dnsmasq-base")}
     assert "commit=30" not in flashed.machine.run("cat /etc/fstab")
+    assert flashed.machine.run("cat /sys/class/watchdog/watchdog0/state").strip() == "inactive"
     assert NAME not in flashed.fleet.nodes()
     again = flashed.play("state=absent again", "-e", "state=absent")
     assert again.code == 0

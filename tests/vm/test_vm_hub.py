@@ -61,7 +61,7 @@ class HubMachine:
                 self.play(**more)
 
     def is_nothing(self) -> None:
-        self.play(state="absent", hub_purge=True)
+        self.play(hub_state="absent", hub_purge=True)
 
     def kubectl(self, *words: str, stdin: object = None) -> str:
         code, said = Kubectl(oldest_and_newest()[-1], self.kubeconfig, "default").run(*words, stdin=stdin)
@@ -219,10 +219,12 @@ def test_a_broker_on_another_machine_gets_its_files_and_is_spoken_to(hub: HubMac
 
 def test_what_a_hub_knew_outlives_its_removal_and_check_mode_is_safe_on_an_empty_machine(hub: HubMachine) -> None:
     hub.knows("patient", "waits")
-    hub.play(state="absent")
+    assert "The hub is left as it is" in hub.play(state="absent").said
+    assert hub.property("ActiveState") == "active"
+    hub.play(hub_state="absent")
     assert hub.machine.try_run("systemctl cat cloudlink-hub").returncode != 0
     assert hub.machine.try_run("ls -d /opt/edged-hub").returncode != 0
-    assert hub.play(state="absent").recap["greenhouse-hub"]["changed"] == 0
+    assert hub.play(hub_state="absent").recap["greenhouse-hub"]["changed"] == 0
     hub.play("--check")
     assert hub.machine.try_run("ls -d /opt/edged-hub").returncode != 0
     hub.play()
