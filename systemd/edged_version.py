@@ -336,7 +336,7 @@ def flush(folder: Path) -> None:
 
 # ---------------------------------------------------------------- making a version
 
-# What a version takes on the disk for each byte in its wheels: the file, and its byte code for -O0 and for -OO.
+# What a version takes on the disk for each byte in its wheels: the file, its byte code, and what blocks round up.
 GROWTH = 2
 ROOM = 48 << 20  # bytes that must be left: what a node's state and the next update need
 HASHED = re.compile(r"-[0-9a-f]{12}$")
@@ -484,9 +484,9 @@ def _build(source: Path, folder: Path) -> None:
         ),
         *("--quiet", "--no-warn-script-location", "--requirement", f"{source}/requirements.txt"),
     )
-    # For -OO (the daemon) and without (its commands). Unchecked: nobody edits a version, and a board's clock may have
-    # been anywhere. A file that can't be compiled is compiled when it is used, so that is no failure.
-    compiled = ("-q", "-o", "0", "-o", "2", "--invalidation-mode", "unchecked-hash", f"{folder}/lib")
+    # Unchecked: nobody edits a version, and a board's clock may have been anywhere. Not for -OO: no unit runs with it,
+    # and it took as long again. A file that can't be compiled is compiled when it is used, so that is no failure.
+    compiled = ("-q", "--invalidation-mode", "unchecked-hash", f"{folder}/lib")
     _run(folder, python, "-I", "-m", "compileall", *compiled, needed=False)
 
 

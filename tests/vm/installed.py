@@ -15,20 +15,14 @@ import tempfile
 from dataclasses import replace
 from pathlib import Path
 
-from cloudlink.node import FACTORY
 from tests.vm import image
 from tests.vm.image import CACHE, ROOT, Image
 from tests.vm.machine import Machine
 from tests.vm.node import INSTALL, SOURCES, Node
 
-# As the unit does at its first start, when it takes half a minute in an emulator. Whoever boots this enables
-# it: without a node.toml it would be started, and fail, every second.
-COMPILE = f"""
+# Whoever boots this enables it when its node.toml is there, and no test starts one by accident.
+SETTLE = """
 set -eu
-printf 'name = "board"\\n[uplink]\\nfactory = "{FACTORY}"\\n' > /tmp/node.toml
-cd / && PYTHONPYCACHEPREFIX=/var/lib/edged/byte-code \
-    /opt/edged/current/bin/python -OO -m edged precompile --config /tmp/node.toml
-rm /tmp/node.toml
 systemctl disable -q edged
 sync
 """
@@ -56,7 +50,7 @@ def _install(base: Image, folder: Path) -> None:
     try:
         machine.boot()
         Node(machine, []).install_daemon()
-        machine.run(COMPILE, timeout=600.0)
+        machine.run(SETTLE, timeout=600.0)
         machine.shut_down(600.0)
     finally:
         machine.cut_power()
@@ -65,7 +59,7 @@ def _install(base: Image, folder: Path) -> None:
 
 
 def _key(base: Image) -> str:
-    found = hashlib.sha256(f"{base.disk.parent.name}\0{INSTALL}\0{COMPILE}\0".encode())
+    found = hashlib.sha256(f"{base.disk.parent.name}\0{INSTALL}\0{SETTLE}\0".encode())
     for name in SOURCES:
         top = ROOT / name
         for path in sorted(top.rglob("*")) if top.is_dir() else [top]:

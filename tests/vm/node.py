@@ -30,7 +30,7 @@ if [ ! -L /opt/edged/current ]; then  # the image has a bare environment there; 
     ln -s versions/source /opt/edged/current
 fi
 install -D systemd/edged_version.py /opt/edged/bin/edged-version
-/opt/edged/current/bin/python -m compileall -q -o 0 -o 2 edged cloudlink  # as an install does: units write no caches
+/opt/edged/current/bin/python -m compileall -q edged cloudlink  # as an install does: units write no caches
 cp {" ".join(f"systemd/{unit}" for unit in UNITS)} /etc/systemd/system/
 python3 images/build.py probe --output /tmp/probe.tar
 /opt/edged/current/bin/python -m edged.images import --root /var/lib/edged/images /tmp/probe.tar

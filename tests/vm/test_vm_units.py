@@ -129,7 +129,7 @@ def test_an_upgrade_leaves_every_container_alone_and_is_good_after_a_while(good:
     node.all_running()
     assert pids(node) == before
     running = node.machine.run(f"tr '\\0' ' ' < /proc/{node.daemon()}/cmdline")
-    assert running.startswith(f"{VERSIONS}/{good}/bin/python -OO -m edged run")
+    assert running.startswith(f"{VERSIONS}/{good}/bin/python -m edged run")
     started = node.properties("ActiveEnterTimestampMonotonic", "ExecMainStartTimestampMonotonic")
     lived = (int(started["ActiveEnterTimestampMonotonic"]) - int(started["ExecMainStartTimestampMonotonic"])) / 1e6
     assert lived >= PROBATION, "ExecStartPost= was given no MAINPID to watch"
