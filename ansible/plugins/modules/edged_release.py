@@ -130,9 +130,10 @@ class Release:
             if switching:
                 self.ask("switch", *(["--again"] if self.given["again"] else []), version)
             for other in others:
-                code, said = self.systemctl("enable", "--now", other)
+                # Our own unit is started below, once: a start on trial takes a minute, and may fail three times.
+                code, said = self.systemctl("enable", *([] if other == unit else ["--now"]), other)
                 if code:
-                    self.module.fail_json(msg=f"{other} can't be started: {said}")
+                    self.module.fail_json(msg=f"{other} can't be {'enabled' if other == unit else 'started'}: {said}")
             if starting:
                 self.systemctl("reset-failed", unit)
                 self.systemctl("restart", "--no-block", unit)
