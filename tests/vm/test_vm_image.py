@@ -149,7 +149,7 @@ def test_a_wrong_file_is_told_on_the_card_and_the_mended_one_survives_a_power_cu
     card.until_console("edged.toml.example shows how each line is written")
     card.until_console("write /data/first-boot/done")
     card.cut_power()
-    assert 'line 6: wifi.country: "GERMANY" is no country' in writable.read(card, "edged-error.txt")
+    assert 'line 5: wifi.country: "GERMANY" is no country' in writable.read(card, "edged-error.txt")
     mended = join_file("roof", person[1]).encode("utf-16")
     writable.write(card, "edged.toml", mended)
     card.power_on()

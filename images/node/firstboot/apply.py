@@ -132,6 +132,8 @@ class Board:
             os.fsync(fd)
         self._moment()
         part.rename(path)
+        # Again: where a FAT's file begins is in its name's entry, and a renamed one has that only when it's synced anew.
+        sync_file(path)
         sync_folder(path.parent)
 
     def _link(self, path: Path, target: str) -> None:
