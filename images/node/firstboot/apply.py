@@ -132,7 +132,7 @@ class Board:
             os.fsync(fd)
         self._moment()
         part.rename(path)
-        # Again: where a FAT's file begins is in its name's entry, and a renamed one has that only when it's synced anew.
+        # Again: where a FAT's file begins is in its name's entry, which after a rename has that only when synced anew.
         sync_file(path)
         sync_folder(path.parent)
 
