@@ -150,7 +150,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     # below each controller's mount (v1) or the unified one (v2); the default's reason is in systemd/edged-pods.service
     cgroup_parent: str = "system.slice/edged-pods.service"
     memory_allocatable: int = 0  # bytes for pods; 0 = total minus the two reserves and a margin (host.capacity)
-    # bytes left to the OS and sshd; -1 = an eighth of the board, 64 to 256 MiB: Debian with sshd idles at 50 to 100 MB
+    # bytes left to the OS and sshd; -1 = an eighth of the board, 96 to 256 MiB (below 480 MiB a fifth, at least 64):
+    # Debian with sshd idles at 50 to 100 MB
     system_reserve: int = -1
     own_reserve: int = 48 << 20  # bytes for us: the daemon's budget is 30 MB, that of its helpers 15 MB with 20 pods
     storage_reserve: int = -1  # bytes of state_dir's disk that are not for pods; -1 = a tenth, as the kubelet's

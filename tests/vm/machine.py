@@ -165,10 +165,12 @@ class Machine:
         timeout: float = 120.0,
         fresh: bool = False,
         connect: float = 20.0,
+        silence: float = 45.0,
     ) -> subprocess.CompletedProcess[bytes]:
         """:param fresh: by a connection of its own, so that sshd is asked and not only a session that is there.
-        :param connect: seconds for sshd's first word."""
-        shared = (f"-oConnectTimeout={connect:.0f}", *(() if fresh else (f"-oControlPath={self._control}",)))
+        :param connect: seconds for sshd's first word. :param silence: until a guest that says nothing is given up."""
+        patience = (f"-oConnectTimeout={connect:.0f}", f"-oServerAliveCountMax={silence / 15:.0f}")
+        shared = (*patience, *(() if fresh else (f"-oControlPath={self._control}",)))
         given: Any = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
         return subprocess.run([*self.ssh(*shared), line], capture_output=True, timeout=timeout, **given)
 

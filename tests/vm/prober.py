@@ -42,7 +42,7 @@ COLUMNS = ("available", "pods", "high", "some", "full", "cpu", "pages", "pids")
 class Answer(NamedTuple):
     """:ivar at: seconds since the first question. :ivar took: until it was whole, or was given up.
     :ivar numbers: COLUMNS: MB available, MB of all pods, times that they met memory.high, the board's PSI (some, avg10,
-    percent) and that of the pods (full), how long the daemon waited for a processor and for memory (PSI, some, avg10),
+    percent) and that of the pods (full), how much the daemon waited for a processor and for memory (PSI, some, avg10),
     processes in pods."""
 
     at: float
@@ -104,7 +104,7 @@ class Prober:
     def _ask(self, began: float) -> Answer:
         asked = time.monotonic()
         try:
-            done = self._machine.try_run(QUESTION, timeout=PATIENCE, fresh=True, connect=PATIENCE)
+            done = self._machine.try_run(QUESTION, timeout=PATIENCE, fresh=True, connect=PATIENCE, silence=PATIENCE)
             words = [line.split() for line in done.stdout.decode(errors="replace").splitlines()]
         except subprocess.TimeoutExpired:
             words = []

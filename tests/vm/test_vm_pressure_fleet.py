@@ -16,8 +16,6 @@ from tests.vm.lifetime import a_machine, notes_of
 from tests.vm.node import MIB, PARENT, Node, Running
 from tests.vm.prober import Prober
 
-pytestmark = pytest.mark.vm_ci
-
 NAME = "small"
 PODS = "/api/v1/namespaces/default/pods"
 IDLE = "trap 'exit 0' TERM; sleep 1d & wait"
