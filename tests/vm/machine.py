@@ -81,13 +81,12 @@ class Machine:
     def until_ssh(self, patience: float = BOOT_PATIENCE) -> None:
         """Wait until a command can be run."""
         deadline, wait = time.monotonic() + patience, 2.0
-        while not (self._greets(wait) and self._answers()):
+        while not (self._greets(wait) and self._share_a_line()):
             # A question that is given up leaves work behind in a slow guest, and sshd turns away who asks too often.
             wait = min(2 * wait, 60.0)
             self._check_emulator()
             assert time.monotonic() < deadline, f"no ssh after {patience:g} s: {self.console()[-2000:]}"
             time.sleep(0.2)
-        self._share_a_line()
 
     def until_console(self, text: str, patience: float = BOOT_PATIENCE) -> None:
         """Wait until the guest has said that on its serial console since it was switched on."""
@@ -216,21 +215,22 @@ class Machine:
             return peer.recv(4) == b"SSH-"
         return False
 
-    def _answers(self) -> bool:
-        try:
-            return self.try_run("true", timeout=120.0, fresh=True, connect=60.0).returncode == 0
-        except subprocess.TimeoutExpired:
-            return False
+    def _share_a_line(self) -> bool:
+        """An exchange of keys takes a second or two in there; without the line ssh falls back to one each time.
 
-    def _share_a_line(self) -> None:
-        """An exchange of keys takes a second or two in there; without the line ssh falls back to one each time."""
+        :returns: whether a command can be run by it.
+        """
         self._hang_up()
-        words = self.ssh("-M", "-N", f"-S{self._control}")
+        words = self.ssh("-M", "-N", f"-S{self._control}", "-oConnectTimeout=60")
         with (self.folder / "emulator.log").open("ab") as log:
             self._line = subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
-        deadline = time.monotonic() + 60.0
+        deadline = time.monotonic() + 120.0
         while not self._control.exists() and self._line.poll() is None and time.monotonic() < deadline:
             time.sleep(0.05)
+        try:
+            return self._control.exists() and self.try_run("true").returncode == 0
+        except subprocess.TimeoutExpired:
+            return False
 
     def _hang_up(self) -> None:
         if self._line is not None:

@@ -20,11 +20,10 @@ from pathlib import Path
 import pytest
 
 from tests.fakes.registries import needs_registry
-from tests.vm import image
+from tests.vm import image, installed
 from tests.vm.hardware import Hardware
 from tests.vm.image import ROOT
 from tests.vm.lifetime import notes_of
-from tests.vm.powercut import card
 from tests.vm.powercut.board import Board
 from tests.vm.powercut.campaign import HEAD, Campaign, plan, summary
 from tests.vm.powercut.home import a_home
@@ -55,12 +54,11 @@ def test_a_board_that_loses_its_power_at_any_moment_comes_back_whole(request: py
         with a_home(folder / "home") as home:
             home.an_image("base:1")
             cores = max(1, CORES // BOARDS)
-            ready = card.prepare(image.build(), _new(folder / "card"), CORES)
+            ready = installed.build()
             for n in range(BOARDS):
                 node = f"board-{n + 1}"
                 board = Board(ready, _new(folder / node), Hardware(cores=cores))
                 campaigns.append(Campaign(home, wheels, board, node, tell))
-            shutil.rmtree(folder / "card")
             shares = [CUTS // BOARDS + (n < CUTS % BOARDS) for n in range(BOARDS)]
             threads = [
                 threading.Thread(target=_run, args=(campaign, seed, count, troubles), name=campaign.node)
@@ -109,5 +107,5 @@ def _tidy(folder: Path, campaigns: list[Campaign], wrong: bool) -> None:
         for file in campaign.board.folder.iterdir():
             if file.name not in ("failed.img", "failed.json", "console.log", "emulator.log"):
                 file.unlink()
-    for name in ("wheels", "home", "card"):
+    for name in ("wheels", "home"):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -52,38 +52,62 @@ class Loss(NamedTuple):
 
 def read(log: Path) -> list[Written]:
     """All entries that are whole, in order. Empty where the log has a hole: then it says nothing about the end."""
-    with log.open("rb") as file:
-        magic, version, _, sector = SUPER.unpack(file.read(SUPER.size))
-        assert (magic, version) == (MAGIC, 1), f"{log} is no log of writes"
-        fd, at = file.fileno(), sector
-        end = os.fstat(fd).st_size
-        found: list[Written] = []
-        while at + ENTRY.size <= end:
-            first, count, flags, _ = ENTRY.unpack(os.pread(fd, ENTRY.size, at))
-            length = 0 if flags & DISCARD else count * sector
-            if not (count or flags):
-                return [] if _anything_after(log, at) else found
-            if at + sector + length > end:  # the one that the kill has cut off
-                break
-            found.append(Written(first * sector, length, flags, at + sector))
-            at += sector + length
-        return found
+    watch = Watch(log)
+    found = list(watch.further())
+    return [] if _anything_after(log, watch.place) else found
+
+
+class Watch:
+    """Follows a log, also one that is being written.
+
+    :ivar place: where the next entry begins, or what the emulator has not finished yet.
+    :ivar unflushed: how many writes there are since the last flush, as far as it was followed.
+    """
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        self.place = 0
+        self.unflushed = 0
+
+    def further(self) -> Iterator[Written]:
+        """The entries that are there by now and were not at the last call."""
+        with self._log.open("rb") as file:
+            head = file.read(SUPER.size)
+            if len(head) < SUPER.size:
+                return
+            magic, version, _, sector = SUPER.unpack(head)
+            assert (magic, version) == (MAGIC, 1), f"{self._log} is no log of writes"
+            self.place = self.place or sector
+            fd, end = file.fileno(), os.fstat(file.fileno()).st_size
+            while self.place + ENTRY.size <= end:
+                first, count, flags, _ = ENTRY.unpack(os.pread(fd, ENTRY.size, self.place))
+                length = 0 if flags & DISCARD else count * sector
+                data = self.place + sector
+                if not (count or flags) or data + length > end:  # not written yet, or cut off
+                    return
+                self.place = data + length
+                if flags & FLUSH:
+                    self.unflushed = 0
+                elif length and not flags & FUA:
+                    self.unflushed += 1
+                yield Written(first * sector, length, flags, data)
 
 
 def _anything_after(log: Path, place: int) -> bool:
-    fd = os.open(log, os.O_RDONLY)
-    try:
+    """Whether the log goes on behind an entry that was never written. One that the end has cut off is no such."""
+    with log.open("rb") as file:
+        fd, end = file.fileno(), os.fstat(file.fileno()).st_size
+        if any(os.pread(fd, ENTRY.size, place)):
+            return False
         try:
             data = os.lseek(fd, place, os.SEEK_DATA)
         except OSError:
             return False
-        while data < os.fstat(fd).st_size and (piece := os.pread(fd, COPY, data)):
+        while data < end and (piece := os.pread(fd, COPY, data)):
             if any(piece):
                 return True
             data += len(piece)
         return False
-    finally:
-        os.close(fd)
 
 
 def after_the_cut(entries: Sequence[Written], dice: random.Random, share: float) -> tuple[list[Piece], Loss]:

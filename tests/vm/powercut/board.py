@@ -3,7 +3,7 @@ line of our own to ask it questions.
 
     card.img    what is on the card for certain, at power on
     disk.qcow2  a layer over it that takes the writes of one boot, and goes with it
-    writes.log  every write and every flush of that boot, in order (edged's tests: blocklog)
+    writes.log  every write and every flush of that boot, in order (blocklog)
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from tests.vm.powercut import blocklog
 from tests.vm.powercut.blocklog import Loss
 
 BYTES, WRITES = 10_000_000, 500  # a second: what a card of application class A1 has to take (SD specification 5.1)
+CLOSED = '{"iops-write":1}'  # the fewest that qemu knows
+CLOSING = 2.0  # seconds at most
 
 
 class Board(Machine):
@@ -46,16 +48,38 @@ class Board(Machine):
         self.boot()
         self.booted_in = time.monotonic() - began
 
-    def lose_power(self, dice: random.Random, share: float) -> Loss:
+    def await_unflushed(self, writes: int, patience: float) -> None:
+        """Until so many writes are in the card's cache, or not within these seconds."""
+        watch, deadline = blocklog.Watch(self._log), time.monotonic() + patience
+        while time.monotonic() < deadline:
+            for _ in watch.further():
+                pass
+            if watch.unflushed >= writes:
+                return
+            time.sleep(0.002)
+
+    def lose_power(self, dice: random.Random, share: float) -> Loss | None:
         """The cut as a card knows it: of what was not flushed, `share` is lost. 0: the emulator is killed, and all that
-        the guest has issued is there."""
+        the guest has issued is there. None: likewise, for it isn't known what was not flushed."""
+        if self.is_on:
+            self._close_the_card()
         self.cut_power()
         if not (entries := blocklog.read(self._log)):  # killed between two of its writes to the log: no end is known
             subprocess.run(["qemu-img", "commit", "-q", os.fspath(self.disk)], check=True)
-            return Loss(0, 0, 0)
+            return None
         pieces, loss = blocklog.after_the_cut(entries, dice, share)
         blocklog.lay(self._log, self.card, pieces)
         return loss
+
+    def _close_the_card(self) -> None:
+        """It takes no more writes, and those under way are done: the log has no hole when the emulator is killed. What
+        waits to be taken is lost."""
+        self.monitor(f"qom-set -j /objects/card limits {CLOSED}")
+        size, quiet, deadline = -1, 0, time.monotonic() + CLOSING
+        while quiet < 3 and time.monotonic() < deadline:
+            time.sleep(0.02)
+            now = self._log.stat().st_size
+            size, quiet = now, quiet + 1 if now == size else 0
 
     def shut_down(self, patience: float = 600.0) -> float:
         took = super().shut_down(patience)
