@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from pathlib import Path
 
-from tests.vm.powercut.blocklog import ENTRY, FLUSH, FUA, MAGIC, PAGE, SUPER, Written, after_the_cut, lay, read
+from tests.vm.powercut.blocklog import ENTRY, FLUSH, FUA, MAGIC, PAGE, SUPER, Watch, Written, after_the_cut, lay, read
 
 SECTOR = 512
 
@@ -44,6 +44,25 @@ def test_a_log_with_a_hole_says_nothing(tmp_path: Path) -> None:
     second = 2 * SECTOR + PAGE
     log.write_bytes(whole[:second] + bytes(SECTOR + PAGE) + whole[second + SECTOR + PAGE :])
     assert read(log) == []
+
+
+def test_a_log_is_followed_while_it_grows_and_unflushed_writes_are_counted(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_bytes(b"")
+    watch = Watch(log)
+    assert list(watch.further()) == []
+    writes = [(n * PAGE, page(b"a"), 0) for n in range(3)]
+    counts = []
+    for entries in (
+        (),
+        writes[:1],
+        writes,
+        [*writes, (0, page(b"f"), FUA)],
+        [*writes, (0, page(b"f"), FUA), (0, b"", FLUSH)],
+    ):
+        log.write_bytes(logged(*entries))
+        counts.append((len(list(watch.further())), watch.unflushed))
+    assert counts == [(0, 0), (1, 1), (2, 3), (1, 3), (1, 0)]
 
 
 def test_what_was_flushed_is_kept_whatever_the_dice_say() -> None:

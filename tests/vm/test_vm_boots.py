@@ -66,6 +66,18 @@ echo "pods running: $n." > /dev/ttyS0; done'
 [Install]
 WantedBy=multi-user.target
 """
+# systemd sets a battery clock of 1970 to the day that it was built; a board whose systemd doesn't starts like this. Not
+# 0: Linux refuses a time of day that is below the time since the boot.
+NO_CLOCK = """[Unit]
+Description=a clock that nobody has set, for a test
+DefaultDependencies=no
+Before=edged.service
+[Service]
+Type=oneshot
+ExecStart=/bin/date -s @3600
+[Install]
+WantedBy=sysinit.target
+"""
 
 
 class Wanderer(Node):
@@ -127,16 +139,18 @@ def board(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Wanderer]:
             apply(fleet.client, manifest)
         one.runs_both()
         machine.write("/etc/systemd/system/teller.service", TELLER)
+        machine.write("/etc/systemd/system/no-clock.service", NO_CLOCK)
         machine.run("sync")
         yield one
 
 
+@pytest.mark.vm_ci
 def test_a_board_without_a_clock_runs_its_pods_and_finds_its_hub_and_survives_the_leap(board: Wanderer) -> None:
-    board.machine.run("sync")
+    board.machine.run("systemctl enable -q no-clock && sync")
     board.boots(clock="1970-01-01T00:00:00", link=False)
     board.runs_both()
     date = float(board.machine.run("date +%s"))
-    assert date < time.time() - 86400.0, "systemd sets a clock of 1970 to the day that it was built; no later"
+    assert date < 86400.0, "the first day of 1970"
     before = board.pids()
     board.machine.link(True)
     assert board.connects().hub.reason == ""
@@ -146,17 +160,20 @@ def test_a_board_without_a_clock_runs_its_pods_and_finds_its_hub_and_survives_th
         f"booted with a clock of {time.strftime('%F', time.gmtime(date))}: pods up, hub found in spite of today's dates"
     )
     board.machine.run(f"date -s @{time.time():.0f}")
-    time.sleep(20.0)
+    time.sleep(15.0)
     after = board.runs_both()
+    board.machine.run("systemctl disable -q no-clock && sync")
     assert board.pids() == before, "nothing is restarted because the clock has jumped"
     assert not [e for e in after.status.events if e.reason == "Evicted"]
     assert not after.status.conditions
 
 
 def test_a_board_that_has_never_a_right_clock_takes_what_is_new_from_its_hub(board: Wanderer) -> None:
+    """A battery clock that is wrong for good, but not as much: the day that systemd was built."""
     board.boots(clock="1970-01-01T00:00:00")
     board.runs_both()
     board.connects()
+    assert float(board.machine.run("date +%s")) < time.time() - 86400.0
     before = board.snapshot().generation
     manifest: dict[str, Any] = {**MANIFESTS[0], "spec": {**MANIFESTS[0]["spec"], "replicas": 1}}
     apply(board.fleet.client, manifest)
@@ -165,6 +182,7 @@ def test_a_board_that_has_never_a_right_clock_takes_what_is_new_from_its_hub(boa
     board.runs_both()
 
 
+@pytest.mark.vm_ci
 def test_a_board_without_any_network_card_runs_its_pods(board: Wanderer) -> None:
     board.machine.run("systemctl enable -q teller && sync")
     board.machine.cut_power()
@@ -196,13 +214,14 @@ def test_a_board_in_a_foreign_network_without_its_hub_serves_as_before(board: Wa
     assert board.snapshot().status.address.startswith("192.168.77.")
 
 
+@pytest.mark.vm_ci
 def test_a_board_with_a_full_disk_runs_its_pods_says_so_and_recovers_by_itself(board: Wanderer) -> None:
     machine = board.machine
     board.boots()
     board.runs_both()
     # 0 bytes free, for root, too: what mke2fs keeps for it is filled as well
-    machine.try_run("dd if=/dev/zero of=/var/lib/edged/../ballast bs=1M 2>/dev/null; sync", timeout=600.0)
-    machine.try_run("cat /dev/zero >> /var/lib/ballast2 2>/dev/null; sync")
+    machine.run("fallocate -l $(($(stat -f -c '%f * %S' /var/lib) - (32 << 20))) /var/lib/ballast")
+    machine.try_run("cat /dev/zero > /var/lib/ballast2 2>/dev/null; sync", timeout=600.0)
     free = int(machine.run("stat -f -c '%f' /var/lib/edged")) * 4096
     board.boots()
     up = board.runs_both()
