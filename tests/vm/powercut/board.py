@@ -56,7 +56,7 @@ class Board(Machine):
                 pass
             if watch.unflushed >= writes:
                 return
-            time.sleep(0.002)
+            time.sleep(0.005)
 
     def lose_power(self, dice: random.Random, share: float) -> Loss | None:
         """The cut as a card knows it: of what was not flushed, `share` is lost. 0: the emulator is killed, and all that
