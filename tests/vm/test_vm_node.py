@@ -142,6 +142,7 @@ def test_a_killed_container_is_started_again_in_a_new_cgroup(node: Node) -> None
 # ---------------------------------------------------------------- adoption
 
 
+@pytest.mark.vm_ci
 def test_a_restart_of_the_service_adopts_every_container(node: Node) -> None:
     before, daemon = pids(node.processes()), node.daemon()
     node.machine.run("systemctl restart edged")
@@ -150,6 +151,7 @@ def test_a_restart_of_the_service_adopts_every_container(node: Node) -> None:
     assert pids(node.processes()) == before
 
 
+@pytest.mark.vm_ci
 def test_a_stopped_service_leaves_its_containers_running(node: Node) -> None:
     before = pids(node.processes())
     node.machine.run("systemctl stop edged")
