@@ -92,7 +92,8 @@ def test_exec_in_a_terminal_of_its_own_has_the_clients_size(kubectl: Kubectl) ->
 
 
 def test_interrupting_a_terminal_interrupts_what_runs_there(kubectl: Kubectl) -> None:
-    typed = Typed(kubectl, "exec", "-it", "web", "--", "sh", "-c", "echo ready; sleep 1000")
+    # exec: a shell that is just about to fork when it is interrupted waits for a child that was not
+    typed = Typed(kubectl, "exec", "-it", "web", "--", "sh", "-c", "echo ready; exec sleep 1000")
     typed.until(b"ready")
     typed.say(b"\x03")
     assert typed.ends() == 130
@@ -321,7 +322,7 @@ class Typed:
 
     def ends(self) -> int:
         with contextlib.suppress(OSError):
-            while os.read(self._ours, 65536):
+            while select.select([self._ours], [], [], WAIT)[0] and os.read(self._ours, 65536):
                 pass
         os.close(self._ours)
         return self._process.wait(WAIT)
