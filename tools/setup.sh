@@ -9,7 +9,7 @@ purpose="${1:-demo}"
 # Each package with the program by which we notice that it is missing.
 runtime=(crun:crun conmon:conmon mosquitto:mosquitto nft:nftables dnsmasq:dnsmasq-base busybox:busybox-static
     ip:iproute2 unshare:util-linux umount:mount mke2fs:e2fsprogs)
-testing=(faketime:faketime htpasswd:apache2-utils skopeo:skopeo umoci:umoci docker-registry:docker-registry
+testing=(systemd-analyze:systemd faketime:faketime htpasswd:apache2-utils skopeo:skopeo umoci:umoci docker-registry:docker-registry
     chromium:chromium nsenter:util-linux initdb:postgresql)
 benching=(dockerd:docker.io podman:podman containerd:containerd losetup:mount)
 machines=(mmdebstrap:mmdebstrap qemu-system-x86_64:qemu-system-x86 qemu-img:qemu-utils

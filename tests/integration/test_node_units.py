@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 
-SYSTEMD = Path(__file__).parent.parent.parent / "systemd"
+from tests.analyzed import SYSTEMD, analyze, exposure, unexplained
+
 UNITS = sorted(p.name for p in SYSTEMD.glob("edged*") if p.suffix in (".service", ".socket"))
 # Of 10, systemd-analyze's scale. A daemon that is the parent of containers can't have most walls: its unit says why.
 CEILINGS = {"edged.service": 9.6, "edged-pods.service": 2.1, "edged-dashboard.service": 2.1}
@@ -19,14 +18,6 @@ BREAKS_CONTAINERS = re.compile(
     "|NoNewPrivileges|Restrict|SystemCall|MemoryDenyWriteExecute|LockPersonality|CapabilityBoundingSet|User|DynamicUser"
     "|MountFlags|UMask)"
 )
-
-
-def analyze(*words: str) -> str:
-    program = shutil.which("systemd-analyze")
-    assert program is not None, "NOTHING WAS CHECKED: systemd-analyze is missing here; apt-get install systemd"
-    done = subprocess.run([program, *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(words)}\n{done.stdout}{done.stderr}"
-    return done.stdout + done.stderr
 
 
 def settings(unit: str) -> list[tuple[str, str]]:
@@ -42,10 +33,8 @@ def test_systemd_finds_nothing_to_complain_of_in_the_nodes_units(tmp_path: Path)
 
 @pytest.mark.parametrize("unit", CEILINGS)
 def test_the_exposure_of_a_node_stays_below_its_ceiling(unit: str) -> None:
-    told = analyze("security", "--offline=true", "--no-pager", str(SYSTEMD / unit))
-    found = re.search(r"Overall exposure level for \S+: ([\d.]+)", told)
-    assert found, told
-    assert float(found[1]) <= CEILINGS[unit], told
+    score, told = exposure(unit)
+    assert score <= CEILINGS[unit], told
 
 
 def test_every_service_of_the_node_has_a_ceiling() -> None:
@@ -63,14 +52,5 @@ def test_a_node_never_gives_up_starting() -> None:
 
 @pytest.mark.parametrize("unit", UNITS)
 def test_every_line_of_a_nodes_unit_that_is_not_obvious_has_a_reason(unit: str) -> None:
-    """Each block of settings follows a comment; what only says who and what it is needs none."""
     obvious = ("Description=", "Documentation=", "WantedBy=")
-    explained, bare = False, []
-    for line in (SYSTEMD / unit).read_text().splitlines():
-        if line.startswith("#"):
-            explained = True
-        elif not line or line.startswith("["):
-            explained = False
-        elif not explained and not line.startswith(obvious):
-            bare.append(line)
-    assert bare == []
+    assert unexplained(unit, obvious) == []
