@@ -26,7 +26,7 @@ from tests.vm.powercut.home import Home, Seen
 USUAL_BOOT = 18.0  # seconds until ssh answers on a quiet machine: the measure of all windows
 PATIENCE = 300.0
 BURSTS = (1, 4, 16, 48)  # unflushed writes that a cut waits for
-BURST_PATIENCE = 6.0  # seconds; ext4 commits every five
+BURST_PATIENCE = 8.0  # seconds; ext4 commits every five
 LOOK = Path(__file__).with_name("look.py")
 SETTINGS = """
 [images.registries."{registry}"]
@@ -40,7 +40,7 @@ class Cut(NamedTuple):
     """One line of the plan.
 
     :ivar moment: share of the deed's window that has passed.
-    :ivar burst: from then on the cut waits a little until so many writes are unflushed; 0: it doesn't.
+    :ivar burst: from then on the cut waits until so many writes are unflushed, or fewer as time goes by; 0: it doesn't.
     :ivar share: of the unflushed writes that the card loses; 0: the emulator is killed and no more.
     :ivar settled: all that earlier cuts have left undone is done first.
     """
