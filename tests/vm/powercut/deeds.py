@@ -135,6 +135,6 @@ DEEDS = {
     "deploy": Deed(deploy, 7.0),
     "update": Deed(update, 6.0),
     "rotate": Deed(rotate, 3.0),
-    "install": Deed(install, 40.0, bring_wheels),
+    "install": Deed(install, 25.0, bring_wheels),
     "upgrade": Deed(upgrade, 12.0),
 }
