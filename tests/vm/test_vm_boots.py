@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -107,10 +108,11 @@ class Wanderer(Node):
         return {one.pid for one in self.processes().values()}
 
     def serves(self) -> None:
-        """From inside a pod, by the Service's address."""
+        """From inside a pod, by the Service's address. Debian's static busybox can't be asked: its wget crashes."""
         service = self.fleet.client.call("GET", "/api/v1/namespaces/default/services/web")
         address, pid = service["spec"]["clusterIP"], min(self.pids())
-        ask = f"nsenter -t {pid} -n busybox wget -T 10 -qO- http://{address}/"
+        http = f"exec 3<>/dev/tcp/{address}/80; printf 'GET / HTTP/1.0\\r\\n\\r\\n' >&3; tail -n 1 <&3"
+        ask = f"nsenter -t {pid} -n timeout 10 bash -c {shlex.quote(http)}"
         self.eventually(lambda: self.machine.try_run(ask).stdout == b"here\n", f"an answer from {address}")
 
     def eventually(self, true: Callable[[], bool], what: str, patience: float = 300.0) -> None:
