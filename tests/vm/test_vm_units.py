@@ -182,9 +182,6 @@ def test_a_power_cut_in_the_middle_of_an_upgrade_that_hangs_ends_in_the_version_
 def test_a_daemon_that_hangs_is_bitten_and_the_next_one_adopts_every_container(upgraded: Node) -> None:
     node = upgraded
     before, daemon = pids(node), node.daemon()
-    node.notes.append(
-        "before the bite: " + node.machine.run("journalctl -b -u edged --no-pager | grep -v left-over; :")
-    )
     node.machine.run(f"kill -STOP {daemon}")
     until(node, lambda: node.daemon() not in (0, daemon), "another daemon", 300.0)
     node.all_running()
