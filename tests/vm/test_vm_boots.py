@@ -216,7 +216,6 @@ def test_a_board_in_a_foreign_network_without_its_hub_serves_as_before(board: Wa
     assert board.snapshot().status.address.startswith("192.168.77.")
 
 
-@pytest.mark.vm_ci
 def test_a_board_with_a_full_disk_runs_its_pods_says_so_and_recovers_by_itself(board: Wanderer) -> None:
     machine = board.machine
     board.boots()

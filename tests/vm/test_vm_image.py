@@ -108,7 +108,6 @@ def told(machine: Machine) -> str:
     return machine.run("journalctl -b -u edged-firstboot -u edged-join -u edged --no-pager -n 80; systemctl --failed")
 
 
-@pytest.mark.vm_ci
 def test_a_flashed_card_joins_by_the_file_on_its_boot_partition_and_runs_a_pod(
     request: pytest.FixtureRequest, tmp_path: Path, person: tuple[Path, str], writable: Flash, fleet: Fleet
 ) -> None:
