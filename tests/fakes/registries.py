@@ -153,7 +153,7 @@ class Link:
                 upward.join()
 
     def _upward(self, client: socket.socket, server: socket.socket) -> None:
-        with contextlib.suppress(OSError):
+        try:
             client.settimeout(0.1)
             while not self._closing.is_set():
                 try:
@@ -163,7 +163,11 @@ class Link:
                 if not data:
                     break
                 server.sendall(self.rewrite(data))
-            server.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass  # a client that was killed resets the connection
+        finally:  # in any case: whoever waits for the server's answer is to hear that it is over
+            with contextlib.suppress(OSError):
+                server.shutdown(socket.SHUT_RDWR)
 
     def _downward(self, client: socket.socket, server: socket.socket) -> None:
         left = self.cut_after
