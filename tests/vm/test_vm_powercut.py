@@ -35,7 +35,6 @@ CORES = 2  # of all boards together
 
 @needs_registry
 @pytest.mark.root
-@pytest.mark.vm_ci
 def test_a_board_that_loses_its_power_at_any_moment_comes_back_whole(request: pytest.FixtureRequest) -> None:
     assert not (missing := image.missing_tools()), f"apt-get install --no-install-recommends {' '.join(missing)}"
     seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
