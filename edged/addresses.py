@@ -10,7 +10,7 @@ import struct
 from collections.abc import Iterator
 
 SIOCGIFFLAGS, SIOCGIFADDR = 0x8913, 0x8915  # netdevice(7)
-IFF_UP, IFF_LOOPBACK = 0x1, 0x8
+IFF_UP, IFF_LOOPBACK, IFF_RUNNING = 0x1, 0x8, 0x40
 IFREQ = struct.Struct("16s24s")
 
 
@@ -51,6 +51,26 @@ def is_up_with(interface: str, address: str) -> bool:
             return bool(flags & IFF_UP) and _ask(probe, SIOCGIFADDR, interface)[4:8] == socket.inet_aton(address)
         except OSError:
             return False
+
+
+def has_line() -> bool:
+    """Something is plugged in that may lead to a network: a cable with a carrier, or a radio, which takes a while to
+    find its access point. Bridges and virtual cables count only on a machine that has nothing else."""
+    real: list[bool] = []
+    virtual: list[bool] = []
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                (flags,) = struct.unpack_from("H", _ask(probe, SIOCGIFFLAGS, name))
+            except OSError:  # it is gone
+                continue
+            if flags & IFF_LOOPBACK or _is_pods_bridge(name):
+                continue
+            place = f"/sys/class/net/{name}"
+            may_find = os.path.exists(f"{place}/phy80211") and flags & IFF_UP  # noqa: PTH110
+            kind = real if os.path.exists(f"{place}/device") else virtual  # noqa: PTH110
+            kind.append(bool(may_find or flags & IFF_RUNNING))
+    return any(real or virtual)
 
 
 def forwards() -> bool:

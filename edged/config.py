@@ -166,6 +166,9 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     log_disk_node_bytes: int = 128 << 20  # of all logs on disk, those of pods that are gone included
     # who resets a board whose kernel hangs: "required", "automatic" or "off" (edged.board_watchdog)
     hardware_watchdog: str = "automatic"
+    # seconds for which, after a boot, pods that the hub may have moved meanwhile wait for its word (docs/nodes.md);
+    # 0 = they start at once. Emulated boards with a line had heard their hub 2 to 7 s after the daemon's start
+    hub_wait: float = 10.0
     labels: dict[str, str] = {}
     network: NetworkConfig = NetworkConfig()
     uplink: UplinkConfig = UplinkConfig()

@@ -31,10 +31,11 @@ from edged.decide.attempts import NEVER
 from edged.decide.steps import Plan, PrepareSandbox, SyncServices
 from edged.deeds import Deeds
 from edged.endings import Endings
+from edged.first_word import FirstWord
 from edged.keeping import Keeper
 from edged.machine import Machine
 from edged.materials import Materials
-from edged.model import Capacity, ContainerPhase, Desired, NodeStatus, Observed, PodStatus, RestartPolicy
+from edged.model import Capacity, ContainerPhase, Desired, LinkState, NodeStatus, Observed, PodStatus, RestartPolicy
 from edged.prober import Patient, Prober
 from edged.runtime.api import Runtime
 from edged.sources import StepSource, WorkingSets, unknown_working_sets
@@ -91,6 +92,8 @@ class Daemon:
         self._changed = asyncio.Condition()
         self._teller = Teller(uplink.report, self._title_of, machine.wall)
         self._keeper = Keeper(config, store, self._teller.event, self._wake.set, boottime, machine.wall)
+        alone = uplink.state.state is LinkState.LOCAL
+        self._first_word = FirstWord(self.started + (0.0 if alone else config.hub_wait), machine.line)
         self._endings = Endings(config.state)
         materials = Materials(self._keeper, self.capacity, config.name, uplink.unseal, machine.address)
         executor = Executor(runtime, images, puller, materials.of, materials.logins)
@@ -200,11 +203,11 @@ class Daemon:
         if self._adopts():  # traffic stays where it is, and nobody is told that all pods are down
             rest = tuple(s for s in planned.steps if not isinstance(s, SyncServices))
             self._deeds.begin(rest, tasks, self.generation)
-            return min(planned.wake_at, self.started + ADOPTION)
+            return min(planned.wake_at, self.started + ADOPTION, self._first_word.until())
         self._deeds.begin(planned.steps, tasks, self.generation)
         self._endings.note(self._final(), self._keeper.pods)
         self._teller.report(self.status)
-        return min(planned.wake_at, self._keeper.save_at)
+        return min(planned.wake_at, self._keeper.save_at, self._first_word.until())
 
     def _adopts(self) -> bool:
         """Is it still to be found out how those are that ran before this daemon did?"""
@@ -238,6 +241,7 @@ class Daemon:
             claim_sizes=dict(deeds.claim_sizes),
             killed=dict(deeds.killed),
             wall=self._wall(),
+            unheard=self._first_word.is_awaited(self._keeper.inbox.heard, self._boottime()),
             ended=self._endings.known,
         )
 

@@ -25,6 +25,7 @@ class Inbox:
 
     Invariant: `generation` never goes down while the daemon runs; it starts with the stored one.
 
+    :ivar heard: a document has come that was not refused, be it the one that was here already.
     :ivar past: a moment (seconds since 1970) that is certainly past; a clock that says less is wrong.
     """
 
@@ -33,6 +34,7 @@ class Inbox:
         self._newest: Desired | None = None
         self.generation = generation
         self.digest = digest
+        self.heard = False
         self.refusals = 0
         self.last_refusal = ""
         self.refused_generation = 0
@@ -41,13 +43,16 @@ class Inbox:
     def offer(self, desired: Desired, digest: bytes = b"") -> bool:
         """Take a verified document; False if it is the one we already have. Older ones are refused aloud."""
         if desired.generation == self.generation and digest == self.digest:
+            if not self.heard:
+                self.heard = True
+                self._wake()
             return False
         if desired.generation <= self.generation:
             kind = "other content for" if desired.generation == self.generation else "an older"
             reason = f"{kind} generation {desired.generation}; this node has {self.generation}"
             self.refuse(reason, desired.generation)
             return False
-        self.generation, self.digest, self._newest = desired.generation, digest, desired
+        self.generation, self.digest, self._newest, self.heard = desired.generation, digest, desired, True
         self._wake()
         return True
 

@@ -15,6 +15,7 @@ from cloudlink.kube.compile_volumes import mount, resource_reference, volume_sou
 from cloudlink.kube.pod import PRIORITY_CLASSES, PodDNSConfig
 from cloudlink.kube.probes import GRPCAction, HTTPGetAction
 from cloudlink.kube.security import Capabilities, SeccompProfile
+from cloudlink.kube.taints import FOREVER, OF_LIFE, endures
 from edged import model
 
 Claims = Mapping[str, core.PersistentVolumeClaim]  # by "namespace/name"
@@ -57,6 +58,7 @@ def compile_pod(pod: core.Pod, claims: Claims | None = None) -> model.Pod:
         annotations=_referred("metadata.annotations", meta.annotations, fields),
         service_account=(spec.service_account_name or spec.service_account or "default") if account else "",
         log_target=log_target(meta.annotations),
+        stays=_stays(spec),
         **_start(meta.annotations),
     )
 
@@ -64,6 +66,15 @@ def compile_pod(pod: core.Pod, claims: Claims | None = None) -> model.Pod:
 def host_name(pod: core.Pod) -> str:
     """The kernel takes 64 bytes; Kubernetes cuts pod names the same way."""
     return pod.spec.hostname or pod.metadata.name[:63].rstrip("-.")
+
+
+def _stays(spec: core.PodSpec) -> bool:
+    """It is started nowhere else while its node is lost: it stands that for ever, or its data is there. The rule of
+    cloudlink.hub.controllers.eviction, for a node that asks itself after a boot whether it still has this pod."""
+    if any(v.persistent_volume_claim is not None for v in spec.volumes):
+        return True
+    lost = (core.Taint(key=key, effect="NoExecute") for key in OF_LIFE)
+    return all(endures(taint, spec.tolerations) == FOREVER for taint in lost)
 
 
 def _start(annotations: Mapping[str, str]) -> dict[str, Any]:

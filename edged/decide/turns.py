@@ -1,8 +1,11 @@
-"""Pods with a time: which of them may not begin yet, which not any more, and which must make way.
+"""Pods that may not begin yet or not any more, and which must make way: those with a time, those that may have moved.
 
 The hub hands out the pods of a CronJob's coming times ahead (Pod.start_at). The node begins each at its time, by its
 own clock, hub or no hub; those of one CronJob (Pod.turn) look to each other, by its concurrencyPolicy. A board that
 doesn't know the time begins none of them: a sprinkler at the wrong hour does more harm than one that is late.
+
+After a boot, pods that the hub may have moved meanwhile wait for its first word, for as long as Observed.unheard says:
+a board that was away for an hour would else run for some seconds what runs elsewhere by now.
 
 Of several whose time has come before one could begin, only the newest begins, as Kubernetes makes up for one missed
 time at most. What has begun is never looked at again here, whatever the clock does then.
@@ -21,6 +24,8 @@ MISSED = "MissedStart"
 NOT_YET = "WaitingForTime"
 BUSY = "WaitingForTurn"
 REPLACED = "Replaced"
+UNHEARD = "WaitingForHub"
+MAY_HAVE_MOVED = "the hub may have moved it while this node was off; it starts when the hub has spoken, or soon without"
 
 
 class Turns(Value, frozen=True):
@@ -37,12 +42,13 @@ class Turns(Value, frozen=True):
 def turns(desired: Desired, observed: Observed, attempts: Mapping[str, Sequence[ContainerState]]) -> Turns:
     """:param attempts: `by_pod` of the observed containers."""
     timed = [p for p in desired.pods if p.start_at is not None]
-    if not timed:
+    movable = [p for p in desired.pods if not p.stays] if observed.unheard else []
+    if not timed and not movable:
         return Turns()
     sandboxes = {s.pod_uid: s for s in observed.sandboxes}
-    begun = {p.uid for p in timed if p.uid in sandboxes or p.uid in attempts or p.uid in observed.ended}
+    begun = {p.uid for p in desired.pods if p.uid in sandboxes or p.uid in attempts or p.uid in observed.ended}
     going = [p for p in timed if p.uid in begun and not _is_over(p, sandboxes, attempts, observed)]
-    held: dict[str, tuple[str, str]] = {}
+    held = {p.uid: (UNHEARD, MAY_HAVE_MOVED) for p in movable if p.uid not in begun}
     replaced: dict[str, str] = {}
     next_in = float("inf")
     for pod in timed:

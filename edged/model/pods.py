@@ -67,6 +67,7 @@ class Pod(Value, frozen=True):
     :ivar labels, annotations: those of the pod, present only where a downward reference needs them.
     :ivar start_at: wall-clock second before which it isn't started; None = at once. `start_by`: after which it isn't
         started any more. See edged.decide.turns.
+    :ivar stays: nobody starts it elsewhere, however long this node is away; after a boot it need not wait for the hub.
     :ivar turn: pods with the same one follow each other as `turn_policy` says; "" = it follows nobody.
     """
 
@@ -100,6 +101,7 @@ class Pod(Value, frozen=True):
     start_by: float | None = None
     turn: str = ""
     turn_policy: Turn = Turn.ALLOW
+    stays: bool = False
 
     @property
     def title(self) -> str:

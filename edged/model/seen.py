@@ -174,6 +174,7 @@ class Observed(Value, frozen=True):
     :ivar claim_sizes: bytes that they hold, by uid, as far as this daemon has seen to it.
     :ivar killed: container id -> when it was last sent SIGKILL.
     :ivar wall: seconds since 1970; None where the clock can't be right.
+    :ivar unheard: the hub may yet say which pods it has moved while this node was away (edged.first_word).
     :ivar ended: pods that are not started again: uid -> the last that was told of it (edged.endings).
     """
 
@@ -191,4 +192,5 @@ class Observed(Value, frozen=True):
     claim_sizes: Mapping[str, int] = {}
     killed: Mapping[str, float] = {}
     wall: float | None = None
+    unheard: bool = False
     ended: Mapping[str, PodStatus] = {}

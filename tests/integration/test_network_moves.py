@@ -329,3 +329,29 @@ async def main():
 asyncio.run(main())
 """
     assert isolated(lab, script, own_net=True) == "0\n"
+
+
+def test_a_line_is_a_cable_with_something_at_its_other_end(lab: Lab) -> None:
+    script = """
+import subprocess
+from edged.addresses import has_line
+def ip(*words):
+    subprocess.run(["ip", "link", *words], check=True)
+async def main():
+    said = [has_line()]
+    ip("set", "lo", "up")
+    network = Network(config, run_dir)
+    await network.open()
+    said.append(has_line())
+    ip("add", "cable0", "type", "veth", "peer", "cable1")
+    ip("set", "cable0", "up")
+    said.append(has_line())
+    ip("set", "cable1", "up")
+    said.append(has_line())
+    ip("set", "cable1", "down")
+    said.append(has_line())
+    await network.teardown()
+    print(*said)
+asyncio.run(main())
+"""
+    assert isolated(lab, script, own_net=True) == "False False False True False\n"

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import msgspec
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -261,6 +262,29 @@ def test_what_the_container_says_wins_over_the_pod() -> None:
     own, pods = compile_pod(pod("a", containers=containers, securityContext=context)).containers
     assert (own.security.user, own.security.group, own.security.non_root) == (0, 6, False)
     assert (pods.security.user, pods.security.non_root, pods.security.seccomp) == (5, True, "Unconfined")
+
+
+def tolerating(**more: Any) -> list[dict[str, Any]]:
+    return [
+        {"key": f"node.kubernetes.io/{what}", "operator": "Exists", "effect": "NoExecute", **more}
+        for what in ("unreachable", "not-ready")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spec", "stays"),
+    [
+        ({"tolerations": tolerating(tolerationSeconds=300)}, False),
+        ({"tolerations": tolerating()[:1]}, False),
+        ({}, False),
+        ({"tolerations": tolerating()}, True),
+        ({"tolerations": [{"operator": "Exists"}]}, True),
+        ({"volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data"}}]}, True),
+    ],
+    ids=["for five minutes", "unreachable only", "no toleration", "for ever", "everything", "its data is there"],
+)
+def test_a_node_knows_which_pods_stay_its_own_while_it_is_away(spec: dict[str, Any], stays: bool) -> None:
+    assert compile_pod(pod("web", **spec)).stays is stays
 
 
 def test_the_node_finds_the_same_references_as_the_hub_and_the_hub_adds_registry_logins() -> None:

@@ -19,7 +19,7 @@ from tests.vm.fleet import Fleet
 from tests.vm.hardware import Hardware
 from tests.vm.lifetime import a_machine, notes_of
 from tests.vm.machine import Machine
-from tests.vm.node import IMAGE, MIB, Node
+from tests.vm.node import ENABLE, IMAGE, MIB, Node
 
 pytestmark = pytest.mark.root
 NAME = "wanderer"
@@ -135,7 +135,7 @@ def board(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Wanderer]:
         machine.boot()
         one = Wanderer(machine, notes_of(request), fleet)
         fleet.join_machine(machine, NAME)
-        machine.run("systemctl enable -q --now edged", timeout=600.0)
+        machine.run(ENABLE)
         fleet.until_ready(NAME)
         for manifest in MANIFESTS:
             apply(fleet.client, manifest)

@@ -13,8 +13,9 @@ from tests.vm import installed
 from tests.vm.fleet import Fleet
 from tests.vm.hardware import Hardware
 from tests.vm.lifetime import a_machine, notes_of
-from tests.vm.node import MIB, PARENT, Node, Running
+from tests.vm.node import ENABLE, MIB, PARENT, Node, Running
 from tests.vm.prober import Prober
+from tests.vm.witness import NO_PODS
 
 NAME = "small"
 PODS = "/api/v1/namespaces/default/pods"
@@ -56,7 +57,7 @@ def board(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Node]:
     with a_machine(request, installed.build(), Hardware(memory=512), "pressure") as machine:
         machine.boot()
         fleet.join_machine(machine, NAME)
-        machine.run("systemctl enable -q --now edged", timeout=900.0)
+        machine.run(ENABLE)
         fleet.until_ready(NAME)
         for one in INNOCENT:
             apply(fleet.client, one)
@@ -151,8 +152,15 @@ def test_when_the_hogs_are_gone_the_board_is_as_before(board: Node, fleet: Fleet
     fleet.wait("MemoryPressure to end", lambda: fleet.node_is(NAME, "MemoryPressure", "False"))
     untouched(board, was)
     assert ready(fleet) == {p["metadata"]["name"] for p in INNOCENT}
-    held = board.machine.run(f"cd /sys/fs/cgroup{PARENT} && cat */cgroup.freeze */memory.high").split()
-    assert held == ["0"] * len(INNOCENT) + ["max"] * len(INNOCENT)
+    fleet.wait("the hogs' cgroups to be gone", lambda: len(held(board)) == len(INNOCENT), lambda: str(held(board)))
+    assert set(held(board).values()) == {("0", "max")}, "neither frozen nor squeezed"
+
+
+def held(board: Node) -> dict[str, tuple[str, str]]:
+    """Cgroup of each pod -> its cgroup.freeze and memory.high."""
+    show = 'for pod in */; do echo "$pod $(cat "$pod/cgroup.freeze" "$pod/memory.high" | xargs)"; done'
+    lines = board.machine.run(f"cd /sys/fs/cgroup{PARENT} && {show}").splitlines()
+    return {name: (frozen, high) for name, frozen, high in map(str.split, lines) if name.strip("/") not in NO_PODS}
 
 
 def innocent_uids(fleet: Fleet) -> set[str]:

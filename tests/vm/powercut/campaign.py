@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from cloudlink import trust
 from edged.model import Desired
+from tests.vm.node import ENABLE
 from tests.vm.powercut import findings
 from tests.vm.powercut.blocklog import Loss
 from tests.vm.powercut.board import Board
@@ -150,7 +151,7 @@ class Campaign:
         board.run(VERSIONS, timeout=600.0)
         home.house.join_machine(board, self.node)
         board.run("cat >> /etc/edged/node.toml", stdin=SETTINGS.format(registry=home.registry).encode())
-        board.run("systemctl enable -q --now edged", timeout=600.0)
+        board.run(ENABLE)
         self._key = base64.b64decode(board.run("base64 -w0 /var/lib/edged/identity/seal.key"))
         settle_in(self._scene(Cut(0, "", 0, 0, 0, True, 0)))
         self._until_done("the first pods")
