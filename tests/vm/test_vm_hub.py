@@ -265,7 +265,7 @@ def tool(name: str) -> Any:
 def a_broken_wheelhouse(folder: Path) -> str:
     """One whose hub ends before it serves; its VERSION."""
     wheelhouse = tool("wheelhouse")
-    wheelhouse.make(folder, wheelhouse.Target("amd64", image.PYTHONS[image.own_release()]), ["hub", "postgresql"])
+    wheelhouse.make(folder, wheelhouse.Target("amd64", image.PYTHONS[image.default_release()]), ["hub", "postgresql"])
     [own] = folder.glob("edged-*.whl")
     spoil(own, "cloudlink/hub/app.py", lambda text: text + "\nraise SystemExit('this version is broken')\n")
     (folder / "requirements.txt").unlink()
