@@ -6,11 +6,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
-from tests.postgres_lab import Cluster, a_cluster, programs
+if TYPE_CHECKING:
+    from tests.postgres_lab import Cluster
 
 CI = os.environ.get("CI") == "true"
 
@@ -40,6 +42,8 @@ def cannot_run(item: pytest.Item) -> str:
 @pytest.fixture(scope="session")
 def postgresql() -> Iterator[Cluster]:
     """One real PostgreSQL for all tests of a worker; each takes a database of its own."""
+    from tests.postgres_lab import a_cluster, programs  # a node runs its suites without the hub's packages
+
     if programs() is None and not CI:
         pytest.skip("needs PostgreSQL (Debian package postgresql)")
     with a_cluster() as cluster:
