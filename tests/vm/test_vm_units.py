@@ -58,8 +58,8 @@ def quick(whole_run: Node) -> Iterator[Node]:
     folder = "/etc/systemd/system/edged.service.d"
     machine.run(f"mkdir -p {folder} && cat > {folder}/quick.conf && systemctl daemon-reload", stdin=QUICK.encode())
     yield whole_run
-    machine.run(f"rm {folder}/quick.conf && systemctl daemon-reload")
     machine.run(f"{VERSION} switch source && systemctl restart edged", timeout=300.0)
+    machine.run(f"rm {folder}/quick.conf && systemctl daemon-reload && systemctl restart edged", timeout=300.0)
 
 
 @pytest.fixture(scope="module")
