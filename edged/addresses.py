@@ -67,10 +67,21 @@ def has_line() -> bool:
             if flags & IFF_LOOPBACK or _is_pods_bridge(name):
                 continue
             place = f"/sys/class/net/{name}"
-            may_find = os.path.exists(f"{place}/phy80211") and flags & IFF_UP  # noqa: PTH110
+            may_find = os.path.exists(f"{place}/phy80211") and bool(flags & IFF_UP)  # noqa: PTH110
             kind = real if os.path.exists(f"{place}/device") else virtual  # noqa: PTH110
-            kind.append(bool(may_find or flags & IFF_RUNNING))
+            kind.append(may_find or _has_carrier(place, flags))
     return any(real or virtual)
+
+
+def _has_carrier(place: str, flags: int) -> bool:
+    """By sysfs, where this network is in it: the flag is up to a second late, and set for one just set up."""
+    try:
+        with open(f"{place}/carrier", "rb") as carrier:  # noqa: PTH123
+            return carrier.read().strip() == b"1"
+    except FileNotFoundError:
+        return bool(flags & IFF_RUNNING)
+    except OSError:  # EINVAL: it is down
+        return False
 
 
 def forwards() -> bool:

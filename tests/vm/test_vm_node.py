@@ -271,7 +271,11 @@ def test_the_daemon_keeps_to_its_memory_budget(node: Node) -> None:
 
 # ---------------------------------------------------------------- the runtime's own tests, in there
 
-SUITES = ("tests/contract", "tests/integration/test_runtime_*.py", "tests/integration/test_network_*.py")
+SUITES = (
+    "tests/contract/test_runtime_contract*.py",
+    "tests/integration/test_runtime_*.py",
+    "tests/integration/test_network_*.py",
+)
 SUITES += ("tests/integration/test_services_*.py",)
 SUITES += ("tests/integration/test_volume_*.py", "tests/integration/test_quota_*.py")
 SUITES += ("tests/integration/test_claims_*.py",)
