@@ -146,6 +146,7 @@ def board(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Wanderer]:
         yield one
 
 
+@pytest.mark.vm_ci
 def test_a_board_without_a_clock_runs_its_pods_and_finds_its_hub_and_survives_the_leap(board: Wanderer) -> None:
     board.machine.run("systemctl enable -q no-clock && sync")
     board.boots(clock="1970-01-01T00:00:00", link=False)
@@ -183,6 +184,7 @@ def test_a_board_that_has_never_a_right_clock_takes_what_is_new_from_its_hub(boa
     board.runs_both()
 
 
+@pytest.mark.vm_ci
 def test_a_board_without_any_network_card_runs_its_pods(board: Wanderer) -> None:
     board.machine.run("systemctl enable -q teller && sync")
     board.machine.cut_power()

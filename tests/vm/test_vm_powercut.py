@@ -31,13 +31,15 @@ from tests.vm.powercut.home import a_home
 CUTS = int(os.environ.get("CUTS", "20"))
 BOARDS = int(os.environ.get("BOARDS", "2"))
 CORES = 2  # of all boards together
+CI = os.environ.get("CI") == "true"  # the same plan each time: a new find belongs to whoever looks for it at home
 
 
 @needs_registry
 @pytest.mark.root
+@pytest.mark.vm_ci
 def test_a_board_that_loses_its_power_at_any_moment_comes_back_whole(request: pytest.FixtureRequest) -> None:
     assert not (missing := image.missing_tools()), f"apt-get install --no-install-recommends {' '.join(missing)}"
-    seed = int(os.environ.get("SEED") or random.SystemRandom().randrange(1 << 32))
+    seed = int(os.environ.get("SEED") or (7 if CI else random.SystemRandom().randrange(1 << 32)))
     notes = notes_of(request)
     notes.append(f"power cuts: replay with SEED={seed} CUTS={CUTS} BOARDS={BOARDS} make test-powercut")
     folder = Path(tempfile.mkdtemp(prefix="edged-powercut-"))

@@ -114,6 +114,7 @@ def pressed(board: Node, fleet: Fleet) -> dict[str, str]:
     return during
 
 
+@pytest.mark.vm_ci
 def test_sshd_and_the_daemon_answer_while_hogs_are_dealt_with_and_the_hub_knows(board: Node, fleet: Fleet) -> None:
     before, was, daemon = numbers(board), board.processes(), board.daemon()
     board.notes.append("--- 512 MB, before the hogs: " + "; ".join(f"{k}: {v}" for k, v in before.items()))
