@@ -93,7 +93,7 @@ class Daemon:
         self._teller = Teller(uplink.report, self._title_of, machine.wall)
         self._keeper = Keeper(config, store, self._teller.event, self._wake.set, boottime, machine.wall)
         alone = uplink.state.state is LinkState.LOCAL
-        self._first_word = FirstWord(self.started + (0.0 if alone else config.hub_wait), machine.line)
+        self._first_word = FirstWord(self.started, 0.0 if alone else config.hub_wait, machine.line)
         self._endings = Endings(config.state)
         materials = Materials(self._keeper, self.capacity, config.name, uplink.unseal, machine.address)
         executor = Executor(runtime, images, puller, materials.of, materials.logins)
@@ -203,11 +203,11 @@ class Daemon:
         if self._adopts():  # traffic stays where it is, and nobody is told that all pods are down
             rest = tuple(s for s in planned.steps if not isinstance(s, SyncServices))
             self._deeds.begin(rest, tasks, self.generation)
-            return min(planned.wake_at, self.started + ADOPTION, self._first_word.until())
+            return min(planned.wake_at, self.started + ADOPTION, self._first_word.next_look(self._boottime()))
         self._deeds.begin(planned.steps, tasks, self.generation)
         self._endings.note(self._final(), self._keeper.pods)
         self._teller.report(self.status)
-        return min(planned.wake_at, self._keeper.save_at, self._first_word.until())
+        return min(planned.wake_at, self._keeper.save_at, self._first_word.next_look(self._boottime()))
 
     def _adopts(self) -> bool:
         """Is it still to be found out how those are that ran before this daemon did?"""

@@ -23,7 +23,7 @@ class Machine:
 
     :ivar boottime: seconds since boot; what is decided counts in these.
     :ivar wall: seconds since 1970, for people and for pods with a time: it may be wrong by decades.
-    :ivar line: whether it is connected to anything.
+    :ivar line: whether it is plugged into anything.
     :ivar watch_clock: takes who is to be told when `wall` is set; answers with what ends that.
     :ivar tell: word to whoever started us (sd_notify(3)), who wants a sign of life every `watchdog()` seconds; 0: no.
     """

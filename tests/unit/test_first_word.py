@@ -7,7 +7,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-import pytest
 from msgspec.structs import replace
 
 from edged.config import NodeConfig
@@ -40,21 +39,27 @@ def wanting(*pods: Pod, generation: int = 1) -> Desired:
 
 
 def test_the_hubs_word_is_awaited_until_it_comes_or_the_time_is_over() -> None:
-    assert FirstWord(10.0, lambda: True).is_awaited(heard=False, now=9.9)
-    assert not FirstWord(10.0, lambda: True).is_awaited(heard=True, now=0.0)
-    assert not FirstWord(10.0, lambda: True).is_awaited(heard=False, now=10.0)
+    assert FirstWord(100.0, 10.0, lambda: True).is_awaited(heard=False, now=109.9)
+    assert not FirstWord(100.0, 10.0, lambda: True).is_awaited(heard=True, now=100.0)
+    assert not FirstWord(100.0, 10.0, lambda: True).is_awaited(heard=False, now=110.0)
 
 
-def test_a_board_with_nothing_plugged_in_waits_for_nobody() -> None:
-    assert not FirstWord(10.0, lambda: False).is_awaited(heard=False, now=0.0)
+def test_a_board_with_nothing_plugged_in_waits_only_as_long_as_a_cable_takes() -> None:
+    assert FirstWord(100.0, 10.0, lambda: False).is_awaited(heard=False, now=102.9)
+    assert not FirstWord(100.0, 10.0, lambda: False).is_awaited(heard=False, now=103.0)
+    assert not FirstWord(100.0, 1.0, lambda: False).is_awaited(heard=False, now=101.0)
+
+
+def test_the_loop_is_told_when_to_look_again() -> None:
+    word = FirstWord(100.0, 10.0, lambda: True)
+    assert [word.next_look(now) for now in (100.0, 103.0)] == [103.0, 110.0]
 
 
 def test_once_over_the_waiting_does_not_begin_again() -> None:
     plugged = [False, True]
-    word = FirstWord(10.0, lambda: plugged.pop(0))
-    assert word.until() == 10.0
-    assert [word.is_awaited(heard=False, now=1.0) for _ in range(2)] == [False, False]
-    assert word.until() == float("inf")
+    word = FirstWord(100.0, 10.0, lambda: plugged.pop(0))
+    assert [word.is_awaited(heard=False, now=104.0) for _ in range(2)] == [False, False]
+    assert word.next_look(104.0) == float("inf")
 
 
 # ---------------------------------------------------------------- who waits
@@ -181,11 +186,18 @@ def test_a_hub_that_keeps_silent_is_waited_for_ten_seconds(tmp_path: Path) -> No
     boot(tmp_path, [pod("web")], story)
 
 
-@pytest.mark.parametrize(
-    ("link", "line"), [(LinkState.LOCAL, True), (LinkState.AWAY, False)], ids=["no hub", "no cable"]
-)
-def test_a_node_without_a_hub_or_a_line_starts_its_pods_at_once(tmp_path: Path, link: LinkState, line: bool) -> None:
+def test_a_node_without_a_hub_starts_its_pods_at_once(tmp_path: Path) -> None:
     async def story(one: Boot) -> None:
         await one.until_running("web")
 
-    boot(tmp_path, [pod("web")], story, link, line)
+    boot(tmp_path, [pod("web")], story, link=LinkState.LOCAL)
+
+
+def test_a_node_without_a_line_starts_its_pods_when_a_cable_would_have_come_up(tmp_path: Path) -> None:
+    async def story(one: Boot) -> None:
+        assert await one.rests() == []
+        one.now += 3.0
+        one.daemon.look_again()
+        await one.until_running("web")
+
+    boot(tmp_path, [pod("web")], story, line=False)
