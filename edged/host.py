@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
 from edged.addresses import own_address as own_address
@@ -18,11 +19,13 @@ from edged.model import Capacity
 PROC = Path("/proc")
 
 
-def claim(folder: Path) -> int:
+def claim(folder: Path, patience: float = 3.0) -> int:
     """Make this process the only daemon of a node: two would start every container twice and fight over names.
 
     The lock is on the folder itself (flock(2)), so nothing is written to flash, and the kernel lifts it when we die.
 
+    :param patience: seconds for a daemon that was killed a moment ago to be gone with all its threads and with helpers
+        that it had just forked.
     :returns: a descriptor that holds the claim while it is open.
     """
     try:
@@ -30,15 +33,20 @@ def claim(folder: Path) -> int:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as e:
         raise PermanentError(f"state_dir {folder} can't be used: {e.strerror}; edged needs root") from e
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-        os.close(descriptor)
-        raise PermanentError(f"another edged already works in {folder}; stop it, or name another state_dir") from e
-    except OSError as e:
-        os.close(descriptor)
-        raise PermanentError(f"state_dir {folder} can't be locked: {e.strerror}; use a local file system") from e
-    return descriptor
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return descriptor
+        except BlockingIOError as e:
+            if time.monotonic() < deadline:
+                time.sleep(0.05)
+                continue
+            os.close(descriptor)
+            raise PermanentError(f"another edged already works in {folder}; stop it, or name another state_dir") from e
+        except OSError as e:
+            os.close(descriptor)
+            raise PermanentError(f"state_dir {folder} can't be locked: {e.strerror}; use a local file system") from e
 
 
 def memory_info() -> dict[str, int]:
