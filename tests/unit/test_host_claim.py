@@ -14,7 +14,7 @@ from edged.errors import PermanentError
 
 def test_a_second_daemon_is_refused_and_told_what_to_do(tmp_path: Path) -> None:
     held = host.claim(tmp_path)
-    with pytest.raises(PermanentError, match="another edged already works in .*; stop it, or name another state_dir"):
+    with pytest.raises(PermanentError, match=r"another edged already works in .*; stop it, or name another state_dir"):
         host.claim(tmp_path, patience=0.0)
     os.close(held)
     os.close(host.claim(tmp_path, patience=0.0))
