@@ -54,7 +54,7 @@ INNOCENT = [
 @pytest.fixture(scope="module")
 def board(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Node]:
     """Joined to the hub on the host, with its innocent pods running."""
-    with a_machine(request, installed.build(), Hardware(memory=512), "pressure") as machine:
+    with a_machine(request, installed.build(), Hardware(memory=512, cores=1), "pressure") as machine:
         machine.boot()
         fleet.join_machine(machine, NAME)
         machine.run(ENABLE)
