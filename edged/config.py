@@ -184,6 +184,8 @@ class NodeConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(
                 f'hardware_watchdog is "{self.hardware_watchdog}"; it must be "required", "automatic" or "off"'
             )
+        if not self.hub_wait >= 0:  # this way round for nan, with which the waiting would never end
+            raise ValueError(f"hub_wait is {self.hub_wait}; it must be 0 or more seconds")
 
     @property
     def state(self) -> Path:

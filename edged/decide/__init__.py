@@ -6,6 +6,7 @@ frozen steps (`steps`), each with `describe()`; `edged.apply` is the only one wh
     plan         the whole decision; everything below answers one question of it
     admission    which pods may be here: the budget's word (`budget`), and one pod for each port of the machine
     lifecycle    how far a pod has come, and whose turn it is; `keep` turns that into steps, `ending` into ends
+    turns        which pods may not begin yet: their time hasn't come, or the hub may have moved them
     pulls, devices, claims, material, services    what pods need around them
     restart, health    when an ended container comes back; what probes make of a running one
     summary, happenings    what is told: the status, and what is news in it

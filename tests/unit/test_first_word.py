@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+import pytest
 from msgspec.structs import replace
 
 from edged.config import NodeConfig
@@ -60,6 +61,12 @@ def test_once_over_the_waiting_does_not_begin_again() -> None:
     word = FirstWord(100.0, 10.0, lambda: plugged.pop(0))
     assert [word.is_awaited(heard=False, now=104.0) for _ in range(2)] == [False, False]
     assert word.next_look(104.0) == float("inf")
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_a_wait_that_is_no_time_is_refused(seconds: float) -> None:
+    with pytest.raises(ValueError, match=r"hub_wait is .*; it must be 0 or more seconds"):
+        NodeConfig("node", hub_wait=seconds)
 
 
 # ---------------------------------------------------------------- who waits

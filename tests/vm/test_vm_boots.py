@@ -23,6 +23,7 @@ from tests.vm.node import ENABLE, IMAGE, MIB, Node
 
 pytestmark = pytest.mark.root
 NAME = "wanderer"
+HARDWARE = Hardware(management=True, cores=1)  # why one: README.md
 LABELS = {"app": "web"}
 MANIFESTS: list[dict[str, Any]] = [
     {
@@ -91,8 +92,7 @@ class Wanderer(Node):
     def boots(self, **hardware: Any) -> None:
         """The power is cut, and comes back with other hardware around."""
         self.machine.cut_power()
-        usual = Hardware(management=True, cores=1)
-        self.machine.hardware = replace(usual, **hardware)
+        self.machine.hardware = replace(HARDWARE, **hardware)
         self.machine.boot()
 
     def runs_both(self) -> Snapshot:
@@ -131,7 +131,7 @@ def pods(snapshot: Snapshot) -> Any:
 
 @pytest.fixture(scope="module")
 def board(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Wanderer]:
-    with a_machine(request, installed.build(), Hardware(management=True, cores=1), NAME) as machine:
+    with a_machine(request, installed.build(), HARDWARE, NAME) as machine:
         machine.boot()
         one = Wanderer(machine, notes_of(request), fleet)
         fleet.join_machine(machine, NAME)

@@ -18,6 +18,7 @@ from tests.vm.prober import Prober
 from tests.vm.witness import NO_PODS
 
 NAME = "small"
+HARDWARE = Hardware(memory=512, cores=1)  # why one core: README.md
 PODS = "/api/v1/namespaces/default/pods"
 IDLE = "trap 'exit 0' TERM; sleep 1d & wait"
 HOGS = {
@@ -54,7 +55,7 @@ INNOCENT = [
 @pytest.fixture(scope="module")
 def board(request: pytest.FixtureRequest, fleet: Fleet) -> Iterator[Node]:
     """Joined to the hub on the host, with its innocent pods running."""
-    with a_machine(request, installed.build(), Hardware(memory=512, cores=1), "pressure") as machine:
+    with a_machine(request, installed.build(), HARDWARE, "pressure") as machine:
         machine.boot()
         fleet.join_machine(machine, NAME)
         machine.run(ENABLE)
