@@ -34,6 +34,7 @@ STATE, RUN = Path("/var/lib/edged"), Path("/run/edged")
 CGROUPS = Path("/sys/fs/cgroup/system.slice/edged-pods.service")
 VERSIONS = Path("/opt/edged/versions")
 TICKS = os.sysconf("SC_CLK_TCK")
+EXECUTED = 15.0  # seconds within which a process that was told to execute its program has done so, on a slow board
 
 
 def main() -> None:
@@ -89,7 +90,7 @@ def containers() -> list[dict[str, Any]]:
         try:
             process = Path("/proc") / file.read_text().strip()
             started = int((process / "stat").read_text().rpartition(")")[2].split()[19]) / TICKS
-            variables = dict(v.split("=", 1) for v in (process / "environ").read_text().split("\0") if "=" in v)
+            revision = variables(process).get("REVISION", "")
             folder = process / "root" / "secret"
             secret = {e.name: e.read_text().split()[0] for e in folder.glob("key*")} if folder.is_dir() else {}
         except OSError:
@@ -100,11 +101,25 @@ def containers() -> list[dict[str, Any]]:
                 "name": name,
                 "attempt": int(attempt),
                 "started": started,
-                "revision": variables.get("REVISION", ""),
+                "revision": revision,
                 "secret": secret,
             }
         )
     return found
+
+
+def variables(process: Path) -> dict[str, str]:
+    """Those of the container's own program; each pod here has a REVISION.
+
+    A container is running as soon as its runtime has told it to execute its program (OCI runtime specification,
+    start). Until the kernel is through with that, its variables are the runtime's, or none (proc_pid_environ(5)).
+    """
+    deadline = time.monotonic() + EXECUTED
+    while True:
+        found = dict(v.split("=", 1) for v in (process / "environ").read_text().split("\0") if "=" in v)
+        if "REVISION" in found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.05)
 
 
 # ---------------------------------------------------------------- images
