@@ -54,8 +54,23 @@ def test_a_board_that_came_back_whole_gives_no_cause_for_complaint() -> None:
     assert unusual(FOUND, EXPECTED) == "nothing"
 
 
+def test_a_pod_may_wait_for_an_image_that_was_not_through() -> None:
+    found = copy.deepcopy(FOUND)
+    waiting(found, "ErrImagePull")
+    assert wrong(found, EXPECTED) == []
+    assert unusual(found, EXPECTED) == "1 pods wait for an image that was not through"
+
+
 def ended(found: dict[str, Any]) -> None:
     found["snapshot"]["status"]["pods"][0] |= {"ready": False, "phase": "Pending"}
+
+
+def waiting(found: dict[str, Any], reason: str) -> None:
+    """A pod that had not run before."""
+    found.update(must=[], containers=[])
+    found["kernel"].update(conmons=0)
+    pod = {"ready": False, "phase": "Pending", "containers": [{"reason": reason}]}
+    found["snapshot"]["status"]["pods"][0] |= pod
 
 
 DAMAGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
@@ -65,6 +80,8 @@ DAMAGES: list[tuple[Callable[[dict[str, Any]], Any], str]] = [
     (lambda f: f.update(wanted={"u2": "ns/x"}), "has other pods on the board"),
     (lambda f: f.update(damaged=["a", "b"]), "both slots"),
     (ended, "ran before and doesn't now"),
+    (lambda f: waiting(f, ""), "neither runs nor waits for its image: Pending []"),
+    (lambda f: waiting(f, "ContainerCreating"), "neither runs nor waits for its image: Pending ['ContainerCreating']"),
     (lambda f: f["containers"][0].update(revision="6"), "runs revision '6' of '7'"),
     (lambda f: f["containers"][0]["secret"].update(key1="v2"), "a mix of secrets"),
     (lambda f: f["containers"].append(dict(f["containers"][0])), "something runs twice"),

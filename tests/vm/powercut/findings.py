@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+from edged.decide.pulls import BACKOFF, ERR_PULL
 from edged.model import Desired
 from tests.vm.powercut.home import Seen
 
-WAITING = {"ErrImagePull", "ImagePullBackOff", "ContainerCreating", "PodInitializing"}
+WAITING = {ERR_PULL, BACKOFF}
 
 
 class Expected(NamedTuple):
@@ -60,8 +61,8 @@ def _pods(found: dict[str, Any], expected: Expected) -> Iterator[str]:
         reasons = {c["reason"] for c in pod["containers"]} - {""}
         if uid in found["must"]:
             yield f"pod {pod['name']} ran before and doesn't now: {pod['phase']} {sorted(reasons)}"
-        elif not reasons <= WAITING:
-            yield f"pod {pod['name']} waits for another reason than its image: {sorted(reasons)}"
+        elif not reasons or not reasons <= WAITING:
+            yield f"pod {pod['name']} neither runs nor waits for its image: {pod['phase']} {sorted(reasons)}"
     document = expected.documents.get(found["generation"])
     pods = {p.uid: p for p in document.pods} if document else {}
     for running in found["containers"]:

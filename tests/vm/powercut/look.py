@@ -24,10 +24,11 @@ from typing import Any
 import msgspec
 
 from edged.control import ControlClient
+from edged.decide.pulls import BACKOFF, ERR_PULL
 from edged.errors import EdgedError
 from edged.images.store import ImageStore, layer_name
 from edged.images.writer import StoreWriter
-from edged.model import Desired
+from edged.model import Desired, PodStatus
 from edged.store import StateStore
 
 STATE, RUN = Path("/var/lib/edged"), Path("/run/edged")
@@ -68,19 +69,25 @@ def due(desired: Desired, ran: set[str], images: set[str]) -> set[str]:
 
 
 async def wait_for(must: set[str], generation: int, patience: float) -> tuple[Any, float]:
-    """The snapshot in which all of them run, or the last one there was; and how long it took."""
+    """The snapshot in which all of them run and no other pod is on its way, or the last one there was; and how long it
+    took. A pod whose image was through when the power went, unknown to anybody else, starts later than the others."""
     began = time.monotonic()
     client, last = ControlClient(RUN / "control.sock", 30.0), None
     while time.monotonic() < began + patience:
         try:
             last = await client.status()
             running = {p.uid for p in last.status.pods if p.phase == "Running" and p.ready}
-            if last.status.generation == generation and must <= running:
+            underway = [p for p in last.status.pods if p.uid not in running and not waits_for_image(p)]
+            if last.status.generation == generation and must <= running and not underway:
                 break
         except EdgedError:
             pass
         await asyncio.sleep(0.3)
     return last, time.monotonic() - began
+
+
+def waits_for_image(pod: PodStatus) -> bool:
+    return any(c.reason in (ERR_PULL, BACKOFF) for c in pod.containers)
 
 
 def containers() -> list[dict[str, Any]]:
