@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -16,6 +17,8 @@ from tests.vm.machine import Machine
 
 BIN = Path(sys.executable).parent
 PATIENCE = 3600.0  # seconds; a task that takes one takes twenty in an emulator that has company
+# What a version is made from.
+SOURCES = ("edged", "cloudlink", "tools", "systemd", "pyproject.toml", "README.md", "requirements.lock")
 RECAP = re.compile(r"^(\S+)\s+:((?: +\w+=\d+)+)\s*$", re.MULTILINE)
 
 
@@ -59,8 +62,16 @@ class Inventory:
             "ansible_ssh_common_args": "-F/dev/null -oStrictHostKeyChecking=no -oUserKnownHostsFile=/dev/null",
         }
         self._groups.setdefault(group, {})[name] = reached | variables
+        self._write()
+
+    def _write(self) -> None:
         every = {group: {"hosts": hosts} for group, hosts in self._groups.items()}
         self.file.write_text(json.dumps(every, indent=1))  # JSON is YAML
+
+    def add_control(self, name: str) -> None:
+        """This machine, in no group: for what is delegated to where the hub runs."""
+        self._groups.setdefault("all", {})[name] = {"ansible_connection": "local", "ansible_become": False}
+        self._write()
 
     def play(self, *words: str, variables: Mapping[str, Any] | None = None, fails: bool = False) -> Run:
         """`ansible-playbook -i inventory site.yml`; AssertionError with its output where it didn't end as expected.
@@ -85,3 +96,17 @@ class Inventory:
             for host, rest in RECAP.findall(done.stdout)
         }
         return Run(done.returncode, said, recap)
+
+
+def a_checkout(folder: Path, file: str, line: str) -> Path:
+    """A copy of what a version is made from, with one line more in one file. :param folder: which it makes."""
+    for source in SOURCES:
+        if (ROOT / source).is_dir():
+            shutil.copytree(ROOT / source, folder / source, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(ROOT / source, folder / source)
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "wheels").symlink_to(ROOT / ".cache" / "wheels")
+    with (folder / file).open("a") as source_file:
+        source_file.write(f"{line}\n")
+    return folder

@@ -9,7 +9,6 @@ import contextlib
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -26,12 +25,11 @@ from tests.vm.image import ROOT
 from tests.vm.lifetime import a_machine, notes_of
 from tests.vm.machine import OPTIONS, Machine
 from tests.vm.node import PARENT, Node
+from tests.vm.playbook import a_checkout
 
 NAME = "board"
 PATIENCE = 1800.0  # seconds for one run; an emulated board makes a virtual environment in one or two minutes
 APP = "sensor"
-# The first one is an hour's work for the emulator, so to speak: everything that a version is made from.
-SOURCES = ("edged", "cloudlink", "tools", "systemd", "pyproject.toml", "README.md", "requirements.lock")
 # Names below the places that a node writes to; not what the system itself keeps about packages, time and byte code.
 FILES = (
     "find /boot /etc /home /opt /root /srv /usr /var -xdev ! -path '*/__pycache__*' ! -path '*/.ansible*'"
@@ -120,21 +118,6 @@ class Board:
     def everything(self) -> set[str]:
         """Files, packages, links, tables, mounts, units and cgroups, by name."""
         return {*self.machine.run(FILES).splitlines(), *self.machine.run(OTHERS).splitlines()}
-
-    def checkout(self, name: str, file: str, line: str) -> Path:
-        """A copy of what a version is made from, with one line more in one file."""
-        copy = self.work / name
-        for source in SOURCES:
-            kept = shutil.ignore_patterns("__pycache__")
-            if (ROOT / source).is_dir():
-                shutil.copytree(ROOT / source, copy / source, ignore=kept)
-            else:
-                shutil.copy(ROOT / source, copy / source)
-        (copy / ".cache").mkdir()
-        (copy / ".cache" / "wheels").symlink_to(ROOT / ".cache" / "wheels")
-        with (copy / file).open("a") as source_file:
-            source_file.write(f"{line}\n")
-        return copy
 
     def pods(self) -> list[dict[str, Any]]:
         return [p for p in self.fleet.pods() if p["metadata"].get("labels", {}).get("app") == APP]
@@ -230,7 +213,7 @@ def test_a_second_run_and_its_check_change_nothing(flashed: Board) -> None:
 
 def test_an_upgrade_leaves_every_process_of_a_pod_alone(flashed: Board) -> None:
     before, daemon, pids = flashed.versions()["current"], flashed.node.daemon(), flashed.run_pods()
-    newer = flashed.checkout("newer", "edged/errors.py", "# a newer one")
+    newer = a_checkout(flashed.work / "newer", "edged/errors.py", "# a newer one")
     recap = flashed.play("an upgrade", "-e", f"node_checkout={newer}")
     assert recap.code == 0, recap.said[-8000:]
     after = flashed.versions()
@@ -243,7 +226,7 @@ def test_an_upgrade_leaves_every_process_of_a_pod_alone(flashed: Board) -> None:
 
 def test_an_upgrade_that_does_not_come_up_is_undone_and_the_run_says_why(flashed: Board) -> None:
     before, pids = flashed.versions()["current"], flashed.run_pods()
-    broken = flashed.checkout("broken", "edged/daemon.py", 'raise RuntimeError("broken on purpose")')
+    broken = a_checkout(flashed.work / "broken", "edged/daemon.py", 'raise RuntimeError("broken on purpose")')
     recap = flashed.play("an upgrade that fails", "-e", f"node_checkout={broken}")
     assert recap.code != 0
     assert recap.count("failed") == 1
