@@ -35,7 +35,7 @@ class Two(NamedTuple):
 
     def play(self, what: str, *words: str, fails: bool = False, **variables: object) -> Run:
         run = self.inventory.play(*words, variables=variables, fails=fails)
-        self.notes += [f"ansible, two boards, {what}: {' '.join(line.split())}" for line in run.recap_lines()]
+        self.notes.extend(f"ansible, two boards, {what}: {' '.join(line.split())}" for line in run.recap_lines())
         return run
 
 

@@ -133,7 +133,7 @@ class Release:
                 # Our own unit is started below, once: a start on trial takes a minute, and may fail three times.
                 code, said = self.systemctl("enable", *([] if other == unit else ["--now"]), other)
                 if code:
-                    self.module.fail_json(msg=f"{other} can't be {'enabled' if other == unit else 'started'}: {said}")
+                    self.fail(f"{other} can't be {'enabled' if other == unit else 'started'}: {said}", other)
             if starting:
                 self.systemctl("reset-failed", unit)
                 self.systemctl("restart", "--no-block", unit)
@@ -168,12 +168,12 @@ class Release:
         sentence = failure(listed, version) if found == "failed" else f"{unit} did not get ready with version {version}"
         if active != "active":
             sentence += f"; after {self.given['timeout']} s it is {active}"
+        self.fail(sentence, unit, rolled_back=found == "failed")
+
+    def fail(self, sentence: str, unit: str, **told: Any) -> None:
         journal = self.module.run_command(["journalctl", "-u", unit, "-n", "100", "--no-pager", "-o", "cat"])[1]
-        self.module.fail_json(
-            msg=f"{sentence}. Its last words are below, in `journal`",
-            rolled_back=found == "failed",
-            journal=last_words(journal.splitlines()),
-        )
+        msg = f"{sentence.rstrip('.')}. Its last words are below, in `journal`"
+        self.module.fail_json(msg=msg, journal=last_words(journal.splitlines()), **told)
 
 
 def main() -> None:
