@@ -228,3 +228,14 @@ def test_only_files_that_differ_in_content_or_mode_are_written_and_only_those_th
     wanted = {"/a": ("x", 0o644), "/b": ("y", 0o755), "/c": ("z", 0o644)}
     seen = {"/a": ("x", 0o644), "/b": ("y", 0o644), "/c": None, "/d": ("old", 0o644), "/e": None}
     assert files.differences(wanted, ["/d", "/e"], seen) == ["/b", "/c", "/d"]
+
+
+def test_a_unit_ends_when_its_file_goes_and_not_when_it_is_written() -> None:
+    units, there = "/etc/systemd/system", "/etc/systemd/system/edged.service"
+    changes = [
+        "/etc/systemd/journald.conf.d/50-edged.conf",
+        there,
+        f"{units}/edged-zram.service",
+        f"{units}/x.d/y.conf",
+    ]
+    assert files.units_to_end(changes, {there: ("[Unit]", 0o644)}) == ["edged-zram.service"]

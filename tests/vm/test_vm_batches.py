@@ -108,3 +108,17 @@ def test_a_version_that_does_not_come_up_stops_at_the_first_board(flashed: Two) 
     assert flashed.rich.run(words) == before
     assert flashed.plain.run(words).split()[0] == plain
     flashed.fleet.until_ready("plain", "rich")
+
+
+def test_what_a_board_is_no_longer_told_goes_and_state_absent_takes_the_rest(flashed: Two) -> None:
+    """Each board's own: swap and page of one of them, nothing that the other had of its own."""
+    run = flashed.play("without swap and page", "-l", "rich", node_swap="keep", node_dashboard=False)
+    assert run.recap["rich"]["failed"] == 0
+    assert "zram" not in flashed.rich.run("cat /proc/swaps")
+    assert flashed.rich.run("ss -Hltn sport = :8470; ls /etc/systemd/system | grep -E 'zram|dashboard' || true") == ""
+    flashed.fleet.until_ready("plain", "rich")
+    gone = flashed.play("state=absent", batches=[2], state="absent")
+    assert {host: counts["failed"] for host, counts in gone.recap.items()} == {"plain": 0, "rich": 0}
+    for machine in (flashed.plain, flashed.rich):
+        assert machine.run("systemctl list-unit-files --no-legend '*edged*'; ls /opt /etc | grep edged || true") == ""
+    assert not {"plain", "rich"} & flashed.fleet.nodes().keys()

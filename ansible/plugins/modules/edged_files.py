@@ -7,6 +7,7 @@ ansible.builtin.copy takes one round trip for each, which is most of a run's tim
 from __future__ import annotations
 
 import os
+from collections.abc import Container
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ options:
     elements: path
     default: []
   absent:
-    description: Paths of files that must not be there.
+    description: Paths of files that must not be there. A unit file's unit is stopped and disabled first.
     type: list
     elements: path
     default: []
@@ -46,12 +47,20 @@ paths: {description: Files that were written or removed., type: list, elements: 
 """
 
 
+UNITS = Path("/etc/systemd/system")
+
+
 def differences(
     wanted: dict[str, tuple[str, int]], absent: list[str], seen: dict[str, tuple[str, int] | None]
 ) -> list[str]:
     """Paths to write or to remove, sorted; content and mode by path, None where there is no file. Pure."""
     write = [path for path, value in wanted.items() if seen.get(path) != value]
     return sorted([*write, *(path for path in absent if path not in wanted and seen.get(path) is not None)])
+
+
+def units_to_end(changes: list[str], wanted: Container[str]) -> list[str]:
+    """Names of the units whose files go. Pure."""
+    return [Path(path).name for path in changes if path not in wanted and Path(path).parent == UNITS]
 
 
 def look(path: str) -> tuple[str, int] | None:
@@ -72,6 +81,12 @@ def write(path: Path, content: str, mode: int) -> None:
     new.replace(path)
 
 
+def systemctl(module: AnsibleModule, *words: str) -> None:
+    code, out, err = module.run_command(["systemctl", *words])
+    if code != 0:
+        module.fail_json(msg=f"`systemctl {' '.join(words)}` failed: {(err or out).strip()}")
+
+
 def main() -> None:
     spec: dict[str, Any] = {"files": {"type": "dict", "default": {}}}
     spec |= {name: {"type": "list", "elements": "path", "default": []} for name in ("programs", "absent")}
@@ -82,11 +97,16 @@ def main() -> None:
     try:
         seen = {path: look(path) for path in (*wanted, *absent)}
         changes = differences(wanted, absent, seen)
+        ending = [] if module.check_mode else units_to_end(changes, wanted)
+        if ending:  # all at once: a socket must not start its service again
+            systemctl(module, "disable", "--now", *ending)
         for done in map(Path, [] if module.check_mode else changes):
             if str(done) in wanted:
                 write(done, *wanted[str(done)])
             else:
                 done.unlink()
+        if ending:
+            systemctl(module, "daemon-reload")
         if changes and not module.check_mode:
             os.sync()  # the folders, too
     except OSError as e:
