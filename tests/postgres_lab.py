@@ -14,7 +14,7 @@ from pathlib import Path
 
 import sqlalchemy
 
-from tests.wire_lab import free_port
+from tests.ports import free_port
 
 WAIT = 60
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -19,17 +18,12 @@ from cloudlink.hub.streams import Streams
 from edged.model import Capacity, Desired, NodeStatus
 from edged.uplink import Asked, Inbox
 from tests.fakes.remote import FakeNode
+from tests.ports import free_port
 
 FLEET = "lab"
 PATIENCE = 30.0  # seconds; only ever reached when something is broken
 SIGNING_KEY = bytes(range(32))
 QUICK = link.Timing(will_delay=0, first_retry=0.05, last_retry=0.2)
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 async def until(true: Callable[[], Any], what: str = "the condition") -> None:

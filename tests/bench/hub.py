@@ -30,8 +30,8 @@ from edged.errors import EdgedError
 from tests.bench.measure import cpu_seconds, rss, tell
 from tests.bench.watchers import Crowd
 from tests.fakes.hub_objects import config
+from tests.ports import free_port
 from tests.postgres_lab import a_cluster, programs
-from tests.wire_lab import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 NODES, PODS, DEPLOYMENTS, NAMESPACES = 1000, 20_000, 400, 20

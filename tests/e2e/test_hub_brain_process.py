@@ -22,7 +22,8 @@ from cloudlink.cli.leftovers import processes
 from edged.config import NodeConfig, UplinkConfig
 from edged.errors import EdgedError
 from tests.fakes.hub_node import PretendNode
-from tests.wire_lab import free_port, running, until
+from tests.ports import free_port
+from tests.wire_lab import running, until
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PATIENCE = 40.0

@@ -22,8 +22,8 @@ import pytest
 from cloudlink.cli.client import HubClient
 from cloudlink.cli.leftovers import processes
 from edged.errors import EdgedError
+from tests.ports import free_port
 from tests.postgres_lab import Cluster
-from tests.wire_lab import free_port
 
 CHECKOUT = Path(__file__).resolve().parents[2]
 PATIENCE = 60.0

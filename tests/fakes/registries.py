@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 
 from tests.fakes.oci_layout import Layout, digest
+from tests.ports import free_port
 
 DEADLINE = 30.0
 DISGUISE = "2130706433"  # 127.0.0.1 as one number: a name that is resolved to loopback everywhere
@@ -30,13 +31,6 @@ needs_registry = pytest.mark.skipif(
     shutil.which("docker-registry") is None or shutil.which("skopeo") is None,
     reason="needs the Debian packages docker-registry and skopeo (tools/setup.sh test)",
 )
-
-
-def free_port() -> int:
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port: int = s.getsockname()[1]
-        return port
 
 
 @contextlib.contextmanager

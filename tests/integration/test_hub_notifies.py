@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wire_lab import free_port
+from tests.ports import free_port
 
 PATIENCE = 120.0  # seconds
 

@@ -29,6 +29,7 @@ from edged.puller import ImageWorker
 from tests.fakes import registries
 from tests.fakes.oci_layout import Layout, config, digest, layer, member
 from tests.fakes.registries import Link, Request, ScriptedRegistry, TokenServer, docker_registry, push
+from tests.ports import free_port
 
 pytestmark = pytest.mark.root
 PATIENCE = 180.0
@@ -104,7 +105,7 @@ def test_what_will_never_work_is_told_apart_from_what_may_work_later(node: NodeC
         with pytest.raises(PermanentError, match=f"{registry.address} has no .*a:none"):
             asyncio.run(pull(node, f"{registry.address}/a:none"))
         with pytest.raises(RetryError, match=r"no connection to|gave up for now"):
-            asyncio.run(pull(changed(node, attempts=1), f"127.0.0.1:{registries.free_port()}/a:1"))
+            asyncio.run(pull(changed(node, attempts=1), f"127.0.0.1:{free_port()}/a:1"))
 
 
 def test_an_image_for_another_machine_is_refused_before_any_of_its_layers_is_fetched(node: NodeConfig) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +13,7 @@ import pytest
 from edged.model import HostPort, ServicePort, ServiceRules
 from edged.runtime.services import Services
 from tests.network_lab import Lab, a_lab, ask, command, enter, fetch, isolated, services_of, until
+from tests.ports import free_port
 
 pytestmark = pytest.mark.root
 
@@ -22,18 +22,6 @@ pytestmark = pytest.mark.root
 def lab() -> Iterator[Lab]:
     with a_lab() as lab:
         yield lab
-
-
-def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
-    """Nobody's on this machine, and none that outgoing connections take."""
-    while True:
-        port = random.randint(20000, 30000)
-        with socket.socket(socket.AF_INET, kind) as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return port
 
 
 def test_a_host_port_answers_outside_the_machine_and_pods_and_outside_keeps_its_address(lab: Lab) -> None:
